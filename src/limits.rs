@@ -25,3 +25,16 @@ const _: () = assert!(PATH_MAX + VALUE_MAX + 1024 <= BATCH_MAX);
 // A segment holds several batches of any size.
 const _: () = assert!(SEGMENT >= 8 * (BATCH_MAX as u64 + BATCH_MAX as u64 / 64));
 const _: () = assert!(SEGMENT.is_multiple_of(BLOCK as u64));
+/// Memory that requests may take which wait for something, over all connections. Beyond it they are refused.
+pub const PARKED_MAX: usize = 1 << 30;
+/// A batch takes no further command once it has this size, unless it is the first.
+pub const BATCH_SOFT: usize = 1 << 20;
+/// Memory that unsent output may take, over all connections. Beyond it the connection with the most is closed.
+pub const OUTPUT_MAX: usize = 512 << 20;
+/// Memory that receive buffers may take beyond their first size, over all connections. A connection that would need
+/// more is closed.
+pub const RECEIVE_MAX: usize = 256 << 20;
+
+const _: () = assert!(BATCH_SOFT <= BATCH_MAX);
+/// A snapshot is taken when the log since the last one has this size, and that of the last snapshot.
+pub const SNAPSHOT_AFTER: u64 = 192 << 20;

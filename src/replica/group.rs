@@ -3,8 +3,8 @@
 //! A single node is a group of one and goes the same way. The rules of the `raft` crate that are kept here:
 //! * between `ready` and `advance_append_async` nothing is stepped or proposed, and the new entries are readable in
 //!   [`Entries`] before the latter;
-//! * a ready counts as persisted only when the log write that holds its records, and all before it, are durable:
-//!   [`Group::persisted`] is told the number of the durable write and releases the readies in order;
+//! * a ready counts as persisted only when its records, and all before them, are durable: [`Group::persisted`] takes
+//!   the log's proof of that and releases the readies in order;
 //! * a leader's messages go at once, all others only after their ready is persisted;
 //! * the only randomness of the crate, the election jitter, is replaced by a pure function of seed, id and term after
 //!   every call into it.
@@ -16,6 +16,7 @@ use raft::{RawNode, StateRole};
 
 use super::entries::Entries;
 use crate::limits;
+use crate::log::{Durable, Position};
 
 /// Length of a [`Group::tick`], in milliseconds.
 pub const TICK_MS: u64 = 50;
@@ -30,8 +31,8 @@ pub trait Persist {
     fn entry(&mut self, entry: &Entry);
     /// Stages term, vote and commit index.
     fn hard_state(&mut self, hard_state: &HardState);
-    /// The number of the write that will hold, or that held, everything staged so far.
-    fn mark(&self) -> u64;
+    /// The place of the last record staged.
+    fn position(&self) -> Position;
 }
 
 /// One node's view of its raft group.
@@ -39,8 +40,8 @@ pub struct Group {
     node: RawNode<Entries>,
     entries: Entries,
     seed: u64,
-    /// Readies that are not yet persisted: their number, the log write that holds them, and what may leave then.
-    waiting: VecDeque<(u64, u64, Vec<Message>)>,
+    /// Readies that are not yet persisted, in order.
+    waiting: VecDeque<Waiting>,
     /// Messages that may leave now.
     outbox: Vec<Message>,
     committed: VecDeque<Entry>,
@@ -48,6 +49,16 @@ pub struct Group {
     /// The commit index that the log already knows.
     logged_commit: u64,
     applied: u64,
+}
+
+/// A ready that is not yet persisted.
+struct Waiting {
+    /// raft's number for it.
+    number: u64,
+    /// The last record that must be durable.
+    position: Position,
+    /// What may leave then.
+    messages: Vec<Message>,
 }
 
 /// Where a group goes on from.
@@ -172,30 +183,32 @@ impl Group {
             if let Some(hard_state) = &hard_state {
                 self.entries.set_hard_state(hard_state.clone());
             }
-            // The commit index alone needs no write; it goes along with the next one, in front of its entries, so that
-            // recovery knows early what it may apply.
+            self.entries.append(&entries);
+            for entry in &entries {
+                log.entry(entry);
+            }
+            // The commit index alone needs no write; it goes along with the next one, so that recovery knows what it may
+            // apply.
             let state = self.node.raft.hard_state();
             if ready.must_sync() && (hard_state.is_some() || state.commit > self.logged_commit) {
                 log.hard_state(&state);
                 self.logged_commit = state.commit;
             }
-            self.entries.append(&entries);
-            for entry in &entries {
-                log.entry(entry);
-            }
-            self.waiting.push_back((ready.number(), log.mark(), ready.take_persisted_messages()));
+            self.waiting.push_back(Waiting {
+                number: ready.number(),
+                position: log.position(),
+                messages: ready.take_persisted_messages(),
+            });
             self.node.advance_append_async(ready);
         }
         self.jitter();
     }
 
-    /// All log writes up to number `write` are durable: releases the readies that waited for them. Call
-    /// [`Group::pump`] afterwards.
-    pub fn persisted(&mut self, write: u64) {
-        while let Some((number, mark, messages)) = self.waiting.pop_front_if(|(_, mark, _)| *mark <= write) {
-            debug_assert!(mark <= write);
-            self.node.on_persist_ready(number);
-            self.outbox.extend(messages);
+    /// The log is durable so far: releases the readies that waited for it. Call [`Group::pump`] afterwards.
+    pub fn persisted(&mut self, durable: Durable) {
+        while let Some(ready) = self.waiting.pop_front_if(|w| durable.covers(w.position)) {
+            self.node.on_persist_ready(ready.number);
+            self.outbox.extend(ready.messages);
         }
         self.jitter();
     }
