@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Read in this order: [`session`] (connections), [`desk`] (reads and waits), [`batch`] (what is proposed), [`group`]
-//! and [`entries`] (raft), [`machine`] (what is applied), [`snapshot`] (the state, to a file and back).
+//! and [`entries`] (raft), [`machine`] (what is applied), [`snapshot`] (the state, to a file and back), [`rebuild`] (the state, from the disk).
 //!
 //! Invariants:
 //! * nothing is answered before what it promises is durable: the log says what is ([`crate::log::Durable`]), and only
@@ -23,6 +23,7 @@ pub mod desk;
 pub mod entries;
 pub mod group;
 pub mod machine;
+pub mod rebuild;
 pub mod session;
 pub mod snapshot;
 
@@ -38,7 +39,7 @@ pub use session::{Access, Conn, Output};
 
 use crate::limits;
 use crate::log::{self, Log, Position, Room};
-use crate::store::{Lookup, Mutation, Refused, Store, path};
+use crate::store::{Glob, Lookup, Mutation, Path, Refused};
 use crate::wire::{ErrCode, Request, Response, Verb, frame};
 
 /// Records that a batch is written with: term, vote and commit; the entry; and, behind it, those of an election.
@@ -361,7 +362,7 @@ impl Replica {
     }
 
     fn walk(&mut self, conn: Conn, tag: Option<i32>, glob: &[u8], offset: i32, rev: Option<i64>) {
-        if crate::store::Glob::compile(glob).is_err() {
+        if Glob::new(glob).is_err() {
             self.desk.bad_glob(conn, tag, glob);
         } else if offset < 0 {
             self.desk.fail(conn, tag, ErrCode::Range);
@@ -393,7 +394,7 @@ impl Replica {
                 self.desk.fail(conn, tag, ErrCode::MissingArg);
                 return true;
             };
-            if !path::is_valid(path) {
+            if !Path::parse(path).is_some() {
                 self.desk.fail(conn, tag, ErrCode::BadPath);
                 return true;
             }
@@ -562,7 +563,7 @@ impl Replica {
         if founding {
             self.put("/ctl/cal/0", &id);
         }
-        if path::is_valid(format!("/ctl/ns/{name}/{id}").as_bytes()) {
+        if Path::parse(format!("/ctl/ns/{name}/{id}").as_bytes()).is_some() {
             self.put(&format!("/ctl/ns/{name}/{id}"), &addr);
         }
         self.put(&format!("/ctl/node/{id}/writable"), "true");

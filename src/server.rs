@@ -43,6 +43,9 @@ pub const EXIT_IO: i32 = 74;
 /// Exit status when the data is damaged (EX_DATAERR of sysexits.h).
 pub const EXIT_DAMAGED: u8 = 65;
 
+/// Name of a cluster that is founded without one.
+pub const CLUSTER_DEFAULT: &str = "local";
+
 /// Submission queue entries of the ring; a turn with more is submitted in parts.
 const RING: u32 = 2048;
 /// Connections that the kernel may hold before they are accepted.
@@ -59,8 +62,8 @@ pub struct Options {
     pub dir: PathBuf,
     /// The core to be pinned to.
     pub core: Option<usize>,
-    /// Name of the cluster, if it is founded now.
-    pub cluster: String,
+    /// Name of the cluster: given to one that is founded now, and checked against one that is there.
+    pub cluster: Option<String>,
     /// Past revisions that stay readable.
     pub history: u64,
     /// Time between two writes of `/ctl/node/<id>/applied`; zero for never.
@@ -129,6 +132,7 @@ struct Shell {
     /// The server has made itself known and takes connections.
     serving: Signal,
     disk: disk::Disk,
+    _lock: std::fs::File,
 }
 
 impl Shell {
@@ -152,32 +156,32 @@ pub fn run(options: Options) -> Result<(), StartError> {
     let addr = listener
         .local_addr()
         .map_err(|e| StartError::new(format!("cannot tell the address of the listener: {e}")))?;
-    let opened = directory::open(&options)?;
-    eprintln!("doozerd: listening on {addr}");
-    for line in &opened.report {
-        eprintln!("doozerd: {line}");
-    }
-    let config = crate::replica::Config {
-        id: opened.id.clone(),
-        raft_id: opened.raft_id,
-        epoch: opened.epoch,
-        cluster: opened.cluster.clone(),
-        addr: addr.to_string(),
-        hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-        version: options.version.clone(),
-        secrets: options.secrets.clone(),
-        pulse_ms: u64::try_from(options.pulse.as_millis()).unwrap_or(u64::MAX),
-        dir: options.dir.display().to_string(),
-    };
-    let mut replica = Replica::new(config, opened.recovered)
-        .map_err(|e| StartError::new(format!("cannot start the raft group: {e}")))?;
-    replica.campaign().map_err(|e| StartError::new(format!("cannot start the raft group: {e}")))?;
     let mut ring = tokio_uring::uring_builder();
     ring.setup_single_issuer().setup_coop_taskrun().setup_cqsize(8 * RING);
     // The builder's own start panics without a ring: ask first.
     io_uring_works(&ring)?;
-    let hello = format!("say hello with: doozer -a 'doozer:?ca={addr}' find /ctl");
     tokio_uring::builder().entries(RING).uring_builder(&ring).start(async move {
+        let opened = directory::open(&options).await?;
+        eprintln!("doozerd: listening on {addr}");
+        for line in &opened.report {
+            eprintln!("doozerd: {line}");
+        }
+        let node = opened.identity.node.escape_ascii().to_string();
+        let config = crate::replica::Config {
+            id: node,
+            raft_id: opened.identity.raft_id,
+            epoch: opened.identity.boot_epoch,
+            cluster: opened.identity.cluster,
+            addr: addr.to_string(),
+            hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            version: options.version,
+            secrets: options.secrets,
+            pulse_ms: u64::try_from(options.pulse.as_millis()).unwrap_or(u64::MAX),
+            dir: options.dir.display().to_string(),
+        };
+        let failed = |e| StartError::new(format!("cannot start the raft group: {e}"));
+        let mut replica = Replica::new(config, opened.recovered).map_err(failed)?;
+        replica.campaign().map_err(failed)?;
         let shell = Rc::new(Shell {
             replica: RefCell::new(replica),
             turn: Signal::default(),
@@ -190,7 +194,9 @@ pub fn run(options: Options) -> Result<(), StartError> {
             sending: Cell::new(0),
             serving: Signal::default(),
             disk: opened.disk,
+            _lock: opened.lock,
         });
+        let hello = format!("say hello with: doozer -a 'doozer:?ca={addr}' find /ctl");
         serve(shell, listener, began, hello).await
     })
 }

@@ -12,8 +12,7 @@ use slab::Slab;
 use super::session::{Access, Conn, Output, Sessions};
 use crate::limits;
 use crate::store::{
-    Event, GetdirState, Getdir, Glob, Kind, Lookup, Store, Wait, WaitState, WaiterId, Walk, WalkState,
-    What, Woken,
+    Event, Getdir, GetdirState, Glob, Kind, Lookup, Store, Wait, WaitState, WaiterId, Walk, WalkState, Woken,
 };
 use crate::wire::{ErrCode, FLAG_DEL, FLAG_SET, Response};
 
@@ -177,7 +176,7 @@ impl Desk {
                 if !self.may_park(conn, tag, path.len()) {
                     return;
                 }
-                let waiter = store.await_revision(rev, self.next_token());
+                let waiter = store.await_revision(rev, self.next_token() as u64);
                 let work = Work::Read { waiter, op, path: path.into(), rev };
                 self.park(conn, tag, path.len(), work);
             }
@@ -219,7 +218,7 @@ impl Desk {
                 self.sessions.reply(conn, &response);
             }
             Op::Getdir(offset) => {
-                let answer = store.getdir(path, rev, offset, &mut budget);
+                let answer = store.getdir(path, rev, offset, &mut budget, &mut self.path);
                 if let Some(state) = self.answer_getdir(conn, tag, answer)
                     && self.may_park(conn, tag, path.len())
                 {
@@ -227,11 +226,11 @@ impl Desk {
                 }
             }
             Op::Walk(offset) => {
-                let Ok(glob) = Glob::compile(path) else {
+                let Ok(glob) = Glob::new(path) else {
                     return self.bad_glob(conn, tag, path);
                 };
-                let answer = store.walk(&glob, rev, offset, &mut budget);
-                if let Some(state) = self.answer_walk(conn, tag, answer)
+                let answer = store.walk(&glob, rev, offset, &mut budget, &mut self.path);
+                if let Some(state) = answer_walk(&mut self.sessions, &self.path, conn, tag, answer)
                     && self.may_park(conn, tag, path.len())
                 {
                     self.park_scan(conn, tag, path.len(), Work::Walk(Some(state)));
@@ -249,7 +248,7 @@ impl Desk {
         path: &[u8],
         rev: i64,
     ) {
-        let Ok(glob) = Glob::compile(path) else {
+        let Ok(glob) = Glob::new(path) else {
             return self.bad_glob(conn, tag, path);
         };
         let mut budget = FIRST_BUDGET;
@@ -276,20 +275,20 @@ impl Desk {
         let mut woken = std::mem::take(&mut self.woken);
         store.take_woken(&mut woken);
         for w in woken.drain(..) {
-            let token = usize::try_from(w.token).expect("a token is an index");
-            let parked = self.unpark(token);
-            match (parked.work, w.what) {
-                (Work::Event(_), What::Event { rev }) => {
+            let (Woken::Event { token, .. } | Woken::Revision { token, .. }) = w;
+            let parked = self.unpark(usize::try_from(token).expect("a token is an index"));
+            match (parked.work, w) {
+                (Work::Event(_), Woken::Event { rev, .. }) => {
                     self.event(store, parked.conn, parked.tag, rev);
                 }
-                (Work::Read { op, path, rev, .. }, What::Revision { .. }) => {
+                (Work::Read { op, path, rev, .. }, Woken::Revision { .. }) => {
                     if self.full(parked.conn) {
                         self.defer(parked.conn, Deferred::Read { tag: parked.tag, op, path, rev });
                     } else {
                         self.read_at(store, parked.conn, parked.tag, op, &path, rev);
                     }
                 }
-                (work, what) => unreachable!("{what:?} wakes {work:?}"),
+                (work, woken) => unreachable!("{woken:?} wakes {work:?}"),
             }
         }
         self.woken = woken;
@@ -313,7 +312,7 @@ impl Desk {
             let left = match &mut parked.work {
                 Work::Wait(state) => {
                     let state = state.take().expect("a state that is not being continued");
-                    match store.wait_resume(state, token as u64, &mut budget) {
+                    match store.resume_wait(state, &mut budget) {
                         Wait::More(state) => Some(Work::Wait(Some(state))),
                         Wait::Waiting(waiter) => {
                             parked.work = Work::Event(waiter);
@@ -331,12 +330,12 @@ impl Desk {
                 }
                 Work::Walk(state) => {
                     let state = state.take().expect("a state that is not being continued");
-                    let answer = store.walk_resume(state, &mut budget);
-                    self.answer_walk(conn, tag, answer).map(|s| Work::Walk(Some(s)))
+                    let answer = store.resume_walk(state, &mut budget, &mut self.path);
+                    answer_walk(&mut self.sessions, &self.path, conn, tag, answer).map(|s| Work::Walk(Some(s)))
                 }
                 Work::Getdir(state) => {
                     let state = state.take().expect("a state that is not being continued");
-                    let answer = store.getdir_resume(state, &mut budget);
+                    let answer = store.resume_getdir(state, &mut budget, &mut self.path);
                     self.answer_getdir(conn, tag, answer).map(|s| Work::Getdir(Some(s)))
                 }
                 Work::Event(_) | Work::Read { .. } => continue,
@@ -444,41 +443,16 @@ impl Desk {
         self.path = path;
     }
 
-    fn answer_walk(&mut self, conn: Conn, tag: Option<i32>, answer: Walk<'_>) -> Option<WalkState> {
-        match answer {
-            Walk::More(state) => return Some(state),
-            Walk::Range => self.fail(conn, tag, ErrCode::Range),
-            Walk::TooLate => self.fail(conn, tag, ErrCode::TooLate),
-            Walk::Found { path, rev, value } => {
-                let response = Response {
-                    tag,
-                    flags: Some(FLAG_SET),
-                    rev: Some(rev),
-                    path: Some(&path),
-                    value: Some(value),
-                    ..Response::default()
-                };
-                self.sessions.reply(conn, &response);
-            }
-        }
-        None
-    }
-
-    fn answer_getdir(
-        &mut self,
-        conn: Conn,
-        tag: Option<i32>,
-        answer: Getdir<'_>,
-    ) -> Option<GetdirState> {
+    /// Answers a GETDIR whose entry is in `path`, unless it is to be continued.
+    fn answer_getdir(&mut self, conn: Conn, tag: Option<i32>, answer: Getdir) -> Option<GetdirState> {
         match answer {
             Getdir::More(state) => return Some(state),
             Getdir::Range => self.fail(conn, tag, ErrCode::Range),
             Getdir::TooLate => self.fail(conn, tag, ErrCode::TooLate),
             Getdir::NoEnt => self.fail(conn, tag, ErrCode::Noent),
             Getdir::NotDir => self.fail(conn, tag, ErrCode::Notdir),
-            Getdir::Found { name } => {
-                let response = Response { tag, path: Some(name), ..Response::default() };
-                self.sessions.reply(conn, &response);
+            Getdir::Found => {
+                self.sessions.reply(conn, &Response { tag, path: Some(&self.path), ..Response::default() });
             }
         }
         None
@@ -550,4 +524,29 @@ impl Desk {
             store.cancel(waiter);
         }
     }
+}
+
+/// Answers a WALK whose match is at `path`, unless it is to be continued.
+fn answer_walk(
+    sessions: &mut Sessions,
+    path: &[u8],
+    conn: Conn,
+    tag: Option<i32>,
+    answer: Walk<'_>,
+) -> Option<WalkState> {
+    let response = match answer {
+        Walk::More(state) => return Some(state),
+        Walk::Range => Response::error(tag, ErrCode::Range, None),
+        Walk::TooLate => Response::error(tag, ErrCode::TooLate, None),
+        Walk::Found { rev, value } => Response {
+            tag,
+            flags: Some(FLAG_SET),
+            rev: Some(rev),
+            path: Some(path),
+            value: Some(value),
+            ..Response::default()
+        },
+    };
+    sessions.reply(conn, &response);
+    None
 }

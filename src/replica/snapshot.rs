@@ -158,34 +158,27 @@ impl Taking {
         match &mut self.phase {
             Phase::Finished => {}
             Phase::Files(after) => {
-                let mut seen = 0;
-                let mut stopped = None;
-                store.files_at(self.first, after.as_deref(), &mut |path, rev, value| {
+                let mut budget = SLICE;
+                let rest = store.files_at(self.first, after.as_deref(), &mut budget, |path, rev, value| {
                     record.clear();
                     record.push(FILE);
                     record.extend_from_slice(&rev.to_le_bytes());
                     put_path(&mut record, path);
                     record.extend_from_slice(value);
                     writer.push(&record);
-                    seen += 1;
-                    let more = seen < SLICE && writer.pending() == 0;
-                    if !more {
-                        stopped = Some(path.to_vec());
-                    }
-                    more
+                    writer.pending() == 0
                 });
-                if stopped.is_some() {
-                    *after = stopped;
+                if rest.is_some() {
+                    *after = rest;
                     return;
                 }
-                if self.first > 0 {
-                    let mut path = Vec::new();
-                    let event = store.event(self.first, &mut path).expect("the first event is pinned");
-                    record.clear();
-                    record.extend_from_slice(&[FIRST, kind_code(event.kind)]);
-                    record.extend_from_slice(&path);
-                    writer.push(&record);
-                }
+                let mut path = b"/".to_vec();
+                // Revision 0, the empty tree, has no event.
+                let kind = store.event(self.first, &mut path).map_or(Kind::Nop, |event| event.kind);
+                record.clear();
+                record.extend_from_slice(&[FIRST, kind_code(kind)]);
+                record.extend_from_slice(&path);
+                writer.push(&record);
                 self.phase = Phase::Events(self.first + 1);
             }
             Phase::Events(next) => {
@@ -271,13 +264,23 @@ impl std::fmt::Display for BadSnapshot {
 }
 
 /// Builds the state from a snapshot's pieces.
+#[derive(Debug)]
 pub struct Restore {
-    loader: Loader,
+    loading: Loading,
     first: i64,
     last: i64,
-    next: i64,
     seen: BTreeMap<u64, Seen>,
     conf: ConfState,
+}
+
+#[derive(Debug)]
+enum Loading {
+    /// Files of the tree at the first revision are to come, and then its event.
+    Files(Loader),
+    /// Later events are to come.
+    Events(Store),
+    /// What came makes no sense.
+    Failed,
 }
 
 impl Restore {
@@ -302,8 +305,7 @@ impl Restore {
         }
         let mut conf = ConfState::default();
         conf.merge_from_bytes(meta).map_err(|_| BadSnapshot::Record)?;
-        let loader = Loader::new(history);
-        Ok(Restore { loader, first, last, next: first + 1, seen, conf })
+        Ok(Restore { loading: Loading::Files(Loader::new(history)), first, last, seen, conf })
     }
 
     /// Takes the next record.
@@ -312,26 +314,32 @@ impl Restore {
     /// When it cannot be read or makes no sense.
     pub fn record(&mut self, mut record: &[u8]) -> Result<(), BadSnapshot> {
         let [what] = take(&mut record)?;
-        match what {
-            FILE => {
+        match (what, &mut self.loading) {
+            (FILE, Loading::Files(loader)) => {
                 let rev = i64::from_le_bytes(take(&mut record)?);
                 let path = take_path(&mut record)?;
-                self.loader.load_file(path, rev, record)
+                loader.file(path, rev, record).map_err(BadSnapshot::Load)
             }
-            FIRST => {
+            (FIRST, Loading::Files(_)) => {
                 let kind = take_kind(&mut record)?;
-                self.loader.load_base(self.first, kind, record)
+                self.begin_events(kind, record)
             }
-            EVENT => {
+            (EVENT, Loading::Events(store)) => {
                 let kind = take_kind(&mut record)?;
                 let path = take_path(&mut record)?;
-                let rev = self.next;
-                self.next += 1;
-                self.loader.replay(rev, kind, path, record)
+                store.replay(kind, path, record).map(|_| ()).map_err(BadSnapshot::Load)
             }
-            _ => return Err(BadSnapshot::Record),
+            _ => Err(BadSnapshot::Record),
         }
-        .map_err(BadSnapshot::Load)
+    }
+
+    fn begin_events(&mut self, kind: Kind, path: &[u8]) -> Result<(), BadSnapshot> {
+        let Loading::Files(loader) = std::mem::replace(&mut self.loading, Loading::Failed) else {
+            return Err(BadSnapshot::Record);
+        };
+        let store = loader.finish(self.first, kind, path).map_err(BadSnapshot::Load)?;
+        self.loading = Loading::Events(store);
+        Ok(())
     }
 
     /// The state, and the members of the group at that point.
@@ -339,7 +347,7 @@ impl Restore {
     /// # Errors
     /// When something is missing.
     pub fn finish(self) -> Result<(Machine, ConfState), BadSnapshot> {
-        let store = self.loader.finish().map_err(BadSnapshot::Load)?;
+        let Loading::Events(store) = self.loading else { return Err(BadSnapshot::Record) };
         if store.revision() != self.last {
             return Err(BadSnapshot::Revision { says: self.last, has: store.revision() });
         }

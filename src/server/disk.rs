@@ -19,6 +19,7 @@ use tokio_uring::buf::IoBuf;
 use tokio_uring::fs::File;
 
 use super::{Shell, fatal};
+use crate::limits;
 use crate::log::{Block, Prepare, Write, bytes_of};
 use crate::replica::snapshot::Part;
 
@@ -174,16 +175,7 @@ impl Disk {
                 Err(e) if e.kind() == io::ErrorKind::Unsupported => {}
                 outcome => outcome?,
             }
-            let mut zeros = vec![Block::ZERO; ZEROS / crate::limits::BLOCK];
-            let mut offset = 0;
-            while offset < prepare.size {
-                let left = usize::try_from(prepare.size - offset).unwrap_or(usize::MAX);
-                zeros.truncate(left / crate::limits::BLOCK);
-                let (written, back) = write(&file, zeros, offset).await;
-                written?;
-                zeros = back;
-                offset += bytes_of(&zeros).len() as u64;
-            }
+            self.zero(&file, 0, prepare.size).await?;
             file
         };
         write(&file, prepare.header.clone(), 0).await.0?;
@@ -200,11 +192,26 @@ impl Disk {
     }
 
     /// Erases a part of a file, durably: what a crash has left behind the end of the log.
-    pub async fn erase(&self, name: &str, offset: u64, blocks: usize) -> io::Result<()> {
-        let file = self.open(&self.path(name), false, true)?;
-        write(&file, vec![Block::ZERO; blocks], offset).await.0?;
+    pub async fn erase(&self, name: &str, offset: u64, length: u64) -> io::Result<()> {
+        let file = self.open(&self.path(name), false, false)?;
+        self.zero(&file, offset, length).await?;
         file.sync_all().await?;
         file.close().await
+    }
+
+    /// Writes zeros, a piece at a time.
+    async fn zero(&self, file: &File, mut offset: u64, length: u64) -> io::Result<()> {
+        let end = offset + length;
+        let mut zeros = vec![Block::ZERO; ZEROS / limits::BLOCK];
+        while offset < end {
+            let left = usize::try_from(end - offset).unwrap_or(usize::MAX);
+            zeros.truncate(left / limits::BLOCK);
+            let (written, back) = write(file, zeros, offset).await;
+            written?;
+            zeros = back;
+            offset += bytes_of(&zeros).len() as u64;
+        }
+        Ok(())
     }
 }
 

@@ -39,9 +39,9 @@ pub struct Args {
     #[arg(long = "core", value_name = "N")]
     pub core: Option<usize>,
 
-    /// Name of the cluster to found
-    #[arg(long = "c", value_name = "NAME", default_value = "local")]
-    pub cluster: String,
+    /// Name of the cluster to found [default: local]; for one that is there, checked against its name
+    #[arg(long = "c", value_name = "NAME")]
+    pub cluster: Option<String>,
 
     /// Keep this many past revisions readable
     #[arg(long = "hist", value_name = "N", default_value_t = doozer::limits::HISTORY_DEFAULT,

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use doozer::limits::CLUSTER_NAME_MAX;
 use doozer::replica::desk::Secrets;
 use doozer::server::{self, Options};
 
@@ -53,6 +54,12 @@ fn options(args: args::Args) -> Result<Options, String> {
             .map_err(|_| format!("-{name} {value}: give a number of seconds, 0 or more"))
     };
     seconds("timeout", args.timeout)?;
+    if let Some(name) = &args.cluster {
+        let valid = |c: u8| c.is_ascii_alphanumeric() || c == b'.' || c == b'-';
+        if name.is_empty() || name.len() > CLUSTER_NAME_MAX || !name.bytes().all(valid) {
+            return Err(format!("-c {name}: give 1 to {CLUSTER_NAME_MAX} letters, digits, dots and hyphens"));
+        }
+    }
     let secrets = Secrets { read_write: secret("DOOZER_RWSECRET"), read_only: secret("DOOZER_ROSECRET") };
     if secrets.read_write.is_empty() && !secrets.read_only.is_empty() {
         return Err("DOOZER_ROSECRET is set and DOOZER_RWSECRET is not, so everyone could write; set DOOZER_RWSECRET too, or neither".into());
