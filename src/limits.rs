@@ -18,6 +18,16 @@ pub const BLOCK: usize = 4096;
 pub const SEGMENT: u64 = 64 << 20;
 /// Largest batch: the bytes of one raft entry.
 pub const BATCH_MAX: usize = 4 << 20;
+/// Largest single write of the log, in file bytes: a batch of any size and its neighbours' records.
+pub const WRITE_MAX: usize = 8 << 20;
+/// Longest name of a cluster, in bytes.
+pub const CLUSTER_NAME_MAX: usize = 255;
+/// Largest record of a snapshot.
+pub const SNAPSHOT_RECORD_MAX: usize = 8 << 20;
+/// Snapshots are written in pieces of this many bytes.
+pub const SNAPSHOT_WRITE: usize = 256 << 10;
+/// Old log segments that are kept for being written over again.
+pub const SPARE_SEGMENTS: usize = 1;
 
 // The largest mutation that a client can send fits into a frame, and into a batch with its neighbours' headers.
 const _: () = assert!(PATH_MAX + VALUE_MAX + 1024 <= FRAME_MAX);
@@ -25,3 +35,10 @@ const _: () = assert!(PATH_MAX + VALUE_MAX + 1024 <= BATCH_MAX);
 // A segment holds several batches of any size.
 const _: () = assert!(SEGMENT >= 8 * (BATCH_MAX as u64 + BATCH_MAX as u64 / 64));
 const _: () = assert!(SEGMENT.is_multiple_of(BLOCK as u64));
+// A batch of any size fits into one write, with half as much again beside it for block headers and small records.
+const _: () = assert!(BATCH_MAX + BATCH_MAX / 2 <= WRITE_MAX);
+const _: () = assert!(WRITE_MAX.is_multiple_of(BLOCK) && SNAPSHOT_WRITE.is_multiple_of(BLOCK));
+// A segment is not mostly spent on what a large write leaves free at its end.
+const _: () = assert!(SEGMENT >= 8 * WRITE_MAX as u64);
+// A file of the largest size is one record of a snapshot.
+const _: () = assert!(PATH_MAX + VALUE_MAX + 1024 <= SNAPSHOT_RECORD_MAX);
