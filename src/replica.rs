@@ -105,7 +105,6 @@ struct Pending {
 }
 
 /// What was recovered, for the replica to go on from.
-#[derive(Debug)]
 pub struct Recovered {
     /// The state up to the last entry that is known to be committed.
     pub machine: Machine,

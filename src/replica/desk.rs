@@ -73,9 +73,23 @@ pub enum Op {
 #[derive(Debug)]
 pub enum Deferred {
     /// The answer to a WAIT: the event of a revision.
-    Event { tag: Option<i32>, rev: i64 },
+    Event {
+        /// The request's.
+        tag: Option<i32>,
+        /// The event's.
+        rev: i64,
+    },
     /// A read at a revision.
-    Read { tag: Option<i32>, op: Op, path: Box<[u8]>, rev: i64 },
+    Read {
+        /// The request's.
+        tag: Option<i32>,
+        /// What is read.
+        op: Op,
+        /// Its path or glob.
+        path: Box<[u8]>,
+        /// The revision to read at.
+        rev: i64,
+    },
 }
 
 #[derive(Debug)]

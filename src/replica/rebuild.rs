@@ -136,7 +136,6 @@ impl Rebuild {
             }
             // What a snapshot covers that came from the leader is in its state already.
             Record::Restart { .. } => self.entries.clear(),
-            Record::Seal { .. } => {}
         }
         Ok(())
     }

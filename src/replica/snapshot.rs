@@ -245,7 +245,12 @@ pub enum BadSnapshot {
     /// The store refuses what it says.
     Load(LoadError),
     /// It ends at another revision than it says.
-    Revision { says: i64, has: i64 },
+    Revision {
+        /// What its meta says.
+        says: i64,
+        /// Where its events end.
+        has: i64,
+    },
 }
 
 impl std::fmt::Display for BadSnapshot {

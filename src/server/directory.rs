@@ -29,7 +29,6 @@ const FOUNDER: u64 = 1;
 const LETTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 
 /// A data directory that is open, and what was found in it.
-#[derive(Debug)]
 pub struct Opened {
     /// The node, with the epoch of this boot.
     pub identity: Identity,
