@@ -51,12 +51,8 @@ pub use damage::{Damage, Erase, Refusal, Salvage, Wrong};
 pub use identity::{Identity, IdentityError};
 pub use preface::VERSION;
 pub use record::{HardState, RECORD_HEAD, Record};
-pub use recovery::{
-    Event, FileInfo, Read, Recovered, Statistics, Step, Survey, Torn, Visit, recover, survey,
-};
+pub use recovery::{Event, FileInfo, Read, Recovered, Statistics, Step, Survey, Torn, Visit, recover, survey};
 pub use segment::NodeId;
-pub use snapshot::{
-    Piece, SnapshotDamage, SnapshotFault, SnapshotReader, SnapshotWrite, SnapshotWriter, Summary,
-};
+pub use snapshot::{Piece, SnapshotDamage, SnapshotFault, SnapshotReader, SnapshotWrite, SnapshotWriter, Summary};
 pub use table::Fault;
 pub use writer::{Durable, Log, Params, Position, Prepare, Room, Write};

@@ -104,6 +104,9 @@ struct Pending {
     answer_rev: bool,
 }
 
+/// SYNCs that are answered together, each with its connection and tag.
+type Syncs = Vec<(Conn, Option<i32>)>;
+
 /// What was recovered, for the replica to go on from.
 pub struct Recovered {
     /// The state up to the last entry that is known to be committed.
@@ -134,11 +137,11 @@ pub struct Replica {
     /// Connections whose next mutation found the batch full.
     stalled: Vec<Conn>,
     /// SYNCs of this turn.
-    syncs: Vec<(Conn, Option<i32>)>,
+    syncs: Syncs,
     /// SYNCs that raft was asked for, under their context.
-    asked: VecDeque<(u64, Vec<(Conn, Option<i32>)>)>,
+    asked: VecDeque<(u64, Syncs)>,
     /// SYNCs that wait until an index is applied.
-    reading: VecDeque<(u64, Vec<(Conn, Option<i32>)>)>,
+    reading: VecDeque<(u64, Syncs)>,
     next_context: u64,
     /// A write of the log is under way.
     writing: bool,
@@ -171,7 +174,7 @@ impl Replica {
             config,
             origin,
             machine,
-            desk: Desk::new(),
+            desk: Desk::default(),
             group,
             log,
             gather: Gather::new(origin),
@@ -210,7 +213,7 @@ impl Replica {
 
     /// How many connections there are.
     pub fn connections(&self) -> usize {
-        self.desk.sessions.len()
+        self.desk.sessions.count()
     }
 
     // ---- connections ----
@@ -291,9 +294,7 @@ impl Replica {
 
     /// The connection to close because all together have too much unsent output, if that is so.
     pub fn over_output_limit(&self) -> Option<Conn> {
-        (self.desk.sessions.buffered() > limits::OUTPUT_MAX)
-            .then(|| self.desk.sessions.fattest())
-            .flatten()
+        (self.desk.sessions.buffered() > limits::OUTPUT_MAX).then(|| self.desk.sessions.fattest()).flatten()
     }
 
     // ---- requests ----
@@ -393,7 +394,7 @@ impl Replica {
                 self.desk.fail(conn, tag, ErrCode::MissingArg);
                 return true;
             };
-            if !Path::parse(path).is_some() {
+            if Path::parse(path).is_none() {
                 self.desk.fail(conn, tag, ErrCode::BadPath);
                 return true;
             }
@@ -408,8 +409,7 @@ impl Replica {
             Mutation::Nop => (0, 0),
         };
         if value > limits::VALUE_MAX {
-            let detail =
-                format!("value too large: {value} bytes, the limit is {}", limits::VALUE_MAX);
+            let detail = format!("value too large: {value} bytes, the limit is {}", limits::VALUE_MAX);
             self.desk.fail_other(conn, tag, &detail);
             return true;
         }

@@ -9,10 +9,7 @@
 //! * [`buffer`], [`signal`]: what the tasks are made of.
 
 // This floor is where time, randomness and files come in.
-#![allow(
-    clippy::disallowed_methods,
-    reason = "the server is the floor that may name the clock and files"
-)]
+#![allow(clippy::disallowed_methods, reason = "the server is the floor that may name the clock and files")]
 
 mod buffer;
 pub mod directory;
@@ -153,9 +150,8 @@ pub fn run(options: Options) -> Result<(), StartError> {
     }
     raise_file_limit();
     let listener = listen(&options.listen)?;
-    let addr = listener
-        .local_addr()
-        .map_err(|e| StartError::new(format!("cannot tell the address of the listener: {e}")))?;
+    let addr =
+        listener.local_addr().map_err(|e| StartError::new(format!("cannot tell the address of the listener: {e}")))?;
     let mut ring = tokio_uring::uring_builder();
     ring.setup_single_issuer().setup_coop_taskrun().setup_cqsize(8 * RING);
     // The builder's own start panics without a ring: ask first.
@@ -333,9 +329,8 @@ async fn stop_requested() -> Result<(), StartError> {
 }
 
 fn listen(address: &str) -> Result<std::net::TcpListener, StartError> {
-    let wrong = |why: String| {
-        StartError::new(format!("-l {address}: {why}; give an address of this machine as HOST:PORT"))
-    };
+    let wrong =
+        |why: String| StartError::new(format!("-l {address}: {why}; give an address of this machine as HOST:PORT"));
     let addresses = address.to_socket_addrs().map_err(|e| wrong(e.to_string()))?;
     let mut last = None;
     for address in addresses {

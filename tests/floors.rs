@@ -6,16 +6,8 @@
 use std::path::{Path, PathBuf};
 
 /// Each module's floor; a module imports from lower floors only.
-const FLOORS: &[(&str, u32)] = &[
-    ("limits", 0),
-    ("wire", 1),
-    ("store", 2),
-    ("log", 4),
-    ("replica", 5),
-    ("server", 6),
-    ("client", 6),
-    ("cli", 7),
-];
+const FLOORS: &[(&str, u32)] =
+    &[("limits", 0), ("wire", 1), ("store", 2), ("log", 4), ("replica", 5), ("server", 6), ("client", 6), ("cli", 7)];
 
 /// Floors below the shell: deterministic, without I/O.
 const PURE: &[&str] = &["limits", "wire", "store", "log", "replica"];
@@ -100,7 +92,11 @@ fn no_module_imports_from_its_own_floor_or_a_higher_one() {
         for import in imports(&code(&file)) {
             let Some(other) = floor(&import) else { continue };
             checked += 1;
-            assert!(import == module || other < own, "{}: floor {own} imports {import} of floor {other}", file.display());
+            assert!(
+                import == module || other < own,
+                "{}: floor {own} imports {import} of floor {other}",
+                file.display()
+            );
         }
     }
     assert!(checked > 10, "the test reads nothing any more");
@@ -134,7 +130,8 @@ fn nothing_strays_at_the_top_level() {
     for entry in std::fs::read_dir(root()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         // Dotfiles, and what building and running leave behind, which git ignores.
-        let known = KNOWN.contains(&name.as_str()) || name.starts_with('.') || name == "target" || name.ends_with("-data");
+        let known =
+            KNOWN.contains(&name.as_str()) || name.starts_with('.') || name == "target" || name.ends_with("-data");
         assert!(known, "{name} does not belong to the top level");
     }
 }

@@ -1,1 +1,2 @@
+//! `doozer`, the command.
 fn main() {}

@@ -23,9 +23,7 @@ use super::record::{self, HardState, OPENING, Record, State};
 use super::scan::{self, Scan, Whole};
 use super::segment::{self, Header, NodeId};
 use super::snapshot::{Piece, SnapshotDamage, SnapshotFault, SnapshotReader, Summary};
-use super::table::{
-    self, AtSnapshot, Choice, Content, End, Fault, Join, Next, Rank, Reach, Verdict,
-};
+use super::table::{self, AtSnapshot, Choice, Content, End, Fault, Join, Next, Rank, Reach, Verdict};
 use super::writer::{Ahead, Current, Durable, Meter, Old, Position, Tail};
 use crate::limits::BLOCK;
 use std::collections::{BTreeMap, VecDeque};
@@ -64,14 +62,7 @@ pub enum Survey {
 pub fn survey(listing: &[FileInfo]) -> Result<Survey, Box<Damage>> {
     let directory = Directory::sort(listing);
     let data = directory.segments.keys().copied().map(name::segment).next();
-    let data = data.or_else(|| {
-        directory
-            .snapshots
-            .keys()
-            .copied()
-            .map(name::snapshot)
-            .next()
-    });
+    let data = data.or_else(|| directory.snapshots.keys().copied().map(name::snapshot).next());
     match (directory.identity, data) {
         (false, None) => Ok(Survey::Empty),
         (true, _) if directory.segments.is_empty() => Ok(Survey::IdentityOnly),
@@ -200,23 +191,14 @@ pub fn recover<E>(
     visit: &mut Visit<'_>,
 ) -> Result<Recovered, Refusal<E>> {
     let directory = Directory::sort(listing);
-    let mut reader = Reader {
-        node: *node,
-        read,
-        buffer: vec![Block::ZERO; READ],
-    };
+    let mut reader = Reader { node: *node, read, buffer: vec![Block::ZERO; READ] };
     let run = directory.run()?;
     let base = run.base(&mut reader)?;
     let chosen = choose_snapshot(&directory, &run, &base, &mut reader, visit)?;
     let mut replay = Replay::new(&base, &chosen, visit);
     let ending = replay.segments(&run, &mut reader)?;
     let (restart, hard_state) = replay.join(&run, &chosen)?;
-    let Replay {
-        state,
-        statistics,
-        meter,
-        ..
-    } = replay;
+    let Replay { state, statistics, meter, .. } = replay;
     let (last_index, last_term) = restart.unwrap_or((state.last_index, state.last_term));
     Ok(Recovered {
         snapshot: (chosen.index > 0).then_some((chosen.index, chosen.term)),
@@ -228,11 +210,7 @@ pub fn recover<E>(
         steps: steps(&directory, &run, &chosen, &ending),
         torn: ending.torn,
         fell_back: chosen.damaged.into_iter().next(),
-        statistics: Statistics {
-            snapshot_records: chosen.records,
-            snapshot_bytes: chosen.bytes,
-            ..statistics
-        },
+        statistics: Statistics { snapshot_records: chosen.records, snapshot_bytes: chosen.bytes, ..statistics },
         tail: Tail {
             current: ending.current,
             ahead: ending.ahead,
@@ -274,39 +252,19 @@ impl Directory {
     fn run(&self) -> Result<Run, Box<Damage>> {
         let mut segments: VecDeque<(u64, u64)> = VecDeque::new();
         for (&generation, &length) in self.segments.iter().rev() {
-            if segments
-                .front()
-                .is_some_and(|&(next, _)| next - 1 != generation)
-            {
+            if segments.front().is_some_and(|&(next, _)| next - 1 != generation) {
                 break;
             }
             segments.push_front((generation, length));
         }
         if segments.is_empty() {
-            let salvage = Salvage {
-                new_log: true,
-                ..Salvage::default()
-            };
+            let salvage = Salvage { new_log: true, ..Salvage::default() };
             let salvage = (!self.snapshots.is_empty()).then_some(salvage);
             let wrong = Wrong::Log(Fault::NoLog);
-            return Err(Box::new(Damage {
-                file: name::segment(1),
-                offset: 0,
-                wrong,
-                last: None,
-                salvage,
-            }));
+            return Err(Box::new(Damage { file: name::segment(1), offset: 0, wrong, last: None, salvage }));
         }
-        let before = self
-            .segments
-            .keys()
-            .copied()
-            .take(self.segments.len() - segments.len())
-            .collect();
-        Ok(Run {
-            segments: segments.into(),
-            before,
-        })
+        let before = self.segments.keys().copied().take(self.segments.len() - segments.len()).collect();
+        Ok(Run { segments: segments.into(), before })
     }
 }
 
@@ -326,47 +284,20 @@ struct Base {
 
 impl Run {
     /// Damage in the `at`-th segment, of whose writes `good` blocks are good.
-    fn damage(
-        &self,
-        at: usize,
-        block: usize,
-        fault: Fault,
-        good: usize,
-        last: Option<u64>,
-    ) -> Box<Damage> {
+    fn damage(&self, at: usize, block: usize, fault: Fault, good: usize, last: Option<u64>) -> Box<Damage> {
         let (generation, length) = self.segments[at];
         let file = name::segment(generation);
         let (from, mut salvage) = if good > 1 {
             let offset = segment::offset(good);
-            let erase = Erase {
-                file: file.clone(),
-                offset,
-                length: length.saturating_sub(offset),
-            };
-            (
-                at + 1,
-                Salvage {
-                    copy: vec![file.clone()],
-                    erase: vec![erase],
-                    ..Salvage::default()
-                },
-            )
+            let erase = Erase { file: file.clone(), offset, length: length.saturating_sub(offset) };
+            (at + 1, Salvage { copy: vec![file.clone()], erase: vec![erase], ..Salvage::default() })
         } else {
             (at, Salvage::default())
         };
-        salvage.set_aside = self.segments[from..]
-            .iter()
-            .map(|&(generation, _)| name::segment(generation))
-            .collect();
+        salvage.set_aside = self.segments[from..].iter().map(|&(generation, _)| name::segment(generation)).collect();
         salvage.new_log = from == 0 && self.before.is_empty();
         let (wrong, salvage) = (Wrong::Log(fault), Some(salvage));
-        Box::new(Damage {
-            file,
-            offset: segment::offset(block),
-            wrong,
-            last,
-            salvage,
-        })
+        Box::new(Damage { file, offset: segment::offset(block), wrong, last, salvage })
     }
 
     /// Damage that leaves nothing of the run to go on from.
@@ -377,14 +308,9 @@ impl Run {
     /// The log before the run, as the run's first write tells it.
     fn base<E>(&self, reader: &mut Reader<'_, '_, E>) -> Result<Base, Refusal<E>> {
         let (generation, length) = self.segments[0];
-        reader.preface(generation, length, |block, fault| {
-            self.damage(0, block, fault, 0, None)
-        })?;
+        reader.preface(generation, length, |block, fault| self.damage(0, block, fault, 0, None))?;
         if generation == 1 {
-            return Ok(Base {
-                state: State::EMPTY,
-                due: 1,
-            });
+            return Ok(Base { state: State::EMPTY, due: 1 });
         }
         let file = name::segment(generation);
         let mut block = [Block::ZERO];
@@ -406,11 +332,7 @@ struct Reader<'r, 'f, E> {
 impl<E> Reader<'_, '_, E> {
     fn read(&mut self, file: &str, offset: u64, into: &mut [Block]) -> Result<(), Refusal<E>> {
         let read = (self.read)(file, offset, bytes_of_mut(into));
-        read.map_err(|error| Refusal::Read {
-            file: file.to_owned(),
-            offset,
-            error,
-        })
+        read.map_err(|error| Refusal::Read { file: file.to_owned(), offset, error })
     }
 
     /// Checks a segment's preface against its name and its length.
@@ -432,11 +354,7 @@ impl<E> Reader<'_, '_, E> {
             Err(Unfit::Version(version)) => return Err(Refusal::UnknownVersion { file, version }),
         };
         if header.node != self.node {
-            return Err(Refusal::Foreign {
-                file,
-                owner: header.node,
-                node: self.node,
-            });
+            return Err(Refusal::Foreign { file, owner: header.node, node: self.node });
         }
         if header.generation != generation {
             return Err(damage(0, Fault::Misnamed).into());
@@ -487,11 +405,7 @@ impl<E> Reader<'_, '_, E> {
             let count = super::block::widen((length - offset).min((READ * BLOCK) as u64));
             let bytes = &mut bytes_of_mut(&mut self.buffer)[..count];
             let read = (self.read)(&file, offset, bytes);
-            read.map_err(|error| Refusal::Read {
-                file: file.clone(),
-                offset,
-                error,
-            })?;
+            read.map_err(|error| Refusal::Read { file: file.clone(), offset, error })?;
             if let Err(damage) = snapshot.feed(bytes, &mut give) {
                 return Ok(Err(damage));
             }
@@ -499,15 +413,8 @@ impl<E> Reader<'_, '_, E> {
         }
         let summary = snapshot.finish();
         Ok(summary.and_then(|summary| {
-            let astray = SnapshotDamage {
-                offset: 0,
-                fault: SnapshotFault::Astray,
-            };
-            if summary.index == index {
-                Ok(summary)
-            } else {
-                Err(astray)
-            }
+            let astray = SnapshotDamage { offset: 0, fault: SnapshotFault::Astray };
+            if summary.index == index { Ok(summary) } else { Err(astray) }
         }))
     }
 }
@@ -530,75 +437,31 @@ fn choose_snapshot<E>(
     visit: &mut Visit<'_>,
 ) -> Result<Chosen, Refusal<E>> {
     let mut damaged = Vec::new();
-    let candidates = directory
-        .snapshots
-        .iter()
-        .rev()
-        .map(|(&index, &length)| (index, length));
+    let candidates = directory.snapshots.iter().rev().map(|(&index, &length)| (index, length));
     for (index, length) in candidates.chain([(0, 0)]) {
-        let rank = if damaged.is_empty() {
-            Rank::Newest
-        } else {
-            Rank::Older
-        };
-        let reach = if base.state.last_index <= index {
-            Reach::Reaches
-        } else {
-            Reach::Short
-        };
+        let rank = if damaged.is_empty() { Rank::Newest } else { Rank::Older };
+        let reach = if base.state.last_index <= index { Reach::Reaches } else { Reach::Short };
         let found = if index == 0 {
-            Ok(Summary {
-                index: 0,
-                term: 0,
-                records: 0,
-                bytes: 0,
-            })
+            Ok(Summary { index: 0, term: 0, records: 0, bytes: 0 })
         } else {
             reader.snapshot(index, length, visit)?
         };
-        if let Err(SnapshotDamage {
-            fault: SnapshotFault::Version(version),
-            ..
-        }) = found
-        {
-            return Err(Refusal::UnknownVersion {
-                file: name::snapshot(index),
-                version,
-            });
+        if let Err(SnapshotDamage { fault: SnapshotFault::Version(version), .. }) = found {
+            return Err(Refusal::UnknownVersion { file: name::snapshot(index), version });
         }
-        let content = if found.is_ok() {
-            Content::Whole
-        } else {
-            Content::Damaged
-        };
+        let content = if found.is_ok() { Content::Whole } else { Content::Damaged };
         if let Err(damage) = found {
             damaged.push((name::snapshot(index), damage));
             visit(Event::Void);
         }
         match (table::snapshot(rank, content, reach), found) {
-            (
-                Choice::Use | Choice::FallBack,
-                Ok(Summary {
-                    index,
-                    term,
-                    records,
-                    bytes,
-                }),
-            ) => {
-                return Ok(Chosen {
-                    index,
-                    term,
-                    records,
-                    bytes,
-                    damaged,
-                });
+            (Choice::Use | Choice::FallBack, Ok(Summary { index, term, records, bytes })) => {
+                return Ok(Chosen { index, term, records, bytes, damaged });
             }
             (Choice::Older, _) => {}
             (Choice::Gap, _) => {
                 let mut damage = run.useless(Fault::Gap, Some(index));
-                damage.salvage = damage
-                    .salvage
-                    .filter(|_| index > 0 || !run.before.is_empty());
+                damage.salvage = damage.salvage.filter(|_| index > 0 || !run.before.is_empty());
                 return Err(damage.into());
             }
             (Choice::Damage | Choice::Use | Choice::FallBack, found) => {
@@ -610,36 +473,19 @@ fn choose_snapshot<E>(
 }
 
 /// The newest snapshot is damaged, and nothing stands in for it.
-fn lost_snapshot(
-    run: &Run,
-    damaged: &[(String, SnapshotDamage)],
-    older: u64,
-    whole: bool,
-) -> Box<Damage> {
-    let (file, damage) = damaged
-        .first()
-        .expect("only a damaged one makes another the older");
+fn lost_snapshot(run: &Run, damaged: &[(String, SnapshotDamage)], older: u64, whole: bool) -> Box<Damage> {
+    let (file, damage) = damaged.first().expect("only a damaged one makes another the older");
     let salvage = (whole && older > 0).then(|| Salvage {
         set_aside: damaged
             .iter()
             .map(|(file, _)| file.clone())
-            .chain(
-                run.segments
-                    .iter()
-                    .map(|&(generation, _)| name::segment(generation)),
-            )
+            .chain(run.segments.iter().map(|&(generation, _)| name::segment(generation)))
             .collect(),
         new_log: run.before.is_empty(),
         ..Salvage::default()
     });
     let last = (whole && older > 0).then_some(older);
-    Box::new(Damage {
-        file: file.clone(),
-        offset: damage.offset,
-        wrong: Wrong::Snapshot(*damage),
-        last,
-        salvage,
-    })
+    Box::new(Damage { file: file.clone(), offset: damage.offset, wrong: Wrong::Snapshot(*damage), last, salvage })
 }
 
 /// Index and term behind which the log begins anew.
@@ -676,11 +522,7 @@ struct Ending {
 
 impl<'v, 'f> Replay<'v, 'f> {
     fn new(base: &Base, chosen: &Chosen, visit: &'v mut Visit<'f>) -> Replay<'v, 'f> {
-        let State {
-            last_index,
-            last_term,
-            ..
-        } = base.state;
+        let State { last_index, last_term, .. } = base.state;
         Replay {
             visit,
             state: base.state,
@@ -696,11 +538,7 @@ impl<'v, 'f> Replay<'v, 'f> {
     }
 
     /// Reads all segments of the run.
-    fn segments<E>(
-        &mut self,
-        run: &Run,
-        reader: &mut Reader<'_, '_, E>,
-    ) -> Result<Ending, Refusal<E>> {
+    fn segments<E>(&mut self, run: &Run, reader: &mut Reader<'_, '_, E>) -> Result<Ending, Refusal<E>> {
         let mut old = VecDeque::new();
         let mut buffer = Vec::new();
         for (at, &(generation, size)) in run.segments.iter().enumerate() {
@@ -716,41 +554,21 @@ impl<'v, 'f> Replay<'v, 'f> {
             };
             let ahead = match verdict {
                 Verdict::GoOn => Ahead::Missing,
-                Verdict::EndPrepared | Verdict::ErasePrepared => Ahead::Ready {
-                    size: run.segments[at + 1].1,
-                },
+                Verdict::EndPrepared | Verdict::ErasePrepared => Ahead::Ready { size: run.segments[at + 1].1 },
                 Verdict::End | Verdict::Erase => Ahead::Missing,
                 Verdict::Damage(fault) => return Err(self.bad_end(run, at, &scan, fault).into()),
             };
-            let current = Current {
-                generation,
-                size,
-                next: start,
-                highest: self.highest,
-            };
+            let current = Current { generation, size, next: start, highest: self.highest };
             if verdict == Verdict::GoOn {
-                old.push_back(Old {
-                    generation,
-                    size,
-                    highest: self.highest,
-                });
+                old.push_back(Old { generation, size, highest: self.highest });
                 buffer = scan.into_buffer();
                 continue;
             }
             let erases = matches!(verdict, Verdict::Erase | Verdict::ErasePrepared);
             let (anchor, due, torn) = (self.anchor, self.due, erases.then_some(torn));
-            return Ok(Ending {
-                current,
-                ahead,
-                old,
-                anchor,
-                due,
-                torn,
-            });
+            return Ok(Ending { current, ahead, old, anchor, due, torn });
         }
-        unreachable!(
-            "the last segment has no successor, so the table says that the log ends there, or refuses"
-        )
+        unreachable!("the last segment has no successor, so the table says that the log ends there, or refuses")
     }
 
     /// Damage at the end of the `at`-th segment.
@@ -778,19 +596,13 @@ impl<'v, 'f> Replay<'v, 'f> {
     ) -> Result<Scan, Refusal<E>> {
         let (generation, size) = run.segments[at];
         let last = Some(self.state.last_index);
-        reader.preface(generation, size, |block, fault| {
-            run.damage(at, block, fault, 0, last)
-        })?;
+        reader.preface(generation, size, |block, fault| run.damage(at, block, fault, 0, last))?;
         let mut scan = Scan::new(generation, segment::blocks(size), self.due, buffer);
         self.statistics.segments += 1;
         reader.blocks(generation, size, |block, bytes| {
             let result = scan.block(block, bytes, &mut |whole| self.write(generation, &whole));
             result.map_err(|fault| {
-                let place = if fault == Fault::Hole {
-                    scan.start()
-                } else {
-                    block
-                };
+                let place = if fault == Fault::Hole { scan.start() } else { block };
                 run.damage(at, place, fault, scan.start(), Some(self.state.last_index))
             })
         })?;
@@ -799,13 +611,7 @@ impl<'v, 'f> Replay<'v, 'f> {
     }
 
     /// Looks at the segment behind one whose end was found.
-    fn next<E>(
-        &self,
-        run: &Run,
-        at: usize,
-        scan: &Scan,
-        reader: &mut Reader<'_, '_, E>,
-    ) -> Result<Next, Refusal<E>> {
+    fn next<E>(&self, run: &Run, at: usize, scan: &Scan, reader: &mut Reader<'_, '_, E>) -> Result<Next, Refusal<E>> {
         let Some(&(generation, size)) = run.segments.get(at + 1) else {
             return Ok(Next::Missing);
         };
@@ -818,15 +624,9 @@ impl<'v, 'f> Replay<'v, 'f> {
         reader.preface(generation, size, damage)?;
         let mut ahead = Scan::ahead(generation, segment::blocks(size), scan.due());
         reader.blocks(generation, size, |block, bytes| {
-            ahead
-                .block(block, bytes, &mut |_| Ok(()))
-                .map_err(|fault| damage(block, fault))
+            ahead.block(block, bytes, &mut |_| Ok(())).map_err(|fault| damage(block, fault))
         })?;
-        Ok(if ahead.used() {
-            Next::Used
-        } else {
-            Next::Empty
-        })
+        Ok(if ahead.used() { Next::Used } else { Next::Empty })
     }
 
     /// Takes a whole write.
@@ -855,8 +655,7 @@ impl<'v, 'f> Replay<'v, 'f> {
         }
         self.statistics.writes += 1;
         self.statistics.bytes += segment::offset(whole.blocks);
-        self.meter
-            .add(state.last_index, segment::offset(whole.blocks));
+        self.meter.add(state.last_index, segment::offset(whole.blocks));
         Ok(())
     }
 
@@ -875,10 +674,7 @@ impl<'v, 'f> Replay<'v, 'f> {
             }
             Record::HardState(_) => {}
         }
-        (self.visit)(Event::Record {
-            position: Position(position),
-            record: *record,
-        });
+        (self.visit)(Event::Record { position: Position(position), record: *record });
     }
 
     /// Keeps the term of the entry at the snapshot's index.
@@ -892,12 +688,7 @@ impl<'v, 'f> Replay<'v, 'f> {
 
     /// Joins the log to the snapshot: where it has to begin anew, and the hard state.
     fn join(&mut self, run: &Run, chosen: &Chosen) -> Result<(Restart, HardState), Box<Damage>> {
-        let State {
-            position,
-            last_index,
-            last_term,
-            mut hard,
-        } = self.state;
+        let State { position, last_index, last_term, mut hard } = self.state;
         let at = match self.term_there {
             _ if self.skips => AtSnapshot::Skipped,
             _ if last_index < chosen.index => AtSnapshot::Before,
@@ -909,31 +700,19 @@ impl<'v, 'f> Replay<'v, 'f> {
             Join::Restart => Some((chosen.index, chosen.term)),
             Join::Damage(fault) => {
                 let mut damage = run.useless(fault, (chosen.index > 0).then_some(chosen.index));
-                damage.salvage = damage
-                    .salvage
-                    .filter(|_| fault == Fault::NoSnapshot && chosen.index > 0);
+                damage.salvage = damage.salvage.filter(|_| fault == Fault::NoSnapshot && chosen.index > 0);
                 return Err(damage);
             }
         };
         if let Some((index, term)) = restart {
             let record = Record::Restart { index, term };
-            (self.visit)(Event::Record {
-                position: Position(position),
-                record,
-            });
+            (self.visit)(Event::Record { position: Position(position), record });
         }
         // An entry of a later term than the hard state's was staged before that hard state, and a write between them was cut:
         // nothing was voted in that term.
-        let term = hard
-            .term
-            .max(chosen.term)
-            .max(restart.map_or(last_term, |(_, term)| term));
+        let term = hard.term.max(chosen.term).max(restart.map_or(last_term, |(_, term)| term));
         if term > hard.term {
-            hard = HardState {
-                term,
-                vote: 0,
-                ..hard
-            };
+            hard = HardState { term, vote: 0, ..hard };
         }
         hard.commit = hard.commit.max(chosen.index);
         Ok((restart, hard))
@@ -943,40 +722,19 @@ impl<'v, 'f> Replay<'v, 'f> {
 /// What has to be done before the log may be used.
 fn steps(directory: &Directory, run: &Run, chosen: &Chosen, ending: &Ending) -> Vec<Step> {
     let mut steps = Vec::new();
-    if let Some(Torn {
-        file,
-        offset,
-        length,
-    }) = ending.torn.clone()
-    {
-        steps.push(Step::Erase(Erase {
-            file,
-            offset,
-            length,
-        }));
+    if let Some(Torn { file, offset, length }) = ending.torn.clone() {
+        steps.push(Step::Erase(Erase { file, offset, length }));
     }
     // The last write is in the current segment, or it is the seal of the one before.
     if let Some(sealed) = ending.old.back() {
         steps.push(Step::Sync(name::segment(sealed.generation)));
     }
     steps.push(Step::Sync(name::segment(ending.current.generation)));
-    steps.extend(
-        chosen
-            .damaged
-            .iter()
-            .map(|(file, _)| Step::SetAside(file.clone())),
-    );
+    steps.extend(chosen.damaged.iter().map(|(file, _)| Step::SetAside(file.clone())));
     steps.extend(directory.temporary.iter().cloned().map(Step::Remove));
-    let older = directory
-        .snapshots
-        .range(..chosen.index)
-        .map(|(&index, _)| Step::Remove(name::snapshot(index)));
+    let older = directory.snapshots.range(..chosen.index).map(|(&index, _)| Step::Remove(name::snapshot(index)));
     steps.extend(older);
-    steps.extend(
-        run.before
-            .iter()
-            .map(|&generation| Step::Remove(name::segment(generation))),
-    );
+    steps.extend(run.before.iter().map(|&generation| Step::Remove(name::segment(generation))));
     steps.push(Step::SyncDirectory);
     steps
 }

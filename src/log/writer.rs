@@ -252,11 +252,7 @@ impl Log {
     #[must_use]
     pub fn resume(params: Params, recovered: &Recovered) -> Log {
         let tail = recovered.tail.clone();
-        let ahead_size = if let Ahead::Ready { size } = tail.ahead {
-            size
-        } else {
-            params.segment_size
-        };
+        let ahead_size = if let Ahead::Ready { size } = tail.ahead { size } else { params.segment_size };
         let smallest = params.segment_size.min(ahead_size);
         let mut log = Log {
             write_max: segment::write_max(smallest),
@@ -286,12 +282,7 @@ impl Log {
     /// # Panics
     /// If the index leaves a gap, or replaces a committed entry, or the entry does not fit into one write: raft does neither.
     pub fn append_entry(&mut self, index: u64, term: u64, entry_type: u8, data: &[u8]) -> Position {
-        self.stage(&Record::Entry {
-            index,
-            term,
-            entry_type,
-            data,
-        })
+        self.stage(&Record::Entry { index, term, entry_type, data })
     }
 
     /// Stages the hard state, behind the entries that it calls committed.
@@ -317,15 +308,8 @@ impl Log {
             Err(why) => panic!("log: {why}: {record:?} on {:?}", self.state),
         };
         let (size, most) = (record::size(record), self.write_max * PAYLOAD);
-        assert!(
-            OPENING + size <= most,
-            "log: a record of {size} bytes does not fit into a write of {most}"
-        );
-        if self
-            .staged
-            .back()
-            .is_none_or(|last| last.used() + size > most)
-        {
+        assert!(OPENING + size <= most, "log: a record of {size} bytes does not fit into a write of {most}");
+        if self.staged.back().is_none_or(|last| last.used() + size > most) {
             let buffer = self.buffers.pop().unwrap_or_default();
             self.staged.push_back(Gather::new(buffer, self.state));
         }
@@ -376,18 +360,12 @@ impl Log {
         if self.in_flight.is_some() {
             return None;
         }
-        let (count, before) = self
-            .staged
-            .front()
-            .map(|gather| (gather.count(), gather.before()))?;
+        let (count, before) = self.staged.front().map(|gather| (gather.count(), gather.before()))?;
         let current = self.current.as_mut()?;
         let (gather, flags) = if count <= current.free() {
             (self.staged.pop_front()?, 0)
         } else if matches!(self.ahead, Ahead::Ready { .. }) {
-            (
-                Gather::new(self.buffers.pop().unwrap_or_default(), before),
-                super::block::SEAL,
-            )
+            (Gather::new(self.buffers.pop().unwrap_or_default(), before), super::block::SEAL)
         } else {
             return None;
         };
@@ -396,21 +374,11 @@ impl Log {
         current.next += gather.count();
         current.highest = current.highest.max(gather.highest());
         let after = gather.after();
-        self.in_flight = Some(InFlight {
-            number,
-            seal: flags != 0,
-            position: after.position - 1,
-        });
+        self.in_flight = Some(InFlight { number, seal: flags != 0, position: after.position - 1 });
         let generation = current.generation;
         let blocks = gather.close(generation, number, flags);
-        self.meter
-            .add(after.last_index, segment::offset(blocks.len()));
-        Some(Write {
-            number,
-            generation,
-            offset,
-            blocks,
-        })
+        self.meter.add(after.last_index, segment::offset(blocks.len()));
+        Some(Write { number, generation, offset, blocks })
     }
 
     /// Reports that `write` is durable. The returned proof covers everything up to it.
@@ -418,14 +386,8 @@ impl Log {
     /// # Panics
     /// If it is not the write that is in flight.
     pub fn written(&mut self, write: Write) -> Durable {
-        let in_flight = self
-            .in_flight
-            .take()
-            .expect("log: a write completed, and none is in flight");
-        assert_eq!(
-            write.number, in_flight.number,
-            "log: another write completed than the one in flight"
-        );
+        let in_flight = self.in_flight.take().expect("log: a write completed, and none is in flight");
+        assert_eq!(write.number, in_flight.number, "log: another write completed than the one in flight");
         self.buffers.push(write.blocks);
         self.buffers.truncate(2);
         self.durable = Durable::new(in_flight.number, in_flight.position);
@@ -440,26 +402,10 @@ impl Log {
 
     /// Goes on to the segment prepared ahead: the current one is sealed.
     fn advance(&mut self) {
-        let Current {
-            generation,
-            size,
-            highest,
-            ..
-        } = self.current.take().expect("a seal was written to it");
-        self.old.push_back(Old {
-            generation,
-            size,
-            highest,
-        });
-        let Ahead::Ready { size } = self.ahead else {
-            panic!("log: sealed without a successor")
-        };
-        self.current = Some(Current {
-            generation: generation + 1,
-            size,
-            next: 1,
-            highest: 0,
-        });
+        let Current { generation, size, highest, .. } = self.current.take().expect("a seal was written to it");
+        self.old.push_back(Old { generation, size, highest });
+        let Ahead::Ready { size } = self.ahead else { panic!("log: sealed without a successor") };
+        self.current = Some(Current { generation: generation + 1, size, next: 1, highest: 0 });
         self.ahead = Ahead::Missing;
     }
 
@@ -471,21 +417,9 @@ impl Log {
         self.ahead = Ahead::Asked;
         let generation = self.wanted();
         let size = self.params.segment_size;
-        let header = vec![
-            Header {
-                generation,
-                size,
-                node: self.params.node,
-            }
-            .encode(),
-        ];
+        let header = vec![Header { generation, size, node: self.params.node }.encode()];
         let recycle = self.spares.pop_front().map(|spare| spare.generation);
-        Some(Prepare {
-            generation,
-            size,
-            recycle,
-            header,
-        })
+        Some(Prepare { generation, size, recycle, header })
     }
 
     fn wanted(&self) -> u64 {
@@ -497,18 +431,10 @@ impl Log {
     /// # Panics
     /// If it was not asked for.
     pub fn prepared(&mut self, generation: u64) {
-        assert!(
-            self.ahead == Ahead::Asked && generation == self.wanted(),
-            "log: a segment came that nobody wants"
-        );
+        assert!(self.ahead == Ahead::Asked && generation == self.wanted(), "log: a segment came that nobody wants");
         let size = self.params.segment_size;
         if self.current.is_none() {
-            self.current = Some(Current {
-                generation,
-                size,
-                next: 1,
-                highest: 0,
-            });
+            self.current = Some(Current { generation, size, next: 1, highest: 0 });
             self.ahead = Ahead::Missing;
         } else {
             self.ahead = Ahead::Ready { size };
@@ -520,10 +446,7 @@ impl Log {
     /// # Panics
     /// If it was not asked for.
     pub fn prepare_failed(&mut self, generation: u64) {
-        assert!(
-            self.ahead == Ahead::Asked && generation == self.wanted(),
-            "log: a segment failed that nobody wants"
-        );
+        assert!(self.ahead == Ahead::Asked && generation == self.wanted(), "log: a segment failed that nobody wants");
         self.ahead = Ahead::Failed;
     }
 
@@ -545,11 +468,7 @@ impl Log {
         let mut space = self.space();
         for (i, gather) in self.staged.iter().enumerate() {
             let joins = i + 1 == self.staged.len() && gather.used() + payload <= most;
-            let used = if joins {
-                gather.used() + std::mem::take(&mut payload)
-            } else {
-                gather.used()
-            };
+            let used = if joins { gather.used() + std::mem::take(&mut payload) } else { gather.used() };
             if !space.take(blocks_for(used)) {
                 return false;
             }
@@ -584,15 +503,8 @@ impl Log {
 
     fn space(&self) -> Space {
         let sealing = self.in_flight.as_ref().is_some_and(|write| write.seal);
-        let current = self
-            .current
-            .as_ref()
-            .map_or(0, |current| if sealing { 0 } else { current.free() });
-        let ahead = if let Ahead::Ready { size } = self.ahead {
-            segment::blocks(size) - 2
-        } else {
-            0
-        };
+        let current = self.current.as_ref().map_or(0, |current| if sealing { 0 } else { current.free() });
+        let ahead = if let Ahead::Ready { size } = self.ahead { segment::blocks(size) - 2 } else { 0 };
         Space { current, ahead }
     }
 
@@ -672,28 +584,17 @@ impl Meter {
 
     pub(super) fn add(&mut self, last_index: u64, bytes: u64) {
         self.bytes += bytes;
-        while self
-            .marks
-            .back()
-            .is_some_and(|&(index, _)| index > last_index)
-        {
+        while self.marks.back().is_some_and(|&(index, _)| index > last_index) {
             self.marks.pop_back();
         }
-        if self
-            .marks
-            .back()
-            .is_none_or(|&(_, at)| at + Meter::STEP <= self.bytes)
-        {
+        if self.marks.back().is_none_or(|&(_, at)| at + Meter::STEP <= self.bytes) {
             self.marks.push_back((last_index, self.bytes));
         }
     }
 
     fn since(&self, index: u64) -> u64 {
         let covered = self.marks.partition_point(|&(last, _)| last <= index);
-        let at = covered
-            .checked_sub(1)
-            .and_then(|mark| self.marks.get(mark))
-            .map_or(0, |&(_, at)| at);
+        let at = covered.checked_sub(1).and_then(|mark| self.marks.get(mark)).map_or(0, |&(_, at)| at);
         self.bytes - at
     }
 

@@ -30,8 +30,7 @@ const KIND_DEL: u8 = 2;
 
 const _: () = assert!(limits::PATH_MAX <= u16::MAX as usize);
 const _: () = assert!(limits::VALUE_MAX <= u32::MAX as usize);
-const _: () =
-    assert!(HEADER + PARCEL + COMMAND + limits::PATH_MAX + limits::VALUE_MAX <= limits::BATCH_MAX);
+const _: () = assert!(HEADER + PARCEL + COMMAND + limits::PATH_MAX + limits::VALUE_MAX <= limits::BATCH_MAX);
 
 /// Who took a parcel from its clients, and in which of its boots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -162,10 +161,7 @@ impl std::fmt::Display for BadBatch {
 /// # Errors
 /// The first thing wrong. The checksum is verified before the first call, so after it an error is a fault of the
 /// writer, not of the medium.
-pub fn decode<'a>(
-    batch: &'a [u8],
-    mut each: impl FnMut(Origin, u64, Mutation<'a>),
-) -> Result<(), BadBatch> {
+pub fn decode<'a>(batch: &'a [u8], mut each: impl FnMut(Origin, u64, Mutation<'a>)) -> Result<(), BadBatch> {
     let (&crc, rest) = batch.split_first_chunk::<CRC>().ok_or(BadBatch::Short)?;
     if u32::from_le_bytes(crc) != crc32fast::hash(rest) {
         return Err(BadBatch::Crc);

@@ -97,7 +97,12 @@ enum Work {
     /// A WAIT that is registered with the store.
     Event(WaiterId),
     /// A read of a future revision, registered with the store.
-    Read { waiter: WaiterId, op: Op, path: Box<[u8]>, rev: i64 },
+    Read {
+        waiter: WaiterId,
+        op: Op,
+        path: Box<[u8]>,
+        rev: i64,
+    },
     /// Scans that are put aside. `None` while one is being continued.
     Wait(Option<WaitState>),
     Walk(Option<WalkState>),
@@ -115,7 +120,7 @@ struct Parked {
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Desk {
     /// The connections.
     pub sessions: Sessions,
@@ -144,18 +149,6 @@ fn resolve(store: &Store, rev: Option<i64>) -> At {
 }
 
 impl Desk {
-    /// A desk without sessions.
-    pub fn new() -> Desk {
-        Desk {
-            sessions: Sessions::default(),
-            parked: Slab::new(),
-            parked_bytes: 0,
-            scans: std::collections::VecDeque::new(),
-            woken: Vec::new(),
-            path: Vec::new(),
-        }
-    }
-
     /// Scans are put aside: there is work for another turn.
     pub fn has_scans(&self) -> bool {
         !self.scans.is_empty()
@@ -174,15 +167,7 @@ impl Desk {
     }
 
     /// Answers a read.
-    pub fn read(
-        &mut self,
-        store: &mut Store,
-        conn: Conn,
-        tag: Option<i32>,
-        op: Op,
-        path: &[u8],
-        rev: Option<i64>,
-    ) {
+    pub fn read(&mut self, store: &mut Store, conn: Conn, tag: Option<i32>, op: Op, path: &[u8], rev: Option<i64>) {
         match resolve(store, rev) {
             At::TooLate => self.fail(conn, tag, ErrCode::TooLate),
             At::Now(rev) => self.read_at(store, conn, tag, op, path, rev),
@@ -198,15 +183,7 @@ impl Desk {
     }
 
     /// Answers a read at a revision that is in the history.
-    fn read_at(
-        &mut self,
-        store: &mut Store,
-        conn: Conn,
-        tag: Option<i32>,
-        op: Op,
-        path: &[u8],
-        rev: i64,
-    ) {
+    fn read_at(&mut self, store: &mut Store, conn: Conn, tag: Option<i32>, op: Op, path: &[u8], rev: i64) {
         let mut budget = FIRST_BUDGET;
         match op {
             Op::Get => match store.lookup(path, rev) {
@@ -216,8 +193,7 @@ impl Desk {
                         Lookup::File { rev, value } => (rev, value),
                         _ => (0, &[][..]),
                     };
-                    let response =
-                        Response { tag, rev: Some(rev), value: Some(value), ..Response::default() };
+                    let response = Response { tag, rev: Some(rev), value: Some(value), ..Response::default() };
                     self.sessions.reply(conn, &response);
                 }
             },
@@ -227,8 +203,7 @@ impl Desk {
                     Lookup::Dir { entries } => (-2, i32::try_from(entries).unwrap_or(i32::MAX)),
                     Lookup::Missing => (0, 0),
                 };
-                let response =
-                    Response { tag, rev: Some(rev), len: Some(len), ..Response::default() };
+                let response = Response { tag, rev: Some(rev), len: Some(len), ..Response::default() };
                 self.sessions.reply(conn, &response);
             }
             Op::Getdir(offset) => {
@@ -254,14 +229,7 @@ impl Desk {
     }
 
     /// Answers a WAIT, now or when it happens.
-    pub fn wait(
-        &mut self,
-        store: &mut Store,
-        conn: Conn,
-        tag: Option<i32>,
-        path: &[u8],
-        rev: i64,
-    ) {
+    pub fn wait(&mut self, store: &mut Store, conn: Conn, tag: Option<i32>, path: &[u8], rev: i64) {
         let Ok(glob) = Glob::new(path) else {
             return self.bad_glob(conn, tag, path);
         };

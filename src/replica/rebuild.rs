@@ -141,9 +141,8 @@ impl Rebuild {
     }
 
     fn apply_committed(&mut self) -> Result<(), Unusable> {
-        while let Some(entry) = self
-            .entries
-            .pop_front_if(|e| e.index <= self.commit && e.entry_type == EntryType::EntryNormal)
+        while let Some(entry) =
+            self.entries.pop_front_if(|e| e.index <= self.commit && e.entry_type == EntryType::EntryNormal)
         {
             if !entry.data.is_empty() {
                 self.machine

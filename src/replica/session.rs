@@ -62,11 +62,7 @@ impl Session {
     }
 
     fn finished(&self) -> bool {
-        self.ended
-            && self.unanswered == 0
-            && self.deferred.is_empty()
-            && self.parked.is_empty()
-            && self.out.is_empty()
+        self.ended && self.unanswered == 0 && self.deferred.is_empty() && self.parked.is_empty() && self.out.is_empty()
     }
 }
 
@@ -124,7 +120,7 @@ impl Sessions {
     }
 
     /// How many sessions there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.slab.len()
     }
 

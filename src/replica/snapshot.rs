@@ -283,7 +283,7 @@ enum Loading {
     /// Files of the tree at the first revision are to come, and then its event.
     Files(Loader),
     /// Later events are to come.
-    Events(Store),
+    Events(Box<Store>),
     /// What came makes no sense.
     Failed,
 }
@@ -343,7 +343,7 @@ impl Restore {
             return Err(BadSnapshot::Record);
         };
         let store = loader.finish(self.first, kind, path).map_err(BadSnapshot::Load)?;
-        self.loading = Loading::Events(store);
+        self.loading = Loading::Events(Box::new(store));
         Ok(())
     }
 
@@ -356,7 +356,7 @@ impl Restore {
         if store.revision() != self.last {
             return Err(BadSnapshot::Revision { says: self.last, has: store.revision() });
         }
-        Ok((Machine::new(store, self.seen), self.conf))
+        Ok((Machine::new(*store, self.seen), self.conf))
     }
 }
 

@@ -240,7 +240,8 @@ impl Opener<'_> {
             ));
         }
         if let Some((file, damage)) = &found.fell_back {
-            self.report.push(format!("the snapshot {file} is damaged ({damage}); an older one and the log stand in for it"));
+            self.report
+                .push(format!("the snapshot {file} is damaged ({damage}); an older one and the log stand in for it"));
         }
         let s = &found.statistics;
         self.report.push(format!(
@@ -309,8 +310,7 @@ impl Opener<'_> {
 
     fn set_aside(&self, name: &str, identity: &Identity) -> Result<(), StartError> {
         let to = self.aside(name, identity)?;
-        fs::rename(self.disk.path(name), &to)
-            .map_err(|e| self.error(&format!("move {name} to {}", to.display()), &e))
+        fs::rename(self.disk.path(name), &to).map_err(|e| self.error(&format!("move {name} to {}", to.display()), &e))
     }
 
     /// A name under which a file is kept; no two boots use the same.

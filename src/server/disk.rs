@@ -74,8 +74,7 @@ impl Disk {
     /// # Errors
     /// When not even a small file can be written there.
     pub async fn probe(dir: &Path) -> io::Result<Disk> {
-        let mut disk =
-            Disk { dir: dir.to_path_buf(), direct: true, segments: RefCell::new(BTreeMap::new()) };
+        let mut disk = Disk { dir: dir.to_path_buf(), direct: true, segments: RefCell::new(BTreeMap::new()) };
         let path = dir.join("probe.tmp");
         let refused = |e: &io::Error| e.kind() == io::ErrorKind::InvalidInput;
         match disk.try_write(&path).await {
@@ -349,8 +348,7 @@ async fn write_snapshot(shell: &Rc<Shell>) -> io::Result<()> {
             // Lets the runtime park, and so the commits have their turn, before the next slice.
             Part::Later => tokio_uring::no_op().await?,
             Part::Write(mut part) => {
-                let (written, blocks) =
-                    draft.write(std::mem::take(&mut part.blocks), part.offset).await;
+                let (written, blocks) = draft.write(std::mem::take(&mut part.blocks), part.offset).await;
                 if let Err(e) = written {
                     if is_full(&e) {
                         draft.abandon().await?;

@@ -9,8 +9,8 @@ use super::StartError;
 /// # Errors
 /// When the process may not run on that core; the error names the cores that it may use.
 pub fn pin(core: usize) -> Result<(), StartError> {
-    let allowed = sched_getaffinity(None)
-        .map_err(|e| StartError::new(format!("cannot ask which cores may be used: {e}")))?;
+    let allowed =
+        sched_getaffinity(None).map_err(|e| StartError::new(format!("cannot ask which cores may be used: {e}")))?;
     if core >= CpuSet::MAX_CPU || !allowed.is_set(core) {
         return Err(StartError::new(format!(
             "--core {core}: this process may use the cores {}; choose one of them",
@@ -19,8 +19,7 @@ pub fn pin(core: usize) -> Result<(), StartError> {
     }
     let mut only = CpuSet::new();
     only.set(core);
-    sched_setaffinity(None, &only)
-        .map_err(|e| StartError::new(format!("cannot pin the server to core {core}: {e}")))
+    sched_setaffinity(None, &only).map_err(|e| StartError::new(format!("cannot pin the server to core {core}: {e}")))
 }
 
 /// The cores of a set as `0-3,6`.

@@ -90,7 +90,8 @@ impl Children {
         match self {
             Children::Few(row) => take(row, id),
             Children::Many(rows) => {
-                let key = row_of(rows, name).map(|(key, _)| key.clone()).expect("the node is among its parent's children");
+                let key =
+                    row_of(rows, name).map(|(key, _)| key.clone()).expect("the node is among its parent's children");
                 if let Some(row) = rows.get_mut(&key) {
                     take(row, id);
                     if row.len() < ROW / 4 {
@@ -139,7 +140,10 @@ fn position(arena: &Arena, row: &[Entry], name: &str) -> usize {
 }
 
 fn insert(rows: &mut BTreeMap<CompactString, Row>, arena: &Arena, name: &str, entry: Entry) {
-    let (_, row) = rows.range_mut::<str, _>((Bound::Unbounded, Bound::Included(name))).next_back().expect("the first key is the empty name");
+    let (_, row) = rows
+        .range_mut::<str, _>((Bound::Unbounded, Bound::Included(name)))
+        .next_back()
+        .expect("the first key is the empty name");
     let at = position(arena, row, name);
     if row.len() < ROW {
         row.insert(at, entry);

@@ -141,7 +141,15 @@ impl Cursors {
                 return;
             }
         }
-        let cursor = Cursor { hash: hash(pattern), kind, rev, count, used: self.clock, pattern: pattern.into(), position: position.into() };
+        let cursor = Cursor {
+            hash: hash(pattern),
+            kind,
+            rev,
+            count,
+            used: self.clock,
+            pattern: pattern.into(),
+            position: position.into(),
+        };
         if self.cursors.len() < CURSORS {
             self.cursors.push(cursor);
         } else if let Some(oldest) = self.cursors.iter_mut().min_by_key(|cursor| cursor.used) {

@@ -32,11 +32,20 @@ const _: () = assert!(size_of::<Waiter>() <= 56);
 
 #[derive(Debug)]
 enum Place {
-    Free { next: Option<u32> },
+    Free {
+        next: Option<u32>,
+    },
     /// In the list of a pattern's node.
-    Listed { node: TrieId, before: Option<u32>, after: Option<u32> },
+    Listed {
+        node: TrieId,
+        before: Option<u32>,
+        after: Option<u32>,
+    },
     /// Under a revision to come; with a pattern if it then waits for events.
-    Parked { rev: i64, tokens: Option<Box<str>> },
+    Parked {
+        rev: i64,
+        tokens: Option<Box<str>>,
+    },
 }
 
 #[derive(Debug)]

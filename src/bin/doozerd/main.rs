@@ -50,8 +50,7 @@ fn options(args: args::Args) -> Result<Options, String> {
         eprintln!("doozerd: -w is accepted and has no effect: there is no web view");
     }
     let seconds = |name: &str, value: f64| {
-        Duration::try_from_secs_f64(value)
-            .map_err(|_| format!("-{name} {value}: give a number of seconds, 0 or more"))
+        Duration::try_from_secs_f64(value).map_err(|_| format!("-{name} {value}: give a number of seconds, 0 or more"))
     };
     seconds("timeout", args.timeout)?;
     if let Some(name) = &args.cluster {
