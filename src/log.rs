@@ -60,3 +60,5 @@ pub use snapshot::{
 };
 pub use table::Fault;
 pub use writer::{Durable, Log, Params, Position, Prepare, Room, Write};
+#[cfg(test)]
+mod tests;
