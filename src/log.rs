@@ -56,3 +56,5 @@ pub use segment::NodeId;
 pub use snapshot::{Piece, SnapshotDamage, SnapshotFault, SnapshotReader, SnapshotWrite, SnapshotWriter, Summary};
 pub use table::Fault;
 pub use writer::{Durable, Log, Params, Position, Prepare, Room, Write};
+#[cfg(test)]
+mod tests;

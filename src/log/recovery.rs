@@ -191,7 +191,13 @@ pub fn recover<E>(
     visit: &mut Visit<'_>,
 ) -> Result<Recovered, Refusal<E>> {
     let directory = Directory::sort(listing);
-    let mut reader = Reader { node: *node, read, buffer: vec![Block::ZERO; READ] };
+    let longest = listing.iter().map(|file| file.length).max().unwrap_or(0);
+    let pieces = segment::blocks(longest).clamp(1, READ);
+    let mut reader = Reader {
+        node: *node,
+        read,
+        buffer: vec![Block::ZERO; pieces],
+    };
     let run = directory.run()?;
     let base = run.base(&mut reader)?;
     let chosen = choose_snapshot(&directory, &run, &base, &mut reader, visit)?;
@@ -376,7 +382,7 @@ impl<E> Reader<'_, '_, E> {
         let (mut at, blocks) = (1, segment::blocks(length));
         let mut buffer = std::mem::take(&mut self.buffer);
         while at < blocks {
-            let count = READ.min(blocks - at);
+            let count = buffer.len().min(blocks - at);
             self.read(&file, segment::offset(at), &mut buffer[..count])?;
             for (i, block) in buffer[..count].iter().enumerate() {
                 look(at + i, &block.0)?;
@@ -402,8 +408,9 @@ impl<E> Reader<'_, '_, E> {
         };
         let mut offset = 0;
         while offset < length {
-            let count = super::block::widen((length - offset).min((READ * BLOCK) as u64));
-            let bytes = &mut bytes_of_mut(&mut self.buffer)[..count];
+            let buffer = bytes_of_mut(&mut self.buffer);
+            let count = super::block::widen((length - offset).min(buffer.len() as u64));
+            let bytes = &mut buffer[..count];
             let read = (self.read)(&file, offset, bytes);
             read.map_err(|error| Refusal::Read { file: file.clone(), offset, error })?;
             if let Err(damage) = snapshot.feed(bytes, &mut give) {

@@ -461,28 +461,34 @@ impl Log {
     /// blocks to spare for raft's own small records, which need not ask.
     ///
     /// To be asked before a batch is proposed, and before a leader's entries are taken: what was accepted always fits.
+    /// The rule is that all that is staged fits into the current segment alone, or into the one ahead alone: then it fits however
+    /// it will be parted into writes, and wherever the seal will come.
     #[must_use]
     pub fn can_accept(&self, records: usize, bytes: usize) -> bool {
-        let most = self.write_max * PAYLOAD;
-        let mut payload = records * RECORD_HEAD + bytes;
-        let mut space = self.space();
-        for (i, gather) in self.staged.iter().enumerate() {
-            let joins = i + 1 == self.staged.len() && gather.used() + payload <= most;
-            let used = if joins { gather.used() + std::mem::take(&mut payload) } else { gather.used() };
-            if !space.take(blocks_for(used)) {
-                return false;
-            }
-        }
-        let fits = if payload == 0 {
-            true
-        } else if OPENING + payload <= most {
-            space.take(blocks_for(OPENING + payload))
-        } else {
-            // Of two neighbouring writes at least one is more than half full.
-            let writes = 2 * payload.div_ceil(most - OPENING);
-            (0..writes).all(|_| space.take(self.write_max))
+        let staged: usize = self.staged.iter().map(Gather::count).sum();
+        let needed = staged + self.blocks_most(records * RECORD_HEAD + bytes) + self.reserve();
+        let sealing = self.in_flight.as_ref().is_some_and(|write| write.seal);
+        let current = self
+            .current
+            .filter(|_| !sealing)
+            .map_or(0, |current| current.free());
+        let ahead = match self.ahead {
+            Ahead::Ready { size } => segment::blocks(size) - 2,
+            _ => 0,
         };
-        fits && space.take(self.reserve())
+        needed <= current.max(ahead)
+    }
+
+    /// Most blocks by which records of so many bytes can lengthen what is staged.
+    fn blocks_most(&self, payload: usize) -> usize {
+        let most = self.write_max * PAYLOAD - OPENING;
+        // Two neighbouring writes hold more than one could, so of several every second one is more than half full.
+        let writes = if payload <= most {
+            1
+        } else {
+            1 + 2 * payload.div_ceil(most)
+        };
+        blocks_for(payload + writes * OPENING) + writes
     }
 
     /// Whether there is room for one more batch of the largest size.
@@ -499,13 +505,6 @@ impl Log {
     /// Blocks that are kept for records that nobody asks [`Log::can_accept`] about: hard states, a new leader's empty entry.
     fn reserve(&self) -> usize {
         16.min(segment::blocks(self.params.segment_size) / 8)
-    }
-
-    fn space(&self) -> Space {
-        let sealing = self.in_flight.as_ref().is_some_and(|write| write.seal);
-        let current = self.current.as_ref().map_or(0, |current| if sealing { 0 } else { current.free() });
-        let ahead = if let Ahead::Ready { size } = self.ahead { segment::blocks(size) - 2 } else { 0 };
-        Space { current, ahead }
     }
 
     /// Reports that a durable snapshot covers all entries up to `index`: segments behind it are used again or removed.
@@ -550,24 +549,6 @@ impl Current {
     /// Blocks that are free for writes, the seal's apart.
     fn free(&self) -> usize {
         (segment::blocks(self.size) - 1).saturating_sub(self.next)
-    }
-}
-
-/// Blocks that are free in the current segment and in the one ahead.
-struct Space {
-    current: usize,
-    ahead: usize,
-}
-
-impl Space {
-    /// Places a write of so many blocks as [`Log::next_write`] will.
-    fn take(&mut self, blocks: usize) -> bool {
-        if blocks > self.current {
-            (self.current, self.ahead) = (self.ahead, 0);
-        }
-        let fits = blocks <= self.current;
-        self.current = self.current.saturating_sub(blocks);
-        fits
     }
 }
 
