@@ -24,6 +24,8 @@ pub mod glob;
 mod load;
 pub mod path;
 mod scan;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod trie;
 mod versions;

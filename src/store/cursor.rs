@@ -18,13 +18,13 @@ use std::cmp::Ordering;
 
 /// Listings that can go on at the same time.
 const CURSORS: usize = 128;
-/// A cursor with a count that is a multiple of this is not moved but left behind.
+/// The cursor whose count is a multiple of this is not moved but left behind.
 const KEEP: u64 = 128;
-/// Most events that a count is corrected by, and most of them that changed what exists.
+/// Most events that counts are corrected by in one call, and most of them that changed what exists.
 const REPLAY: i64 = 65_536;
 const REPLAY_STRUCTURAL: usize = 4096;
 /// Most cursors whose count is corrected for one call.
-const TRIES: usize = 4;
+const TRIES: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -101,11 +101,12 @@ impl Cursors {
         if let Some((slot, cursor)) = all().filter(|(_, c)| c.rev == rev).filter(fits).max_by_key(|(_, c)| c.count) {
             return Some(Start { count: cursor.count, position: cursor.position.clone(), slot: Some(slot) });
         }
-        let mut candidates: Vec<(u64, usize)> = all().filter(fits).map(|(slot, cursor)| (cursor.count, slot)).collect();
+        let mut candidates: Vec<(u64, i64, usize)> = all().filter(fits).map(|(slot, c)| (c.count, c.rev, slot)).collect();
         candidates.sort_unstable_by(|a, b| b.cmp(a));
-        for (_, slot) in candidates.into_iter().take(TRIES) {
+        let mut left = Replay { events: REPLAY, structural: REPLAY_STRUCTURAL };
+        for (_, _, slot) in candidates.into_iter().take(TRIES) {
             let cursor = &self.cursors[slot];
-            let Some(count) = recount(tree, listing, cursor, rev, &mut self.scratch) else { continue };
+            let Some(count) = recount(tree, listing, cursor, rev, &mut left, &mut self.scratch) else { continue };
             let there = || match listing {
                 Listing::Walk(_) => Path::parse(&cursor.position).and_then(|path| tree.find(path)),
                 Listing::Getdir(path) => {
@@ -128,13 +129,14 @@ impl Cursors {
     pub(super) fn found(&mut self, listing: Listing<'_>, rev: i64, count: u64, position: &[u8], start: Option<Start>) {
         let (kind, pattern) = listing.key();
         self.clock += 1;
-        let known = start.and_then(|start| start.slot).and_then(|slot| self.cursors.get_mut(slot));
-        if let Some(cursor) = known
-            && cursor.kind == kind
-            && *cursor.pattern == *pattern
-        {
+        if let Some(slot) = start.and_then(|start| start.slot) {
+            let at = self.cursors[slot].count;
+            // One cursor at each such count is enough, however many walks come by.
+            let same = |c: &&Cursor| c.count == at && c.kind == kind && *c.pattern == *pattern;
+            let stays = at.is_multiple_of(KEEP) && at < count && self.cursors.iter().filter(same).count() == 1;
+            let cursor = &mut self.cursors[slot];
             cursor.used = self.clock;
-            if !cursor.count.is_multiple_of(KEEP) || cursor.count >= count {
+            if !stays {
                 (cursor.rev, cursor.count) = (rev, count);
                 cursor.position.clear();
                 cursor.position.extend_from_slice(position);
@@ -158,14 +160,20 @@ impl Cursors {
     }
 }
 
+/// How many more events may be looked at.
+struct Replay {
+    events: i64,
+    structural: usize,
+}
+
 /// A cursor's count at another revision; `None` if the events between are gone or too many.
-fn recount(tree: &Tree, listing: Listing<'_>, cursor: &Cursor, rev: i64, path: &mut Vec<u8>) -> Option<u64> {
+fn recount(tree: &Tree, listing: Listing<'_>, cursor: &Cursor, rev: i64, left: &mut Replay, path: &mut Vec<u8>) -> Option<u64> {
     let (after, until) = (cursor.rev.min(rev), cursor.rev.max(rev));
-    if until - after > REPLAY || after + 1 < tree.first() {
+    if until - after > left.events || after + 1 < tree.first() {
         return None;
     }
+    left.events -= until - after;
     let mut delta: i64 = 0;
-    let mut structural = 0;
     let change = |entry: super::tree::Entry| if entry.kind == super::Kind::Set { 1 } else { -1 };
     match listing {
         Listing::Walk(glob) => {
@@ -174,10 +182,7 @@ fn recount(tree: &Tree, listing: Listing<'_>, cursor: &Cursor, rev: i64, path: &
                 if !entry.structural {
                     continue;
                 }
-                structural += 1;
-                if structural > REPLAY_STRUCTURAL {
-                    return None;
-                }
+                left.structural = left.structural.checked_sub(1)?;
                 tree.arena.path(entry.node, path);
                 if walk_order(path, &cursor.position) != Ordering::Greater && glob.matches(path) {
                     delta += change(entry);
@@ -190,10 +195,7 @@ fn recount(tree: &Tree, listing: Listing<'_>, cursor: &Cursor, rev: i64, path: &
             let count = &tree.arena[id].dir.as_ref()?.count;
             // The directory's own past names the events that changed its entries.
             for r in count.between(after, until) {
-                structural += 1;
-                if structural > REPLAY_STRUCTURAL {
-                    return None;
-                }
+                left.structural = left.structural.checked_sub(1)?;
                 let entry = tree.entry(r)?;
                 tree.arena.path(entry.node, path);
                 let name = path.get(base + 1..)?.split(|b| *b == b'/').next()?;

@@ -79,6 +79,11 @@ impl Loader {
         // The directories that this path shares with the last one.
         let text = path.as_str();
         let shared = self.last.iter().zip(text.as_bytes()).take_while(|(a, b)| a == b).count();
+        let below = text.as_bytes().get(shared) == Some(&b'/');
+        // What lies below a file would follow it at once.
+        if below && shared > 0 && shared == self.last.len() {
+            return Err(LoadError::NotDir);
+        }
         while let Some(&(_, end)) = self.dirs.last()
             && !(end <= shared && text.as_bytes().get(end) == Some(&b'/'))
         {
@@ -86,9 +91,6 @@ impl Loader {
         }
         let (mut at, mut end) = self.dirs.last().copied().unwrap_or((ROOT, 0));
         loop {
-            if self.tree.arena[at].file.latest().is_some() {
-                return Err(LoadError::NotDir);
-            }
             let rest = &text[end + 1..];
             let name = rest.split('/').next().unwrap_or(rest);
             end += 1 + name.len();

@@ -8,6 +8,7 @@ use super::cursor::{Listing, Start};
 use super::glob::Glob;
 use super::path::Path;
 use super::tree::Tree;
+use super::walk::{Step, Walker, charge};
 use super::waiters::WaiterId;
 use super::walk::{Step, Walker};
 use super::{Kind, Lookup, Store};
@@ -227,7 +228,7 @@ impl Store {
     ) -> Getdir {
         let mut count = start.as_ref().map_or(0, |start| start.count);
         let after = start.as_ref().and_then(|start| std::str::from_utf8(&start.position).ok()).unwrap_or("");
-        *budget = budget.saturating_sub(path.components().count());
+        charge(budget, path.components().count());
         let Some(dir) = self.tree.find(path) else { return Getdir::NoEnt };
         // No name is empty: nothing lies at or before "".
         let Some(children) = self.tree.children(dir, Bound::Excluded(after)) else { return Getdir::Range };

@@ -257,11 +257,11 @@ impl Tree {
             at = self.arena[at].parent;
             let first = self.first;
             let count = &mut self.dir_mut(at).count;
-            count.prune(first);
             // A directory whose count this event did not change ends the row of those that it did.
             if !matches!(count.at(first), Some((rev, _)) if rev == first) {
                 break;
             }
+            count.prune(first);
         }
     }
 

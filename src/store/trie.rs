@@ -34,6 +34,9 @@ pub(super) struct Trie {
     free: Vec<TrieId>,
     now: Vec<Place>,
     next: Vec<Place>,
+    /// Places that the latest path has been at.
+    #[cfg(test)]
+    pub(super) steps: usize,
 }
 
 /// So many tokens of a node's label are matched.
@@ -42,7 +45,14 @@ type Place = (TrieId, u32);
 impl Trie {
     pub(super) fn new() -> Trie {
         let root = Node { label: CompactString::const_new(""), kids: Vec::new(), parent: ROOT, ends: None };
-        Trie { nodes: vec![root], free: Vec::new(), now: Vec::new(), next: Vec::new() }
+        Trie {
+            nodes: vec![root],
+            free: Vec::new(),
+            now: Vec::new(),
+            next: Vec::new(),
+            #[cfg(test)]
+            steps: 0,
+        }
     }
 
     /// Whether there is no pattern.
@@ -109,11 +119,19 @@ impl Trie {
         let mut now = std::mem::take(&mut self.now);
         let mut next = std::mem::take(&mut self.next);
         now.clear();
+        #[cfg(test)]
+        {
+            self.steps = 0;
+        }
         self.reach((ROOT, 0), &mut now);
         let mut rest = path;
         while let Some((&byte, after)) = rest.split_first() {
             rest = after;
             next.clear();
+            #[cfg(test)]
+            {
+                self.steps += now.len();
+            }
             for &place in &now {
                 self.step(place, byte, &mut next);
             }

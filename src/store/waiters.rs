@@ -257,6 +257,12 @@ impl Waiters {
         waiter.token
     }
 
+    /// Places that the latest event has been at in the index.
+    #[cfg(test)]
+    pub(super) fn steps(&self) -> usize {
+        self.trie.steps
+    }
+
     /// Nodes of the index.
     #[cfg(test)]
     pub(super) fn nodes(&self) -> usize {

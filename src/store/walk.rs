@@ -40,6 +40,12 @@ pub(super) enum Step {
     Paused,
 }
 
+/// Takes `cost` off for what has to be done before the next entry can be looked at, but leaves the budget for one: however small
+/// the slices are, each gets on.
+pub(super) fn charge(budget: &mut usize, cost: usize) {
+    *budget = budget.saturating_sub(cost).max(usize::from(*budget > 0));
+}
+
 impl<'a> Walker<'a> {
     /// A walk of `rev`, of what comes after the path `after` (which need not exist), if one is given.
     pub(super) fn new(
@@ -74,7 +80,7 @@ impl<'a> Walker<'a> {
     fn resume(&mut self, after: Path<'_>, budget: &mut usize) {
         let mut id = ROOT;
         for name in after.components() {
-            *budget = budget.saturating_sub(1);
+            charge(budget, 1);
             let (head, exact) = self.head();
             self.enter(id, Some(name));
             self.path.push(b'/');
@@ -138,7 +144,8 @@ impl<'a> Walker<'a> {
             };
             let node = &self.tree.arena[id];
             // Long patterns cost more at each byte.
-            *budget = budget.saturating_sub(1 + self.words * node.name.len() / 256);
+            *budget -= 1;
+            charge(budget, self.words * node.name.len() / 256);
             self.path.truncate(frame.base);
             self.path.push(b'/');
             self.path.extend_from_slice(node.name.as_bytes());
