@@ -610,6 +610,11 @@ impl Replica {
 
     // ---- the log ----
 
+    /// Whether there is something to write to the log, and no write is under way.
+    pub fn has_write(&self) -> bool {
+        !self.writing && self.log.staged()
+    }
+
     /// The next write of the log, one at a time.
     pub fn next_write(&mut self) -> Option<log::Write> {
         let write = self.log.next_write()?;
@@ -622,6 +627,11 @@ impl Replica {
         let durable = self.log.written(write);
         self.writing = false;
         self.group.persisted(durable);
+    }
+
+    /// Whether a segment is to be made ready: see [`Replica::next_prepare`].
+    pub fn wants_segment(&self) -> bool {
+        self.log.is_segment_missing()
     }
 
     /// A segment to be made ready for when the current one is full.
@@ -659,10 +669,15 @@ impl Replica {
 
     // ---- snapshots ----
 
+    /// Whether a snapshot is due: see [`Replica::begin_snapshot`].
+    pub fn wants_snapshot(&self) -> bool {
+        self.snapshots.is_due(self.log.bytes_since(self.snapshots.last()))
+    }
+
     /// Begins a snapshot if one is due. It is then to be written: all of [`Replica::next_snapshot_part`], in a file of
     /// [`Replica::snapshot_name`], and reported by [`Replica::snapshot_done`] or [`Replica::snapshot_failed`].
     pub fn begin_snapshot(&mut self) -> bool {
-        if !self.snapshots.is_due(self.log.bytes_since(self.snapshots.last())) {
+        if !self.wants_snapshot() {
             return false;
         }
         let (index, term) = (self.group.applied(), self.group.applied_term());

@@ -117,9 +117,9 @@ struct Shell {
     turn: Signal,
     /// There may be something to write to the log.
     write: Signal,
-    /// There may be a segment to be made ready.
+    /// There is a segment to be made ready.
     prepare: Signal,
-    /// There may be a snapshot to be written.
+    /// A snapshot is due.
     snapshot: Signal,
     links: RefCell<BTreeMap<Conn, Rc<Link>>>,
     receive_budget: Budget,
@@ -260,11 +260,17 @@ async fn turns(shell: &Rc<Shell>) {
                 serving = true;
                 shell.serving.set();
             }
+            if replica.has_write() {
+                shell.write.set();
+            }
+            if replica.wants_segment() {
+                shell.prepare.set();
+            }
+            if replica.wants_snapshot() {
+                shell.snapshot.set();
+            }
             replica.has_work()
         };
-        shell.write.set();
-        shell.prepare.set();
-        shell.snapshot.set();
         let fat = shell.replica.borrow().over_output_limit();
         if let Some(link) = fat.and_then(|conn| shell.links.borrow().get(&conn).cloned()) {
             shell.say("closed a connection: unsent output has reached its limit, and it had the most");

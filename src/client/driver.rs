@@ -192,12 +192,7 @@ impl Driver {
     }
 
     /// Receives once and hands out the answers in it. Whether anything came.
-    fn poll_receive(
-        &mut self,
-        conn: &mut Conn,
-        pulse: &mut Pulse,
-        cx: &mut Context<'_>,
-    ) -> Result<bool, Lost> {
+    fn poll_receive(&mut self, conn: &mut Conn, pulse: &mut Pulse, cx: &mut Context<'_>) -> Result<bool, Lost> {
         match conn.poll_fill(cx) {
             Poll::Pending => return Ok(false),
             Poll::Ready(filled) => filled?,
@@ -210,9 +205,7 @@ impl Driver {
             match sent {
                 None => return Err(Lost::Tag(response.tag)),
                 Some(Sent { call: None, .. }) => {}
-                Some(Sent {
-                    call: Some(call), ..
-                }) => self.answer(call, &response),
+                Some(Sent { call: Some(call), .. }) => self.answer(call, &response),
             }
         }
         Ok(true)
@@ -230,12 +223,7 @@ impl Driver {
     }
 
     /// Queues requests for the kernel while there is room. Whether there were any; `Err` if there will never be more.
-    fn gather(
-        &mut self,
-        conn: &mut Conn,
-        pulse: &mut Pulse,
-        cx: &mut Context<'_>,
-    ) -> Result<bool, ()> {
+    fn gather(&mut self, conn: &mut Conn, pulse: &mut Pulse, cx: &mut Context<'_>) -> Result<bool, ()> {
         let mut gathered = false;
         while conn.backlog() < OUTPUT {
             let call = match self.waiting.pop_front() {
@@ -280,12 +268,7 @@ impl Driver {
     }
 
     /// Asks a silent server for a sign of life, and loses patience with it. Whether it was asked.
-    fn poll_pulse(
-        &mut self,
-        conn: &mut Conn,
-        pulse: &mut Pulse,
-        cx: &mut Context<'_>,
-    ) -> Result<bool, Lost> {
+    fn poll_pulse(&mut self, conn: &mut Conn, pulse: &mut Pulse, cx: &mut Context<'_>) -> Result<bool, Lost> {
         let quiet = self.options.quiet;
         if self.sent.is_empty() {
             return Ok(false);
@@ -314,10 +297,7 @@ impl Driver {
                 sent.call = None;
                 abandoned += 1;
             }
-            writing |= sent
-                .call
-                .as_ref()
-                .is_some_and(|c| c.ask.kind() == Kind::Write);
+            writing |= sent.call.as_ref().is_some_and(|c| c.ask.kind() == Kind::Write);
         }
         self.search_at = self.sent.len() + ABANDONED;
         abandoned >= ABANDONED && !writing
@@ -329,10 +309,7 @@ impl Driver {
         let mut sent: Vec<Sent> = mem::take(&mut self.sent).into_values().collect();
         sent.sort_by_key(|s| s.end);
         let held = |s: Sent| s.call.map(|call| (call, s.end));
-        sent.into_iter()
-            .filter_map(held)
-            .filter(|(call, _)| !call.is_abandoned())
-            .collect()
+        sent.into_iter().filter_map(held).filter(|(call, _)| !call.is_abandoned()).collect()
     }
 
     /// Puts calls in front of those that wait.
@@ -429,12 +406,7 @@ impl Driver {
 
 impl Pulse {
     fn new() -> Self {
-        Self {
-            heard: Instant::now(),
-            asked: None,
-            spoke: false,
-            timer: Box::pin(sleep_until(Instant::now())),
-        }
+        Self { heard: Instant::now(), asked: None, spoke: false, timer: Box::pin(sleep_until(Instant::now())) }
     }
 
     /// The server owes an answer, and did not before.
@@ -464,9 +436,7 @@ impl Pulse {
 
 /// The pause before another round: doubling, and shortened by up to a half so that clients do not come all at once.
 fn pause(failures: u32) -> Duration {
-    let full = PAUSE
-        .saturating_mul(1 << failures.saturating_sub(1).min(16))
-        .min(PAUSE_MAX);
+    let full = PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(PAUSE_MAX);
     let thousandths = u32::try_from(random() % 500).unwrap_or(0);
     full - full / 1000 * thousandths
 }

@@ -38,8 +38,7 @@ impl Client {
                 Err(error) => return Err(error),
             };
             let file = self.get(&format!("{directory}/{id}"), ids.rev()).await?;
-            let address: Result<Address, UriError> =
-                String::from_utf8_lossy(&file.value).trim().parse();
+            let address: Result<Address, UriError> = String::from_utf8_lossy(&file.value).trim().parse();
             addresses.extend(address);
         }
         if addresses.is_empty() {

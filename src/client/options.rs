@@ -62,8 +62,7 @@ impl Options {
         if target.starts_with("doozer:") {
             return Err(UriError::Prefix(target.to_owned()));
         }
-        let addresses: Result<Vec<Address>, UriError> =
-            target.split(',').map(|a| a.trim().parse()).collect();
+        let addresses: Result<Vec<Address>, UriError> = target.split(',').map(|a| a.trim().parse()).collect();
         Self::new(addresses?)
     }
 

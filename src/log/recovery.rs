@@ -193,11 +193,7 @@ pub fn recover<E>(
     let directory = Directory::sort(listing);
     let longest = listing.iter().map(|file| file.length).max().unwrap_or(0);
     let pieces = segment::blocks(longest).clamp(1, READ);
-    let mut reader = Reader {
-        node: *node,
-        read,
-        buffer: vec![Block::ZERO; pieces],
-    };
+    let mut reader = Reader { node: *node, read, buffer: vec![Block::ZERO; pieces] };
     let run = directory.run()?;
     let base = run.base(&mut reader)?;
     let chosen = choose_snapshot(&directory, &run, &base, &mut reader, visit)?;

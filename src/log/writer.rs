@@ -409,6 +409,12 @@ impl Log {
         self.ahead = Ahead::Missing;
     }
 
+    /// Whether [`Log::wants_segment`] would ask for one.
+    #[must_use]
+    pub fn is_segment_missing(&self) -> bool {
+        self.ahead == Ahead::Missing
+    }
+
     /// Asks for the segment to come, once: until its answer, and after a failure until [`Log::retry_segment`], `None`.
     pub fn wants_segment(&mut self) -> Option<Prepare> {
         if self.ahead != Ahead::Missing {
@@ -468,10 +474,7 @@ impl Log {
         let staged: usize = self.staged.iter().map(Gather::count).sum();
         let needed = staged + self.blocks_most(records * RECORD_HEAD + bytes) + self.reserve();
         let sealing = self.in_flight.as_ref().is_some_and(|write| write.seal);
-        let current = self
-            .current
-            .filter(|_| !sealing)
-            .map_or(0, |current| current.free());
+        let current = self.current.filter(|_| !sealing).map_or(0, |current| current.free());
         let ahead = match self.ahead {
             Ahead::Ready { size } => segment::blocks(size) - 2,
             _ => 0,
@@ -483,11 +486,7 @@ impl Log {
     fn blocks_most(&self, payload: usize) -> usize {
         let most = self.write_max * PAYLOAD - OPENING;
         // Two neighbouring writes hold more than one could, so of several every second one is more than half full.
-        let writes = if payload <= most {
-            1
-        } else {
-            1 + 2 * payload.div_ceil(most)
-        };
+        let writes = if payload <= most { 1 } else { 1 + 2 * payload.div_ceil(most) };
         blocks_for(payload + writes * OPENING) + writes
     }
 

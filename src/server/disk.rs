@@ -278,8 +278,6 @@ async fn prepare_segments(shell: &Rc<Shell>) {
     let mut told = false;
     loop {
         shell.prepare.wait().await;
-        let removals = shell.replica.borrow_mut().take_removals();
-        remove(shell, removals);
         let Some(prepare) = shell.replica.borrow_mut().next_prepare() else { continue };
         let (generation, name) = (prepare.generation, prepare.file());
         match shell.disk.prepare(prepare).await {
@@ -322,7 +320,8 @@ async fn write_snapshots(shell: &Rc<Shell>) {
             Ok(()) => {
                 let old = shell.replica.borrow_mut().snapshot_done();
                 remove(shell, old);
-                shell.prepare.set();
+                let removals = shell.replica.borrow_mut().take_removals();
+                remove(shell, removals);
             }
             Err(e) if is_full(&e) => {
                 shell.say(&format!(

@@ -101,7 +101,8 @@ impl Cursors {
         if let Some((slot, cursor)) = all().filter(|(_, c)| c.rev == rev).filter(fits).max_by_key(|(_, c)| c.count) {
             return Some(Start { count: cursor.count, position: cursor.position.clone(), slot: Some(slot) });
         }
-        let mut candidates: Vec<(u64, i64, usize)> = all().filter(fits).map(|(slot, c)| (c.count, c.rev, slot)).collect();
+        let mut candidates: Vec<(u64, i64, usize)> =
+            all().filter(fits).map(|(slot, c)| (c.count, c.rev, slot)).collect();
         candidates.sort_unstable_by(|a, b| b.cmp(a));
         let mut left = Replay { events: REPLAY, structural: REPLAY_STRUCTURAL };
         for (_, _, slot) in candidates.into_iter().take(TRIES) {
@@ -167,7 +168,14 @@ struct Replay {
 }
 
 /// A cursor's count at another revision; `None` if the events between are gone or too many.
-fn recount(tree: &Tree, listing: Listing<'_>, cursor: &Cursor, rev: i64, left: &mut Replay, path: &mut Vec<u8>) -> Option<u64> {
+fn recount(
+    tree: &Tree,
+    listing: Listing<'_>,
+    cursor: &Cursor,
+    rev: i64,
+    left: &mut Replay,
+    path: &mut Vec<u8>,
+) -> Option<u64> {
     let (after, until) = (cursor.rev.min(rev), cursor.rev.max(rev));
     if until - after > left.events || after + 1 < tree.first() {
         return None;

@@ -8,9 +8,9 @@ use super::cursor::{Listing, Start};
 use super::glob::Glob;
 use super::path::Path;
 use super::tree::Tree;
-use super::walk::{Step, Walker, charge};
 use super::waiters::WaiterId;
 use super::walk::{Step, Walker};
+use super::walk::{Step, Walker, charge};
 use super::{Kind, Lookup, Store};
 use std::ops::Bound;
 
