@@ -9,7 +9,6 @@ use super::glob::Glob;
 use super::path::Path;
 use super::tree::Tree;
 use super::waiters::WaiterId;
-use super::walk::{Step, Walker};
 use super::walk::{Step, Walker, charge};
 use super::{Kind, Lookup, Store};
 use std::ops::Bound;
