@@ -764,3 +764,6 @@ impl Persist for Staging<'_> {
         self.0.position()
     }
 }
+
+#[cfg(test)]
+mod tests;
