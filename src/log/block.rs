@@ -122,11 +122,7 @@ impl Head {
             index: get_u32(block, INDEX),
             count: get_u32(block, COUNT),
         };
-        if head.is_sound() {
-            Ok(head)
-        } else {
-            Err(Blank::Bad)
-        }
+        if head.is_sound() { Ok(head) } else { Err(Blank::Bad) }
     }
 
     /// What holds for every header that this code has ever written.
@@ -146,11 +142,7 @@ impl Head {
 }
 
 fn is_zero(block: &[u8; BLOCK]) -> bool {
-    block
-        .as_chunks::<64>()
-        .0
-        .iter()
-        .all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
+    block.as_chunks::<64>().0.iter().all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
 }
 
 /// Blocks that a payload of `bytes` takes.
@@ -205,15 +197,7 @@ mod tests {
     fn sample() -> Block {
         let mut block = Block::ZERO;
         block.0[HEAD..HEAD + 5].copy_from_slice(b"hello");
-        Head {
-            length: 5,
-            flags: 0,
-            generation: 3,
-            write: 7,
-            index: 1,
-            count: 2,
-        }
-        .encode(&mut block.0);
+        Head { length: 5, flags: 0, generation: 3, write: 7, index: 1, count: 2 }.encode(&mut block.0);
         block
     }
 
@@ -222,17 +206,7 @@ mod tests {
     fn a_block_reads_back_as_it_was_written() {
         let block = sample();
         let head = Head::decode(&block.0).unwrap();
-        assert_eq!(
-            head,
-            Head {
-                length: 5,
-                flags: 0,
-                generation: 3,
-                write: 7,
-                index: 1,
-                count: 2
-            }
-        );
+        assert_eq!(head, Head { length: 5, flags: 0, generation: 3, write: 7, index: 1, count: 2 });
         assert_eq!(head.payload(&block.0), b"hello");
     }
 
@@ -261,19 +235,9 @@ mod tests {
     /// A header with a right crc may still come from a foreign hand: it must not index out of a block.
     #[test]
     fn a_header_that_contradicts_itself_is_bad() {
-        let sound = Head {
-            length: 10,
-            flags: 0,
-            generation: 1,
-            write: 1,
-            index: 0,
-            count: 1,
-        };
+        let sound = Head { length: 10, flags: 0, generation: 1, write: 1, index: 0, count: 1 };
         let unsound = [
-            Head {
-                length: 4065,
-                ..sound
-            },
+            Head { length: 4065, ..sound },
             Head { flags: 4, ..sound },
             Head { write: 0, ..sound },
             Head { index: 1, ..sound },

@@ -103,9 +103,7 @@ impl std::fmt::Display for Fault {
             Fault::Newer => "a block belongs to a later segment",
             Fault::BehindSeal => "something was written behind the end of the segment",
             Fault::NoSuccessor => "the segment is complete, and the one that follows it is missing",
-            Fault::Unsealed => {
-                "the end of the segment is missing, though the next one has been written to"
-            }
+            Fault::Unsealed => "the end of the segment is missing, though the next one has been written to",
             Fault::Surplus => "the end of the segment is missing, though two more follow it",
             Fault::Gap => "the segments before this one are missing, and no snapshot covers them",
             Fault::NoSnapshot => "the log goes on behind a snapshot that is missing",
@@ -134,14 +132,10 @@ impl std::fmt::Display for Wrong {
 impl std::fmt::Display for Damage {
     /// One line: where, what, what is left, what can be done.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "file {}, byte {}: {}; ",
-            self.file, self.offset, self.wrong
-        )?;
+        write!(f, "file {}, byte {}: {}; ", self.file, self.offset, self.wrong)?;
         match self.last {
-            Some(last) => write!(f, "the last good entry is {last}. ")?,
-            None => f.write_str("no good entry precedes it. ")?,
+            Some(last) if last > 0 => write!(f, "the last good entry is {last}. ")?,
+            _ => f.write_str("no good entry precedes it. ")?,
         }
         f.write_str("Restore the directory from a copy; in a cluster, start with an empty directory as a new node")?;
         if self.salvage.is_some() {
@@ -169,11 +163,7 @@ impl<E: std::fmt::Display> std::fmt::Display for Refusal<E> {
                 owner.escape_ascii(),
                 node.escape_ascii()
             ),
-            Refusal::Read {
-                file,
-                offset,
-                error,
-            } => write!(f, "file {file}, byte {offset}: cannot be read: {error}"),
+            Refusal::Read { file, offset, error } => write!(f, "file {file}, byte {offset}: cannot be read: {error}"),
         }
     }
 }

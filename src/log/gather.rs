@@ -23,13 +23,7 @@ impl Gather {
     /// An empty write behind `before`, in a buffer that may have served before.
     pub(super) fn new(mut blocks: Vec<Block>, before: State) -> Gather {
         blocks.clear();
-        let mut gather = Gather {
-            blocks,
-            used: 0,
-            before,
-            after: before,
-            highest: 0,
-        };
+        let mut gather = Gather { blocks, used: 0, before, after: before, highest: 0 };
         gather.put(&before.encode());
         debug_assert_eq!(gather.used, OPENING);
         gather
@@ -85,15 +79,7 @@ impl Gather {
         for (index, block) in (0..count).zip(self.blocks.iter_mut()) {
             let length = u16::try_from(rest.min(PAYLOAD)).expect("a payload of at most one block");
             rest -= usize::from(length);
-            Head {
-                length,
-                flags,
-                generation,
-                write,
-                index,
-                count,
-            }
-            .encode(&mut block.0);
+            Head { length, flags, generation, write, index, count }.encode(&mut block.0);
         }
         self.blocks
     }

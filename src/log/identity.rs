@@ -73,11 +73,7 @@ impl Identity {
     #[must_use]
     pub fn encode(&self) -> Vec<Block> {
         let name = self.cluster.as_bytes();
-        assert!(
-            name.len() <= CLUSTER_NAME_MAX,
-            "a cluster's name of {} bytes",
-            name.len()
-        );
+        assert!(name.len() <= CLUSTER_NAME_MAX, "a cluster's name of {} bytes", name.len());
         let length = u16::try_from(name.len()).expect("a name within the limit");
         let mut block = Block::ZERO;
         block.0[NODE..RAFT].copy_from_slice(&self.node);
@@ -106,17 +102,11 @@ impl Identity {
         if !rest.is_empty() || length > CLUSTER_NAME_MAX {
             return Err(IdentityError::Damaged);
         }
-        let name =
-            std::str::from_utf8(&block[NAME..NAME + length]).map_err(|_| IdentityError::Damaged)?;
+        let name = std::str::from_utf8(&block[NAME..NAME + length]).map_err(|_| IdentityError::Damaged)?;
         let mut node = [0; 16];
         node.copy_from_slice(&block[NODE..RAFT]);
         let (raft_id, boot_epoch) = (get_u64(block, RAFT), get_u64(block, EPOCH));
-        Ok(Identity {
-            node,
-            raft_id,
-            boot_epoch,
-            cluster: name.to_owned(),
-        })
+        Ok(Identity { node, raft_id, boot_epoch, cluster: name.to_owned() })
     }
 }
 
@@ -126,29 +116,14 @@ mod tests {
     use super::*;
 
     fn sample() -> Identity {
-        Identity {
-            node: *b"ABCDEFGHIJKLMNOP",
-            raft_id: 3,
-            boot_epoch: 41,
-            cluster: "løcal".to_owned(),
-        }
+        Identity { node: *b"ABCDEFGHIJKLMNOP", raft_id: 3, boot_epoch: 41, cluster: "løcal".to_owned() }
     }
 
     /// A node that forgets its epoch numbers its mutations twice.
     #[test]
     fn an_identity_reads_back_as_it_was_written() {
-        let longest = Identity {
-            cluster: "x".repeat(CLUSTER_NAME_MAX),
-            ..sample()
-        };
-        for identity in [
-            sample(),
-            longest,
-            Identity {
-                cluster: String::new(),
-                ..sample()
-            },
-        ] {
+        let longest = Identity { cluster: "x".repeat(CLUSTER_NAME_MAX), ..sample() };
+        for identity in [sample(), longest, Identity { cluster: String::new(), ..sample() }] {
             assert_eq!(Identity::decode(bytes_of(&identity.encode())), Ok(identity));
         }
     }
@@ -160,17 +135,9 @@ mod tests {
         let mut bytes = bytes_of(&blocks).to_vec();
         for at in 0..bytes.len() {
             bytes[at] ^= 0x10;
-            assert_eq!(
-                Identity::decode(&bytes),
-                Err(IdentityError::Damaged),
-                "byte {at}"
-            );
+            assert_eq!(Identity::decode(&bytes), Err(IdentityError::Damaged), "byte {at}");
             bytes[at] ^= 0x10;
-            assert_eq!(
-                Identity::decode(&bytes[..at]),
-                Err(IdentityError::Damaged),
-                "cut at {at}"
-            );
+            assert_eq!(Identity::decode(&bytes[..at]), Err(IdentityError::Damaged), "cut at {at}");
         }
         bytes.push(0);
         assert_eq!(Identity::decode(&bytes), Err(IdentityError::Damaged));

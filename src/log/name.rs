@@ -62,15 +62,8 @@ pub fn parse(name: &str) -> Name {
 
 /// Exactly 16 lower-case hexadecimal digits, not all zero: two names never mean one number.
 fn number(digits: &str) -> Option<u64> {
-    let plain = digits.len() == 16
-        && digits
-            .bytes()
-            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    if plain {
-        u64::from_str_radix(digits, 16).ok().filter(|&n| n > 0)
-    } else {
-        None
-    }
+    let plain = digits.len() == 16 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if plain { u64::from_str_radix(digits, 16).ok().filter(|&n| n > 0) } else { None }
 }
 
 #[cfg(test)]

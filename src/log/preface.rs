@@ -59,9 +59,7 @@ pub(super) fn encode(kind: Kind, block: &mut Block) {
 
 /// Says whether `block` is a whole preface of this kind and of a known version.
 pub(super) fn check(kind: Kind, block: &[u8; BLOCK]) -> Result<(), Unfit> {
-    if &block[MAGIC..CRC] != kind.magic()
-        || get_u32(block, CRC) != crc32fast::hash(&block[FORMAT..])
-    {
+    if &block[MAGIC..CRC] != kind.magic() || get_u32(block, CRC) != crc32fast::hash(&block[FORMAT..]) {
         return Err(Unfit::Bad);
     }
     match get_u32(block, FORMAT) {

@@ -56,7 +56,7 @@ pub struct HardState {
 }
 
 /// One record of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Record<'a> {
     /// An entry of raft. It replaces all entries from its index on.
     Entry {
@@ -80,6 +80,19 @@ pub enum Record<'a> {
     },
 }
 
+impl std::fmt::Debug for Record<'_> {
+    /// Without an entry's data, which may be megabytes.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Record::Entry { index, term, data, .. } => {
+                write!(f, "entry {index} of term {term}, {} bytes", data.len())
+            }
+            Record::HardState(hard) => hard.fmt(f),
+            Record::Restart { index, term } => write!(f, "restart behind {index} of term {term}"),
+        }
+    }
+}
+
 /// What the log amounts to at some point of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct State {
@@ -92,27 +105,12 @@ pub(super) struct State {
 
 impl State {
     /// The state of a log without records.
-    pub(super) const EMPTY: State = State {
-        position: 1,
-        last_index: 0,
-        last_term: 0,
-        hard: HardState {
-            term: 0,
-            vote: 0,
-            commit: 0,
-        },
-    };
+    pub(super) const EMPTY: State =
+        State { position: 1, last_index: 0, last_term: 0, hard: HardState { term: 0, vote: 0, commit: 0 } };
 
     pub(super) fn encode(&self) -> [u8; OPENING] {
         let mut at = [0; OPENING];
-        let fields = [
-            self.position,
-            self.last_index,
-            self.last_term,
-            self.hard.term,
-            self.hard.vote,
-            self.hard.commit,
-        ];
+        let fields = [self.position, self.last_index, self.last_term, self.hard.term, self.hard.vote, self.hard.commit];
         for (slot, field) in at.as_chunks_mut::<8>().0.iter_mut().zip(fields) {
             *slot = field.to_le_bytes();
         }
@@ -122,25 +120,13 @@ impl State {
     /// Reads an opening; `None` if the payload is too short for one.
     pub(super) fn decode(payload: &[u8]) -> Option<State> {
         let at = payload.get(..OPENING)?;
-        let hard = HardState {
-            term: get_u64(at, 24),
-            vote: get_u64(at, 32),
-            commit: get_u64(at, 40),
-        };
-        Some(State {
-            position: get_u64(at, 0),
-            last_index: get_u64(at, 8),
-            last_term: get_u64(at, 16),
-            hard,
-        })
+        let hard = HardState { term: get_u64(at, 24), vote: get_u64(at, 32), commit: get_u64(at, 40) };
+        Some(State { position: get_u64(at, 0), last_index: get_u64(at, 8), last_term: get_u64(at, 16), hard })
     }
 
     /// The state after `record`, or why it cannot follow.
     pub(super) fn after(&self, record: &Record<'_>) -> Result<State, &'static str> {
-        let mut next = State {
-            position: self.position.saturating_add(1),
-            ..*self
-        };
+        let mut next = State { position: self.position.saturating_add(1), ..*self };
         match *record {
             Record::Entry { index, term, .. } => {
                 if index <= self.hard.commit {
@@ -177,19 +163,8 @@ impl State {
 /// A record's header, with the crc over it and its data.
 pub(super) fn encode<'a>(record: &Record<'a>, position: u64) -> ([u8; RECORD_HEAD], Data<'a>) {
     let (first, second, kind, entry_type, data) = match *record {
-        Record::Entry {
-            index,
-            term,
-            entry_type,
-            data,
-        } => (index, term, ENTRY, entry_type, Data::Entry(data)),
-        Record::HardState(hard) => (
-            hard.term,
-            hard.vote,
-            HARD_STATE,
-            0,
-            Data::Commit(hard.commit.to_le_bytes()),
-        ),
+        Record::Entry { index, term, entry_type, data } => (index, term, ENTRY, entry_type, Data::Entry(data)),
+        Record::HardState(hard) => (hard.term, hard.vote, HARD_STATE, 0, Data::Commit(hard.commit.to_le_bytes())),
         Record::Restart { index, term } => (index, term, RESTART, 0, Data::Entry(&[])),
     };
     let bytes = data.bytes();
@@ -247,21 +222,9 @@ pub(super) fn decode(payload: &[u8]) -> Option<(u64, Record<'_>, usize)> {
     }
     let (first, second) = (get_u64(head, FIRST), get_u64(head, SECOND));
     let record = match (head[KIND], head[TYPE], length) {
-        (ENTRY, entry_type, _) => Record::Entry {
-            index: first,
-            term: second,
-            entry_type,
-            data,
-        },
-        (HARD_STATE, 0, 8) => Record::HardState(HardState {
-            term: first,
-            vote: second,
-            commit: get_u64(data, 0),
-        }),
-        (RESTART, 0, 0) => Record::Restart {
-            index: first,
-            term: second,
-        },
+        (ENTRY, entry_type, _) => Record::Entry { index: first, term: second, entry_type, data },
+        (HARD_STATE, 0, 8) => Record::HardState(HardState { term: first, vote: second, commit: get_u64(data, 0) }),
+        (RESTART, 0, 0) => Record::Restart { index: first, term: second },
         _ => return None,
     };
     Some((get_u64(head, POSITION), record, RECORD_HEAD + length))

@@ -51,10 +51,7 @@ impl Scan {
 
     /// A segment that should not have been written to yet.
     pub(super) fn ahead(generation: u64, blocks: usize, due: u64) -> Scan {
-        Scan {
-            place: Place::Ahead,
-            ..Scan::new(generation, blocks, due, Vec::new())
-        }
+        Scan { place: Place::Ahead, ..Scan::new(generation, blocks, due, Vec::new()) }
     }
 
     /// Looks at block `at`; blocks come in order. A write that it completes goes to `write`.
@@ -106,11 +103,7 @@ impl Scan {
         write: &mut dyn FnMut(Whole<'_>) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
         let blocks = super::block::widen(u64::from(self.taken));
-        write(Whole {
-            payload,
-            seal: flags == SEAL,
-            blocks,
-        })?;
+        write(Whole { payload, seal: flags == SEAL, blocks })?;
         self.start += blocks;
         self.due = self.due.saturating_add(1);
         (self.count, self.taken) = (None, 0);
@@ -127,10 +120,7 @@ impl Scan {
             Err(Blank::Zero) => return (Seen::Zero, None),
             Err(Blank::Bad) => return (Seen::Bad, None),
         };
-        let seen = match (
-            head.generation.cmp(&self.generation),
-            head.write.cmp(&self.due),
-        ) {
+        let seen = match (head.generation.cmp(&self.generation), head.write.cmp(&self.due)) {
             (std::cmp::Ordering::Less, _) => Seen::Old,
             (std::cmp::Ordering::Greater, _) => Seen::Newer,
             (_, std::cmp::Ordering::Less) => Seen::Past,
@@ -175,8 +165,7 @@ impl Scan {
 
     /// Blocks of the torn write.
     pub(super) fn torn_blocks(&self) -> usize {
-        self.count
-            .map_or(0, |count| super::block::widen(u64::from(count)))
+        self.count.map_or(0, |count| super::block::widen(u64::from(count)))
     }
 
     /// Whether a segment prepared ahead was written to.
@@ -194,9 +183,6 @@ impl Scan {
 pub(super) fn first_write(generation: u64, block: &Block) -> Option<(u64, super::record::State)> {
     let head = Head::decode(&block.0).ok()?;
     let first = head.generation == generation && head.index == 0;
-    if first {
-        super::record::State::decode(head.payload(&block.0)).map(|state| (head.write, state))
-    } else {
-        None
-    }
+    let state = super::record::State::decode(head.payload(&block.0))?;
+    (first && state.position > 0).then_some((head.write, state))
 }

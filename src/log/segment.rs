@@ -52,16 +52,8 @@ impl Header {
         preface::check(Kind::Segment, block)?;
         let mut node = [0; 16];
         node.copy_from_slice(&block[NODE..NODE + 16]);
-        let header = Header {
-            generation: get_u64(block, GENERATION),
-            size: get_u64(block, SIZE),
-            node,
-        };
-        if is_size(header.size) {
-            Ok(header)
-        } else {
-            Err(Unfit::Bad)
-        }
+        let header = Header { generation: get_u64(block, GENERATION), size: get_u64(block, SIZE), node };
+        if is_size(header.size) { Ok(header) } else { Err(Unfit::Bad) }
     }
 }
 

@@ -15,9 +15,7 @@
 //! * A file under its own name is whole: every cut and every flipped bit of it is seen, the crc of each block and the end see to it.
 //! * The file does not say who wrote it, so its bytes can be sent to another node as they are.
 
-use super::block::{
-    Block, HEAD, Head, LAST, PAYLOAD, bytes_of, get_u32, get_u64, narrow, put_u32, put_u64, widen,
-};
+use super::block::{Block, HEAD, Head, LAST, PAYLOAD, bytes_of, get_u32, get_u64, narrow, put_u32, put_u64, widen};
 use super::name;
 use super::preface::{self, BODY, Kind, Unfit};
 use crate::limits::{BLOCK, SNAPSHOT_RECORD_MAX, SNAPSHOT_WRITE};
@@ -169,10 +167,7 @@ impl SnapshotWriter {
                 self.used = 0;
             }
             let (now, rest) = bytes.split_at(bytes.len().min(PAYLOAD - self.used));
-            let open = self
-                .blocks
-                .last_mut()
-                .expect("there is an open block until the end");
+            let open = self.blocks.last_mut().expect("there is an open block until the end");
             open.0[HEAD + self.used..HEAD + self.used + now.len()].copy_from_slice(now);
             self.used += now.len();
             bytes = rest;
@@ -183,26 +178,12 @@ impl SnapshotWriter {
     fn close(&mut self, flags: u16) {
         let length = u16::try_from(self.used).expect("a payload of at most one block");
         let write = self.base + self.blocks.len() as u64 - 1;
-        let open = self
-            .blocks
-            .last_mut()
-            .expect("there is an open block until the end");
-        Head {
-            length,
-            flags,
-            generation: self.index,
-            write,
-            index: 0,
-            count: 1,
-        }
-        .encode(&mut open.0);
+        let open = self.blocks.last_mut().expect("there is an open block until the end");
+        Head { length, flags, generation: self.index, write, index: 0, count: 1 }.encode(&mut open.0);
     }
 
     fn hand_out(&mut self) {
-        let mut buffer = self
-            .buffers
-            .pop()
-            .unwrap_or_else(|| Vec::with_capacity(CHUNK));
+        let mut buffer = self.buffers.pop().unwrap_or_else(|| Vec::with_capacity(CHUNK));
         buffer.clear();
         let blocks = std::mem::replace(&mut self.blocks, buffer);
         let offset = self.base * BLOCK as u64;
@@ -238,17 +219,11 @@ impl std::fmt::Display for SnapshotFault {
             SnapshotFault::Preface => f.write_str("the first block is not that of a snapshot"),
             SnapshotFault::Version(version) => write!(f, "format version {version} is unknown"),
             SnapshotFault::Block => f.write_str("a block is damaged"),
-            SnapshotFault::Astray => {
-                f.write_str("a block belongs to another place or another snapshot")
-            }
+            SnapshotFault::Astray => f.write_str("a block belongs to another place or another snapshot"),
             SnapshotFault::Piece => f.write_str("a record is malformed inside whole blocks"),
-            SnapshotFault::Sum => {
-                f.write_str("the contents are not what the end of the snapshot says")
-            }
+            SnapshotFault::Sum => f.write_str("the contents are not what the end of the snapshot says"),
             SnapshotFault::Short => f.write_str("the snapshot ends before its last block"),
-            SnapshotFault::Long => {
-                f.write_str("something lies behind the last block of the snapshot")
-            }
+            SnapshotFault::Long => f.write_str("something lies behind the last block of the snapshot"),
         }
     }
 }
@@ -356,11 +331,7 @@ impl SnapshotReader {
     ///
     /// # Errors
     /// If the bytes are not those of a whole snapshot. The reader is then of no more use.
-    pub fn feed(
-        &mut self,
-        mut bytes: &[u8],
-        visit: &mut dyn FnMut(Piece<'_>),
-    ) -> Result<(), SnapshotDamage> {
+    pub fn feed(&mut self, mut bytes: &[u8], visit: &mut dyn FnMut(Piece<'_>)) -> Result<(), SnapshotDamage> {
         if !self.partial.is_empty() {
             let missing = BLOCK - self.partial.len();
             let (now, rest) = bytes.split_at(bytes.len().min(missing));
@@ -390,26 +361,15 @@ impl SnapshotReader {
             Next::Nothing => None,
         };
         if let Some(fault) = fault {
-            return Err(SnapshotDamage {
-                offset: self.offset,
-                fault,
-            });
+            return Err(SnapshotDamage { offset: self.offset, fault });
         }
-        Ok(Summary {
-            index: self.index,
-            term: self.term,
-            records: self.records,
-            bytes: self.offset,
-        })
+        Ok(Summary { index: self.index, term: self.term, records: self.records, bytes: self.offset })
     }
 
     /// Checks whole blocks and appends their payload to the stream.
     fn blocks(&mut self, bytes: &[u8]) -> Result<(), SnapshotDamage> {
         for block in bytes.as_chunks::<BLOCK>().0 {
-            self.block(block).map_err(|fault| SnapshotDamage {
-                offset: self.offset,
-                fault,
-            })?;
+            self.block(block).map_err(|fault| SnapshotDamage { offset: self.offset, fault })?;
             self.offset += BLOCK as u64;
         }
         Ok(())
@@ -427,8 +387,7 @@ impl SnapshotReader {
             }
             Next::Another => {
                 let head = Head::decode(block).map_err(|_| SnapshotFault::Block)?;
-                let in_place =
-                    head.generation == self.index && head.write == self.offset / BLOCK as u64;
+                let in_place = head.generation == self.index && head.write == self.offset / BLOCK as u64;
                 let fills = usize::from(head.length) == PAYLOAD || head.flags == LAST;
                 if !in_place || head.count != 1 || !fills {
                     return Err(SnapshotFault::Astray);
@@ -453,19 +412,12 @@ impl SnapshotReader {
                 self.stream.drain(..taken);
                 Ok(())
             }
-            Err(fault) => Err(SnapshotDamage {
-                offset: self.offset.saturating_sub(BLOCK as u64),
-                fault,
-            }),
+            Err(fault) => Err(SnapshotDamage { offset: self.offset.saturating_sub(BLOCK as u64), fault }),
         }
     }
 
     /// Hands out the whole pieces at the head of `stream`; says how many bytes they took.
-    fn take_pieces(
-        &mut self,
-        stream: &[u8],
-        visit: &mut dyn FnMut(Piece<'_>),
-    ) -> Result<usize, SnapshotFault> {
+    fn take_pieces(&mut self, stream: &[u8], visit: &mut dyn FnMut(Piece<'_>)) -> Result<usize, SnapshotFault> {
         let mut taken = 0;
         while let Some(head) = stream[taken..].get(..PIECE_HEAD) {
             let length = widen(u64::from(get_u32(head, 1)));
@@ -480,11 +432,7 @@ impl SnapshotReader {
             match (head[0], self.next_piece) {
                 (META, Next::First) => {
                     self.next_piece = Next::Another;
-                    visit(Piece::Meta {
-                        index: self.index,
-                        term: self.term,
-                        meta: data,
-                    });
+                    visit(Piece::Meta { index: self.index, term: self.term, meta: data });
                 }
                 (RECORD, Next::Another) => {
                     self.records += 1;
@@ -504,10 +452,7 @@ impl SnapshotReader {
             taken += size;
         }
         // The last piece ends with the last block, and the other way round.
-        let (last_block, last_piece) = (
-            self.next_block == Next::Nothing,
-            self.next_piece == Next::Nothing,
-        );
+        let (last_block, last_piece) = (self.next_block == Next::Nothing, self.next_piece == Next::Nothing);
         if last_block == last_piece && (!last_piece || taken == stream.len()) {
             Ok(taken)
         } else {

@@ -6,8 +6,8 @@
 //! * A file has its name only when it is durable in its whole size. So no length, preface or block can be half there.
 //! * The successor is durable before the seal, and a segment is sealed before its successor is written to.
 //!
-//! Everything else is damage, and is never cut silently. A last write of which no block is left at all, and that had been
-//! acknowledged, cannot be told from one that never began: for that a device has to lose a whole durable write.
+//! Everything else is damage, and is never cut silently. What cannot be told: a device that loses the last writes as a whole, every
+//! block of them, though it said that they were durable, leaves what a crash before them would have left.
 //!
 //! | table | decides |
 //! |---|---|
@@ -120,42 +120,18 @@ const EVERYWHERE: &[Place] = &[Place::Front, Place::Behind, Place::Sealed, Place
 /// What a block means where it is found.
 pub(super) const BLOCKS: &[BlockRow] = &[
     // A crash leaves a block as it was or as it was to be. This one rotted, also if it is in the last write.
-    BlockRow {
-        place: EVERYWHERE,
-        seen: &[Seen::Bad],
-        meaning: Meaning::Damage(Fault::Block),
-    },
+    BlockRow { place: EVERYWHERE, seen: &[Seen::Bad], meaning: Meaning::Damage(Fault::Block) },
     // A generation is only ever written into its own file: a file was copied over another, or a device misplaced a
     // write.
-    BlockRow {
-        place: EVERYWHERE,
-        seen: &[Seen::Newer],
-        meaning: Meaning::Damage(Fault::Newer),
-    },
+    BlockRow { place: EVERYWHERE, seen: &[Seen::Newer], meaning: Meaning::Damage(Fault::Newer) },
     // It was never written in this generation: the log ends before it, unless something later is found.
-    BlockRow {
-        place: EVERYWHERE,
-        seen: &[Seen::Zero, Seen::Old],
-        meaning: Meaning::Nothing,
-    },
+    BlockRow { place: EVERYWHERE, seen: &[Seen::Zero, Seen::Old], meaning: Meaning::Nothing },
     // The log goes on.
-    BlockRow {
-        place: &[Place::Front],
-        seen: &[Seen::Due],
-        meaning: Meaning::Take,
-    },
+    BlockRow { place: &[Place::Front], seen: &[Seen::Due], meaning: Meaning::Take },
     // A crash came while write n was in flight: some blocks of it are there, this one among them, and some are not.
-    BlockRow {
-        place: &[Place::Behind],
-        seen: &[Seen::Due],
-        meaning: Meaning::Torn,
-    },
+    BlockRow { place: &[Place::Behind], seen: &[Seen::Due], meaning: Meaning::Torn },
     // A write after n began only when n was durable: what is missing of n was acknowledged, and is lost.
-    BlockRow {
-        place: &[Place::Front, Place::Behind],
-        seen: &[Seen::Later],
-        meaning: Meaning::Damage(Fault::Hole),
-    },
+    BlockRow { place: &[Place::Front, Place::Behind], seen: &[Seen::Later], meaning: Meaning::Damage(Fault::Hole) },
     // Writes lie one behind the other, and what a torn one left is erased before another takes its number.
     BlockRow {
         place: &[Place::Front, Place::Behind],
@@ -236,55 +212,20 @@ pub(super) const ENDS: &[EndRow] = &[
         verdict: Verdict::Damage(Fault::NoSuccessor),
     },
     // The usual way from one segment to the next; a crash may come before the first write to it.
-    EndRow {
-        end: &[End::Sealed],
-        next: &[Next::Empty, Next::Used],
-        beyond: EITHER,
-        verdict: Verdict::GoOn,
-    },
+    EndRow { end: &[End::Sealed], next: &[Next::Empty, Next::Used], beyond: EITHER, verdict: Verdict::GoOn },
     // A stop, or a crash with nothing in flight, while the next segment was not yet prepared.
-    EndRow {
-        end: &[End::Clean],
-        next: &[Next::Missing],
-        beyond: EITHER,
-        verdict: Verdict::End,
-    },
+    EndRow { end: &[End::Clean], next: &[Next::Missing], beyond: EITHER, verdict: Verdict::End },
     // A stop, or a crash with nothing in flight.
-    EndRow {
-        end: &[End::Clean],
-        next: &[Next::Empty],
-        beyond: &[false],
-        verdict: Verdict::EndPrepared,
-    },
+    EndRow { end: &[End::Clean], next: &[Next::Empty], beyond: &[false], verdict: Verdict::EndPrepared },
     // A crash in the midst of a write, or of erasing it: it was never acknowledged. Cut, and erased before anything
     // is written, so that its blocks are never taken for those of another write of its number.
-    EndRow {
-        end: &[End::Torn],
-        next: &[Next::Missing],
-        beyond: EITHER,
-        verdict: Verdict::Erase,
-    },
+    EndRow { end: &[End::Torn], next: &[Next::Missing], beyond: EITHER, verdict: Verdict::Erase },
     // The same, with the next segment prepared.
-    EndRow {
-        end: &[End::Torn],
-        next: &[Next::Empty],
-        beyond: &[false],
-        verdict: Verdict::ErasePrepared,
-    },
+    EndRow { end: &[End::Torn], next: &[Next::Empty], beyond: &[false], verdict: Verdict::ErasePrepared },
     // The seal was durable before the next segment was written to: it is lost, perhaps with writes before it.
-    EndRow {
-        end: &[End::Clean],
-        next: &[Next::Used],
-        beyond: EITHER,
-        verdict: Verdict::Damage(Fault::Unsealed),
-    },
+    EndRow { end: &[End::Clean], next: &[Next::Used], beyond: EITHER, verdict: Verdict::Damage(Fault::Unsealed) },
     // A write after the torn one began, so the torn one was durable: it is damaged.
-    EndRow {
-        end: &[End::Torn],
-        next: &[Next::Used],
-        beyond: EITHER,
-        verdict: Verdict::Damage(Fault::Hole),
-    },
+    EndRow { end: &[End::Torn], next: &[Next::Used], beyond: EITHER, verdict: Verdict::Damage(Fault::Hole) },
     // Only one segment is prepared ahead, so a second one says that this one was sealed, and the seal is lost.
     EndRow {
         end: &[End::Clean, End::Torn],
@@ -341,19 +282,9 @@ pub(super) struct SnapshotRow {
 /// Which snapshot is used, seen from the newest to the oldest.
 pub(super) const SNAPSHOTS: &[SnapshotRow] = &[
     // The usual case, also after a crash between a snapshot's rename and the removal of the one before it.
-    SnapshotRow {
-        rank: &[Rank::Newest],
-        content: &[Content::Whole],
-        reach: &[Reach::Reaches],
-        choice: Choice::Use,
-    },
+    SnapshotRow { rank: &[Rank::Newest], content: &[Content::Whole], reach: &[Reach::Reaches], choice: Choice::Use },
     // A segment is given up only when a snapshot covers it: some that none covers are missing.
-    SnapshotRow {
-        rank: &[Rank::Newest],
-        content: &[Content::Whole],
-        reach: &[Reach::Short],
-        choice: Choice::Gap,
-    },
+    SnapshotRow { rank: &[Rank::Newest], content: &[Content::Whole], reach: &[Reach::Short], choice: Choice::Gap },
     // A snapshot is whole before it has its name: this is damage, but an older one may do if the log goes on from it.
     SnapshotRow {
         rank: &[Rank::Newest],
@@ -361,7 +292,7 @@ pub(super) const SNAPSHOTS: &[SnapshotRow] = &[
         reach: &[Reach::Reaches, Reach::Short],
         choice: Choice::Older,
     },
-    // Nothing is lost: the log holds all that came after the older snapshot.
+    // Nothing is lost if the log holds all that came after the older snapshot: its end tells (table JOINS).
     SnapshotRow {
         rank: &[Rank::Older],
         content: &[Content::Whole],
@@ -369,12 +300,7 @@ pub(super) const SNAPSHOTS: &[SnapshotRow] = &[
         choice: Choice::FallBack,
     },
     // Damaged too; there may be one that is older still.
-    SnapshotRow {
-        rank: &[Rank::Older],
-        content: &[Content::Damaged],
-        reach: &[Reach::Reaches],
-        choice: Choice::Older,
-    },
+    SnapshotRow { rank: &[Rank::Older], content: &[Content::Damaged], reach: &[Reach::Reaches], choice: Choice::Older },
     // The log does not go back to it, and less to any older one: what the newest snapshot held is lost.
     SnapshotRow {
         rank: &[Rank::Older],
@@ -395,6 +321,8 @@ pub(super) enum AtSnapshot {
     Other,
     /// It goes on behind a later snapshot.
     Skipped,
+    /// It ends before the index of a newer snapshot, which is damaged.
+    Lacks,
 }
 
 /// How the log goes on from the snapshot.
@@ -406,6 +334,8 @@ pub(super) enum Join {
     Restart,
     /// Refuse to start.
     Damage(Fault),
+    /// Refuse to start, because of what is wrong with the newest snapshot.
+    DamagedSnapshot,
 }
 
 /// One row of [`JOINS`].
@@ -419,72 +349,45 @@ pub(super) struct JoinRow {
 /// How the log goes on from the snapshot.
 pub(super) const JOINS: &[JoinRow] = &[
     // The snapshot was taken from this log.
-    JoinRow {
-        at: &[AtSnapshot::Same],
-        drops_committed: EITHER,
-        join: Join::Keep,
-    },
+    JoinRow { at: &[AtSnapshot::Same], drops_committed: EITHER, join: Join::Keep },
     // The snapshot came from the leader, and a crash before the restart was durable. Commit is never above the last
     // entry, so nothing is dropped.
-    JoinRow {
-        at: &[AtSnapshot::Before],
-        drops_committed: EITHER,
-        join: Join::Restart,
-    },
+    JoinRow { at: &[AtSnapshot::Before], drops_committed: EITHER, join: Join::Restart },
     // The same; the entries from S on are of a leader that lost, never committed.
-    JoinRow {
-        at: &[AtSnapshot::Other],
-        drops_committed: &[false],
-        join: Join::Restart,
-    },
+    JoinRow { at: &[AtSnapshot::Other], drops_committed: &[false], join: Join::Restart },
     // Committed entries do not change: the snapshot or the log is that of another node.
-    JoinRow {
-        at: &[AtSnapshot::Other],
-        drops_committed: &[true],
-        join: Join::Damage(Fault::Disagree),
-    },
+    JoinRow { at: &[AtSnapshot::Other], drops_committed: &[true], join: Join::Damage(Fault::Disagree) },
     // A restart is written only when its snapshot is durable, and a snapshot is removed only for a newer one: it is
     // lost.
-    JoinRow {
-        at: &[AtSnapshot::Skipped],
-        drops_committed: EITHER,
-        join: Join::Damage(Fault::NoSnapshot),
-    },
+    JoinRow { at: &[AtSnapshot::Skipped], drops_committed: EITHER, join: Join::Damage(Fault::NoSnapshot) },
+    // The damaged snapshot came from the leader, and the log alone does not hold what it held. If it was not yet
+    // acknowledged nothing would be lost; but that cannot be told.
+    JoinRow { at: &[AtSnapshot::Lacks], drops_committed: EITHER, join: Join::DamagedSnapshot },
 ];
 
 /// The row's answer about a block.
 pub(super) fn block(place: Place, seen: Seen) -> Meaning {
-    let row = BLOCKS
-        .iter()
-        .find(|row| row.place.contains(&place) && row.seen.contains(&seen));
+    let row = BLOCKS.iter().find(|row| row.place.contains(&place) && row.seen.contains(&seen));
     row.expect("the tests find a row for each").meaning
 }
 
 /// The row's answer about the end of a segment.
 pub(super) fn end(end: End, next: Next, beyond: bool) -> Verdict {
-    let row = ENDS.iter().find(|row| {
-        row.end.contains(&end) && row.next.contains(&next) && row.beyond.contains(&beyond)
-    });
+    let row =
+        ENDS.iter().find(|row| row.end.contains(&end) && row.next.contains(&next) && row.beyond.contains(&beyond));
     row.expect("the tests find a row for each").verdict
 }
 
 /// The row's answer about a snapshot.
 pub(super) fn snapshot(rank: Rank, content: Content, reach: Reach) -> Choice {
-    let fits = |row: &&SnapshotRow| {
-        row.rank.contains(&rank) && row.content.contains(&content) && row.reach.contains(&reach)
-    };
-    SNAPSHOTS
-        .iter()
-        .find(fits)
-        .expect("the tests find a row for each")
-        .choice
+    let fits =
+        |row: &&SnapshotRow| row.rank.contains(&rank) && row.content.contains(&content) && row.reach.contains(&reach);
+    SNAPSHOTS.iter().find(fits).expect("the tests find a row for each").choice
 }
 
 /// The row's answer about snapshot and log.
 pub(super) fn join(at: AtSnapshot, drops_committed: bool) -> Join {
-    let row = JOINS
-        .iter()
-        .find(|row| row.at.contains(&at) && row.drops_committed.contains(&drops_committed));
+    let row = JOINS.iter().find(|row| row.at.contains(&at) && row.drops_committed.contains(&drops_committed));
     row.expect("the tests find a row for each").join
 }
 
@@ -492,25 +395,15 @@ pub(super) fn join(at: AtSnapshot, drops_committed: bool) -> Join {
 mod tests {
     use super::*;
 
-    const SEEN: [Seen; 8] = [
-        Seen::Zero,
-        Seen::Old,
-        Seen::Due,
-        Seen::Astray,
-        Seen::Past,
-        Seen::Later,
-        Seen::Newer,
-        Seen::Bad,
-    ];
+    const SEEN: [Seen; 8] =
+        [Seen::Zero, Seen::Old, Seen::Due, Seen::Astray, Seen::Past, Seen::Later, Seen::Newer, Seen::Bad];
 
     /// A combination without a row would end the process with a panic; one with two rows would be decided by their order.
     #[test]
     fn every_combination_has_exactly_one_row() {
         for &place in EVERYWHERE {
             for seen in SEEN {
-                let rows = BLOCKS
-                    .iter()
-                    .filter(|row| row.place.contains(&place) && row.seen.contains(&seen));
+                let rows = BLOCKS.iter().filter(|row| row.place.contains(&place) && row.seen.contains(&seen));
                 assert_eq!(rows.count(), 1, "{place:?} {seen:?}");
             }
         }
@@ -518,9 +411,7 @@ mod tests {
             for next in [Next::Missing, Next::Empty, Next::Used] {
                 for &beyond in EITHER {
                     let rows = ENDS.iter().filter(|row| {
-                        row.end.contains(&end)
-                            && row.next.contains(&next)
-                            && row.beyond.contains(&beyond)
+                        row.end.contains(&end) && row.next.contains(&next) && row.beyond.contains(&beyond)
                     });
                     assert_eq!(rows.count(), 1, "{end:?} {next:?} {beyond}");
                 }
@@ -530,24 +421,15 @@ mod tests {
             for content in [Content::Whole, Content::Damaged] {
                 for reach in [Reach::Reaches, Reach::Short] {
                     let rows = SNAPSHOTS.iter().filter(|row| {
-                        row.rank.contains(&rank)
-                            && row.content.contains(&content)
-                            && row.reach.contains(&reach)
+                        row.rank.contains(&rank) && row.content.contains(&content) && row.reach.contains(&reach)
                     });
                     assert_eq!(rows.count(), 1, "{rank:?} {content:?} {reach:?}");
                 }
             }
         }
-        for at in [
-            AtSnapshot::Before,
-            AtSnapshot::Same,
-            AtSnapshot::Other,
-            AtSnapshot::Skipped,
-        ] {
+        for at in [AtSnapshot::Before, AtSnapshot::Same, AtSnapshot::Other, AtSnapshot::Skipped, AtSnapshot::Lacks] {
             for &drops in EITHER {
-                let rows = JOINS
-                    .iter()
-                    .filter(|row| row.at.contains(&at) && row.drops_committed.contains(&drops));
+                let rows = JOINS.iter().filter(|row| row.at.contains(&at) && row.drops_committed.contains(&drops));
                 assert_eq!(rows.count(), 1, "{at:?} {drops}");
             }
         }

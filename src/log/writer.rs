@@ -99,9 +99,12 @@ impl Write {
 
 /// A segment to be made ready.
 ///
-/// In this order: with `recycle`, rename that file to the temporary name; without, create a file of the temporary name and
-/// write `size` zeros. Write `header` at offset 0. Sync the file. Rename it to its name. Sync the directory. Then report
-/// [`Log::prepared`]; if space cannot be had, remove the temporary file and report [`Log::prepare_failed`].
+/// In this order:
+/// 1. With `recycle`, rename that file to the temporary name, and sync the directory: else a crash could leave the new preface
+///    under the old name. Without, create a file of the temporary name and write `size` zeros; a hole would not do.
+/// 2. Write `header` at offset 0, and sync the file.
+/// 3. Rename it to its name, and sync the directory.
+/// 4. Report [`Log::prepared`]. If space cannot be had, remove the temporary file and report [`Log::prepare_failed`].
 #[must_use = "the log stops when no segment is prepared"]
 #[derive(Debug)]
 pub struct Prepare {
@@ -223,9 +226,13 @@ pub struct Log {
 impl Log {
     /// A log without records and without a segment: [`Log::wants_segment`] asks for the first.
     ///
-    /// The identity file is to be written after that segment is prepared, and before the first write.
+    /// [`super::Survey::Empty`] says in which order a node is founded.
+    ///
+    /// # Panics
+    /// If the segments' size is not one that a segment may have.
     #[must_use]
     pub fn create(params: Params) -> Log {
+        assert!(segment::is_size(params.segment_size), "segments of {} bytes", params.segment_size);
         Log {
             params,
             write_max: segment::write_max(params.segment_size),
@@ -252,11 +259,7 @@ impl Log {
     #[must_use]
     pub fn resume(params: Params, recovered: &Recovered) -> Log {
         let tail = recovered.tail.clone();
-        let ahead_size = if let Ahead::Ready { size } = tail.ahead {
-            size
-        } else {
-            params.segment_size
-        };
+        let ahead_size = if let Ahead::Ready { size } = tail.ahead { size } else { params.segment_size };
         let smallest = params.segment_size.min(ahead_size);
         let mut log = Log {
             write_max: segment::write_max(smallest),
@@ -286,12 +289,7 @@ impl Log {
     /// # Panics
     /// If the index leaves a gap, or replaces a committed entry, or the entry does not fit into one write: raft does neither.
     pub fn append_entry(&mut self, index: u64, term: u64, entry_type: u8, data: &[u8]) -> Position {
-        self.stage(&Record::Entry {
-            index,
-            term,
-            entry_type,
-            data,
-        })
+        self.stage(&Record::Entry { index, term, entry_type, data })
     }
 
     /// Stages the hard state, behind the entries that it calls committed.
@@ -317,15 +315,8 @@ impl Log {
             Err(why) => panic!("log: {why}: {record:?} on {:?}", self.state),
         };
         let (size, most) = (record::size(record), self.write_max * PAYLOAD);
-        assert!(
-            OPENING + size <= most,
-            "log: a record of {size} bytes does not fit into a write of {most}"
-        );
-        if self
-            .staged
-            .back()
-            .is_none_or(|last| last.used() + size > most)
-        {
+        assert!(OPENING + size <= most, "log: a record of {size} bytes does not fit into a write of {most}");
+        if self.staged.back().is_none_or(|last| last.used() + size > most) {
             let buffer = self.buffers.pop().unwrap_or_default();
             self.staged.push_back(Gather::new(buffer, self.state));
         }
@@ -376,18 +367,12 @@ impl Log {
         if self.in_flight.is_some() {
             return None;
         }
-        let (count, before) = self
-            .staged
-            .front()
-            .map(|gather| (gather.count(), gather.before()))?;
+        let (count, before) = self.staged.front().map(|gather| (gather.count(), gather.before()))?;
         let current = self.current.as_mut()?;
         let (gather, flags) = if count <= current.free() {
             (self.staged.pop_front()?, 0)
         } else if matches!(self.ahead, Ahead::Ready { .. }) {
-            (
-                Gather::new(self.buffers.pop().unwrap_or_default(), before),
-                super::block::SEAL,
-            )
+            (Gather::new(self.buffers.pop().unwrap_or_default(), before), super::block::SEAL)
         } else {
             return None;
         };
@@ -396,21 +381,11 @@ impl Log {
         current.next += gather.count();
         current.highest = current.highest.max(gather.highest());
         let after = gather.after();
-        self.in_flight = Some(InFlight {
-            number,
-            seal: flags != 0,
-            position: after.position - 1,
-        });
+        self.in_flight = Some(InFlight { number, seal: flags != 0, position: after.position - 1 });
         let generation = current.generation;
         let blocks = gather.close(generation, number, flags);
-        self.meter
-            .add(after.last_index, segment::offset(blocks.len()));
-        Some(Write {
-            number,
-            generation,
-            offset,
-            blocks,
-        })
+        self.meter.add(after.last_index, segment::offset(blocks.len()));
+        Some(Write { number, generation, offset, blocks })
     }
 
     /// Reports that `write` is durable. The returned proof covers everything up to it.
@@ -418,14 +393,8 @@ impl Log {
     /// # Panics
     /// If it is not the write that is in flight.
     pub fn written(&mut self, write: Write) -> Durable {
-        let in_flight = self
-            .in_flight
-            .take()
-            .expect("log: a write completed, and none is in flight");
-        assert_eq!(
-            write.number, in_flight.number,
-            "log: another write completed than the one in flight"
-        );
+        let in_flight = self.in_flight.take().expect("log: a write completed, and none is in flight");
+        assert_eq!(write.number, in_flight.number, "log: another write completed than the one in flight");
         self.buffers.push(write.blocks);
         self.buffers.truncate(2);
         self.durable = Durable::new(in_flight.number, in_flight.position);
@@ -440,26 +409,10 @@ impl Log {
 
     /// Goes on to the segment prepared ahead: the current one is sealed.
     fn advance(&mut self) {
-        let Current {
-            generation,
-            size,
-            highest,
-            ..
-        } = self.current.take().expect("a seal was written to it");
-        self.old.push_back(Old {
-            generation,
-            size,
-            highest,
-        });
-        let Ahead::Ready { size } = self.ahead else {
-            panic!("log: sealed without a successor")
-        };
-        self.current = Some(Current {
-            generation: generation + 1,
-            size,
-            next: 1,
-            highest: 0,
-        });
+        let Current { generation, size, highest, .. } = self.current.take().expect("a seal was written to it");
+        self.old.push_back(Old { generation, size, highest });
+        let Ahead::Ready { size } = self.ahead else { panic!("log: sealed without a successor") };
+        self.current = Some(Current { generation: generation + 1, size, next: 1, highest: 0 });
         self.ahead = Ahead::Missing;
     }
 
@@ -471,21 +424,9 @@ impl Log {
         self.ahead = Ahead::Asked;
         let generation = self.wanted();
         let size = self.params.segment_size;
-        let header = vec![
-            Header {
-                generation,
-                size,
-                node: self.params.node,
-            }
-            .encode(),
-        ];
+        let header = vec![Header { generation, size, node: self.params.node }.encode()];
         let recycle = self.spares.pop_front().map(|spare| spare.generation);
-        Some(Prepare {
-            generation,
-            size,
-            recycle,
-            header,
-        })
+        Some(Prepare { generation, size, recycle, header })
     }
 
     fn wanted(&self) -> u64 {
@@ -497,18 +438,10 @@ impl Log {
     /// # Panics
     /// If it was not asked for.
     pub fn prepared(&mut self, generation: u64) {
-        assert!(
-            self.ahead == Ahead::Asked && generation == self.wanted(),
-            "log: a segment came that nobody wants"
-        );
+        assert!(self.ahead == Ahead::Asked && generation == self.wanted(), "log: a segment came that nobody wants");
         let size = self.params.segment_size;
         if self.current.is_none() {
-            self.current = Some(Current {
-                generation,
-                size,
-                next: 1,
-                highest: 0,
-            });
+            self.current = Some(Current { generation, size, next: 1, highest: 0 });
             self.ahead = Ahead::Missing;
         } else {
             self.ahead = Ahead::Ready { size };
@@ -520,10 +453,7 @@ impl Log {
     /// # Panics
     /// If it was not asked for.
     pub fn prepare_failed(&mut self, generation: u64) {
-        assert!(
-            self.ahead == Ahead::Asked && generation == self.wanted(),
-            "log: a segment failed that nobody wants"
-        );
+        assert!(self.ahead == Ahead::Asked && generation == self.wanted(), "log: a segment failed that nobody wants");
         self.ahead = Ahead::Failed;
     }
 
@@ -545,10 +475,7 @@ impl Log {
         let staged: usize = self.staged.iter().map(Gather::count).sum();
         let needed = staged + self.blocks_most(records * RECORD_HEAD + bytes) + self.reserve();
         let sealing = self.in_flight.as_ref().is_some_and(|write| write.seal);
-        let current = self
-            .current
-            .filter(|_| !sealing)
-            .map_or(0, |current| current.free());
+        let current = self.current.filter(|_| !sealing).map_or(0, |current| current.free());
         let ahead = match self.ahead {
             Ahead::Ready { size } => segment::blocks(size) - 2,
             _ => 0,
@@ -560,11 +487,7 @@ impl Log {
     fn blocks_most(&self, payload: usize) -> usize {
         let most = self.write_max * PAYLOAD - OPENING;
         // Two neighbouring writes hold more than one could, so of several every second one is more than half full.
-        let writes = if payload <= most {
-            1
-        } else {
-            1 + 2 * payload.div_ceil(most)
-        };
+        let writes = if payload <= most { 1 } else { 1 + 2 * payload.div_ceil(most) };
         blocks_for(payload + writes * OPENING) + writes
     }
 
@@ -642,28 +565,17 @@ impl Meter {
 
     pub(super) fn add(&mut self, last_index: u64, bytes: u64) {
         self.bytes += bytes;
-        while self
-            .marks
-            .back()
-            .is_some_and(|&(index, _)| index > last_index)
-        {
+        while self.marks.back().is_some_and(|&(index, _)| index > last_index) {
             self.marks.pop_back();
         }
-        if self
-            .marks
-            .back()
-            .is_none_or(|&(_, at)| at + Meter::STEP <= self.bytes)
-        {
+        if self.marks.back().is_none_or(|&(_, at)| at + Meter::STEP <= self.bytes) {
             self.marks.push_back((last_index, self.bytes));
         }
     }
 
     fn since(&self, index: u64) -> u64 {
         let covered = self.marks.partition_point(|&(last, _)| last <= index);
-        let at = covered
-            .checked_sub(1)
-            .and_then(|mark| self.marks.get(mark))
-            .map_or(0, |&(_, at)| at);
+        let at = covered.checked_sub(1).and_then(|mark| self.marks.get(mark)).map_or(0, |&(_, at)| at);
         self.bytes - at
     }
 

@@ -64,16 +64,9 @@ impl Model {
 
     fn append(&mut self) {
         for _ in 0..1 + self.rng.below(3) {
-            let (commit, last) = (
-                self.node.log.hard_state().commit,
-                self.node.log.last_index(),
-            );
+            let (commit, last) = (self.node.log.hard_state().commit, self.node.log.last_index());
             // Now and then an uncommitted suffix is replaced.
-            let back = if self.rng.below(6) == 0 {
-                self.rng.below(4) as u64
-            } else {
-                0
-            };
+            let back = if self.rng.below(6) == 0 { self.rng.below(4) as u64 } else { 0 };
             let index = (last + 1).saturating_sub(back).max(commit + 1);
             let size = [10, 300, 3000, 9000][self.rng.below(4)];
             if !self.node.log.can_accept(1, size) {
@@ -88,11 +81,7 @@ impl Model {
         let hard = self.node.log.hard_state();
         let ahead = usize::try_from(self.node.log.last_index() - hard.commit).unwrap();
         let commit = hard.commit + self.rng.below(ahead + 1) as u64;
-        self.stage(Kept::HardState(HardState {
-            term: self.term,
-            vote: 1,
-            commit,
-        }));
+        self.stage(Kept::HardState(HardState { term: self.term, vote: 1, commit }));
     }
 
     fn advance_write(&mut self) {
@@ -107,13 +96,10 @@ impl Model {
     /// A snapshot of what is committed and durable becomes durable.
     fn snapshot(&mut self) {
         let durable = usize::try_from(self.node.log.durable().position().0).unwrap();
-        let commit = self.staged[..durable]
-            .iter()
-            .rev()
-            .find_map(|kept| match kept {
-                Kept::HardState(hard) => Some(hard.commit),
-                _ => None,
-            });
+        let commit = self.staged[..durable].iter().rev().find_map(|kept| match kept {
+            Kept::HardState(hard) => Some(hard.commit),
+            _ => None,
+        });
         let Some(index) = commit.filter(|&commit| commit > 0) else {
             return;
         };
@@ -128,10 +114,7 @@ impl Model {
         self.node.disk.snapshot(index, term, &[b"state"]);
         if self.rng.below(2) == 0 {
             let newest = name::snapshot(index);
-            self.node
-                .disk
-                .files
-                .retain(|name, _| !name.ends_with(".snap") || *name >= newest);
+            self.node.disk.files.retain(|name, _| !name.ends_with(".snap") || *name >= newest);
         }
     }
 
@@ -144,11 +127,7 @@ impl Model {
             self.put_snapshot(index, self.term);
             if self.rng.below(4) > 0 {
                 self.stage(Kept::Restart(index, self.term));
-                self.stage(Kept::HardState(HardState {
-                    term: self.term,
-                    vote: 0,
-                    commit: index,
-                }));
+                self.stage(Kept::HardState(HardState { term: self.term, vote: 0, commit: index }));
                 self.node.log.release(index);
             } else {
                 // The crash comes first.
@@ -188,10 +167,7 @@ impl Model {
         assert_eq!(first.records.last(), second.records.last());
         assert_eq!(first.recovered.hard_state, second.recovered.hard_state);
         let recovered = second.recovered;
-        recovered
-            .steps
-            .iter()
-            .for_each(|step| self.node.disk.step(step));
+        recovered.steps.iter().for_each(|step| self.node.disk.step(step));
         self.node.log = Log::resume(PARAMS, &recovered);
         // What recovery made of it is staged again, and part of the history from here on.
         let position = usize::try_from(recovered.durable.position().0).unwrap();
@@ -222,22 +198,14 @@ impl Model {
         assert!(end >= durable.position(), "acknowledged records are lost");
         assert!(end.0 <= most, "records came from nowhere");
         if outcome.recovered.torn.is_some() {
-            assert_eq!(
-                end,
-                durable.position(),
-                "a write is there as a whole or not at all"
-            );
+            assert_eq!(end, durable.position(), "a write is there as a whole or not at all");
         }
         let mut records = outcome.records.clone();
         if outcome.recovered.restart.is_some() {
             records.pop();
         }
         for (i, (position, kept)) in records.iter().enumerate() {
-            assert_eq!(
-                *position,
-                end.0 - (records.len() - 1 - i) as u64,
-                "consecutive up to the end"
-            );
+            assert_eq!(*position, end.0 - (records.len() - 1 - i) as u64, "consecutive up to the end");
             assert_eq!(kept, &self.staged[usize::try_from(*position).unwrap() - 1]);
         }
         let snapshot = outcome.recovered.snapshot.map_or(0, |(index, _)| index);

@@ -25,9 +25,7 @@ impl Rng {
     }
 
     pub fn bytes(&mut self, count: usize) -> Vec<u8> {
-        (0..count)
-            .map(|_| self.below(256).to_le_bytes()[0])
-            .collect()
+        (0..count).map(|_| self.below(256).to_le_bytes()[0]).collect()
     }
 }
 
@@ -52,12 +50,7 @@ impl std::fmt::Debug for Kept {
 impl Kept {
     pub fn of(record: &Record<'_>) -> Kept {
         match *record {
-            Record::Entry {
-                index,
-                term,
-                entry_type,
-                data,
-            } => Kept::Entry(index, term, entry_type, data.to_vec()),
+            Record::Entry { index, term, entry_type, data } => Kept::Entry(index, term, entry_type, data.to_vec()),
             Record::HardState(hard) => Kept::HardState(hard),
             Record::Restart { index, term } => Kept::Restart(index, term),
         }
@@ -65,9 +58,7 @@ impl Kept {
 
     pub fn stage(&self, log: &mut Log) -> Position {
         match self {
-            Kept::Entry(index, term, entry_type, data) => {
-                log.append_entry(*index, *term, *entry_type, data)
-            }
+            Kept::Entry(index, term, entry_type, data) => log.append_entry(*index, *term, *entry_type, data),
             Kept::HardState(hard) => log.append_hard_state(hard.term, hard.vote, hard.commit),
             Kept::Restart(index, term) => log.restart(*index, *term),
         }
@@ -114,10 +105,7 @@ pub struct Disk {
 
 impl Disk {
     pub fn listing(&self) -> Vec<FileInfo> {
-        let info = |(name, bytes): (&String, &Vec<u8>)| FileInfo {
-            name: name.clone(),
-            length: bytes.len() as u64,
-        };
+        let info = |(name, bytes): (&String, &Vec<u8>)| FileInfo { name: name.clone(), length: bytes.len() as u64 };
         self.files.iter().map(info).collect()
     }
 
@@ -131,24 +119,15 @@ impl Disk {
             into.copy_from_slice(bytes);
             Ok::<(), String>(())
         };
-        let recovered = recover(
-            &NODE,
-            &self.listing(),
-            &mut read,
-            &mut |event| match event {
-                Event::Void => snapshot.clear(),
-                Event::Snapshot { meta, .. } => snapshot = vec![meta.to_vec()],
-                Event::SnapshotRecord(record) => snapshot.push(record.to_vec()),
-                Event::Record { position, record } => {
-                    records.push((position.0, Kept::of(&record)));
-                }
-            },
-        )?;
-        Ok(Outcome {
-            recovered,
-            records,
-            snapshot,
-        })
+        let recovered = recover(&NODE, &self.listing(), &mut read, &mut |event| match event {
+            Event::Void => snapshot.clear(),
+            Event::Snapshot { meta, .. } => snapshot = vec![meta.to_vec()],
+            Event::SnapshotRecord(record) => snapshot.push(record.to_vec()),
+            Event::Record { position, record } => {
+                records.push((position.0, Kept::of(&record)));
+            }
+        })?;
+        Ok(Outcome { recovered, records, snapshot })
     }
 
     /// The damage that recovery must find.
@@ -214,12 +193,7 @@ impl Disk {
 
     /// Carries out a salvage, as the server does when it is asked to.
     pub fn salvage(&mut self, salvage: &Salvage) {
-        assert!(
-            salvage
-                .copy
-                .iter()
-                .all(|file| self.files.contains_key(file))
-        );
+        assert!(salvage.copy.iter().all(|file| self.files.contains_key(file)));
         salvage.erase.iter().for_each(|erase| self.erase(erase));
         for file in &salvage.set_aside {
             assert!(self.files.remove(file).is_some(), "{file}");
@@ -245,10 +219,7 @@ impl Disk {
     }
 }
 
-pub const PARAMS: Params = Params {
-    segment_size: SEGMENT,
-    node: NODE,
-};
+pub const PARAMS: Params = Params { segment_size: SEGMENT, node: NODE };
 
 /// A node: its log and its disk.
 pub struct Node {
@@ -258,10 +229,7 @@ pub struct Node {
 
 impl Node {
     pub fn create() -> Node {
-        let mut node = Node {
-            disk: Disk::default(),
-            log: Log::create(PARAMS),
-        };
+        let mut node = Node { disk: Disk::default(), log: Log::create(PARAMS) };
         node.prepare();
         node
     }

@@ -3,72 +3,31 @@
 use super::disk::*;
 use crate::limits::BLOCK;
 use crate::log::*;
-use proptest::prelude::{
-    ProptestConfig, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest,
-};
+use proptest::prelude::{ProptestConfig, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
 
 /// What is done to an image.
 #[derive(Clone, Debug)]
 enum Change {
-    Flip {
-        file: usize,
-        at: usize,
-        bit: u8,
-    },
-    Zero {
-        file: usize,
-        block: usize,
-        count: usize,
-    },
-    Copy {
-        file: usize,
-        block: usize,
-        from: usize,
-        source: usize,
-    },
-    Truncate {
-        file: usize,
-        length: usize,
-    },
-    Remove {
-        file: usize,
-    },
-    Rename {
-        file: usize,
-        number: u64,
-    },
-    Junk {
-        file: usize,
-        block: usize,
-        seed: u64,
-    },
+    Flip { file: usize, at: usize, bit: u8 },
+    Zero { file: usize, block: usize, count: usize },
+    Copy { file: usize, block: usize, from: usize, source: usize },
+    Truncate { file: usize, length: usize },
+    Remove { file: usize },
+    Rename { file: usize, number: u64 },
+    Junk { file: usize, block: usize, seed: u64 },
 }
 
 fn change() -> impl Strategy<Value = Change> {
     let number = any::<usize>;
     prop_oneof![
         (number(), number(), 0_u8..8).prop_map(|(file, at, bit)| Change::Flip { file, at, bit }),
-        (number(), number(), 1_usize..4).prop_map(|(file, block, count)| Change::Zero {
-            file,
-            block,
-            count
-        }),
-        (number(), number(), number(), number()).prop_map(|(file, block, from, source)| {
-            Change::Copy {
-                file,
-                block,
-                from,
-                source,
-            }
-        }),
+        (number(), number(), 1_usize..4).prop_map(|(file, block, count)| Change::Zero { file, block, count }),
+        (number(), number(), number(), number())
+            .prop_map(|(file, block, from, source)| { Change::Copy { file, block, from, source } }),
         (number(), number()).prop_map(|(file, length)| Change::Truncate { file, length }),
         number().prop_map(|file| Change::Remove { file }),
         (number(), 0_u64..9).prop_map(|(file, number)| Change::Rename { file, number }),
-        (number(), number(), any::<u64>()).prop_map(|(file, block, seed)| Change::Junk {
-            file,
-            block,
-            seed
-        }),
+        (number(), number(), any::<u64>()).prop_map(|(file, block, seed)| Change::Junk { file, block, seed }),
     ]
 }
 
@@ -80,43 +39,21 @@ fn apply(disk: &mut Disk, change: &Change) {
         Change::Flip { file, at, bit } => {
             let bytes = disk.files.get_mut(&pick(file)).unwrap();
             let at = at % bytes.len().max(1);
-            bytes
-                .iter_mut()
-                .skip(at)
-                .take(1)
-                .for_each(|byte| *byte ^= 1 << bit);
+            bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= 1 << bit);
         }
         Change::Zero { file, block, count } => {
             let name = pick(file);
             let at = block % blocks(disk, &name) * BLOCK;
             let bytes = disk.files.get_mut(&name).unwrap();
-            bytes
-                .iter_mut()
-                .skip(at)
-                .take(count * BLOCK)
-                .for_each(|byte| *byte = 0);
+            bytes.iter_mut().skip(at).take(count * BLOCK).for_each(|byte| *byte = 0);
         }
-        Change::Copy {
-            file,
-            block,
-            from,
-            source,
-        } => {
+        Change::Copy { file, block, from, source } => {
             let (name, other) = (pick(file), pick(source));
             let at = block % blocks(disk, &name) * BLOCK;
             let from = from % blocks(disk, &other) * BLOCK;
-            let bytes: Vec<_> = disk.files[&other]
-                .iter()
-                .skip(from)
-                .take(BLOCK)
-                .copied()
-                .collect();
+            let bytes: Vec<_> = disk.files[&other].iter().skip(from).take(BLOCK).copied().collect();
             let target = disk.files.get_mut(&name).unwrap();
-            target
-                .iter_mut()
-                .skip(at)
-                .zip(bytes)
-                .for_each(|(to, byte)| *to = byte);
+            target.iter_mut().skip(at).zip(bytes).for_each(|(to, byte)| *to = byte);
         }
         Change::Truncate { file, length } => {
             let bytes = disk.files.get_mut(&pick(file)).unwrap();
@@ -128,25 +65,14 @@ fn apply(disk: &mut Disk, change: &Change) {
             let name = pick(file);
             let bytes = disk.files.remove(&name).unwrap();
             let snapshot = name.ends_with(".snap");
-            disk.files.insert(
-                if snapshot {
-                    name::snapshot(number)
-                } else {
-                    name::segment(number)
-                },
-                bytes,
-            );
+            disk.files.insert(if snapshot { name::snapshot(number) } else { name::segment(number) }, bytes);
         }
         Change::Junk { file, block, seed } => {
             let name = pick(file);
             let at = block % blocks(disk, &name) * BLOCK;
             let junk = Rng::new(seed).bytes(BLOCK);
             let target = disk.files.get_mut(&name).unwrap();
-            target
-                .iter_mut()
-                .skip(at)
-                .zip(junk)
-                .for_each(|(to, byte)| *to = byte);
+            target.iter_mut().skip(at).zip(junk).for_each(|(to, byte)| *to = byte);
         }
     }
 }

@@ -10,10 +10,7 @@ fn a_full_disk_refuses_before_it_breaks_and_heals() {
     let mut node = Node::create();
     let mut log = Log::create(PARAMS);
     assert_eq!(log.room(), Room::Waiting);
-    assert_eq!(
-        log.wants_segment().map(|prepare| prepare.generation),
-        Some(1)
-    );
+    assert_eq!(log.wants_segment().map(|prepare| prepare.generation), Some(1));
     assert!(log.wants_segment().is_none());
     // The second segment is there; there is no space for a third.
     let mut index = 0;
@@ -157,20 +154,13 @@ fn the_last_segment_with_a_write_stays() {
     assert!(sealed, "the write was a seal: the entry is still staged");
     node.log.release(u64::MAX);
     assert!(node.log.take_removals().is_empty());
-    assert!(
-        node.log
-            .wants_segment()
-            .is_some_and(|prepare| prepare.recycle.is_none())
-    );
+    assert!(node.log.wants_segment().is_some_and(|prepare| prepare.recycle.is_none()));
 }
 
 /// How much a restart would replay decides when a snapshot is taken.
 #[test]
 fn bytes_behind_an_index_are_counted() {
-    let params = Params {
-        segment_size: 4 << 20,
-        ..PARAMS
-    };
+    let params = Params { segment_size: 4 << 20, ..PARAMS };
     let mut log = Log::create(params);
     let mut disk = Disk::default();
     for index in 1..=100 {
@@ -186,16 +176,8 @@ fn bytes_behind_an_index_are_counted() {
     }
     let near = |bytes: u64, expected: u64| bytes.abs_diff(expected) < 500_000;
     for log in [log, Log::resume(params, &disk.recover().unwrap().recovered)] {
-        assert!(
-            near(log.bytes_since(0), 10_300_000),
-            "{}",
-            log.bytes_since(0)
-        );
-        assert!(
-            near(log.bytes_since(50), 5_150_000),
-            "{}",
-            log.bytes_since(50)
-        );
+        assert!(near(log.bytes_since(0), 10_300_000), "{}", log.bytes_since(0));
+        assert!(near(log.bytes_since(50), 5_150_000), "{}", log.bytes_since(50));
         assert!(log.bytes_since(100) < 500_000);
     }
 }
@@ -205,10 +187,7 @@ fn bytes_behind_an_index_are_counted() {
 fn segments_of_another_size_are_understood() {
     let mut node = Node::create();
     node.entry(1, 1, 10);
-    let params = Params {
-        segment_size: 6 * BLOCK as u64,
-        ..PARAMS
-    };
+    let params = Params { segment_size: 6 * BLOCK as u64, ..PARAMS };
     let recovered = node.disk.recover().unwrap().recovered;
     node.log = Log::resume(params, &recovered);
     node.fill_to(5);
@@ -219,8 +198,5 @@ fn segments_of_another_size_are_understood() {
     node.disk.snapshot(index, 1, &[]);
     node.log.release(index);
     node.prepare();
-    assert_eq!(
-        node.disk.recover().unwrap().recovered.last_index,
-        node.log.last_index()
-    );
+    assert_eq!(node.disk.recover().unwrap().recovered.last_index, node.log.last_index());
 }

@@ -7,19 +7,7 @@ use crate::log::*;
 /// Records of sizes around those of a block and of a piece that is written at once.
 fn records() -> Vec<Vec<u8>> {
     let mut rng = Rng::new(3);
-    let sizes = [
-        0,
-        1,
-        4000,
-        4059,
-        4064,
-        4065,
-        9000,
-        5,
-        SNAPSHOT_WRITE,
-        3 * SNAPSHOT_WRITE + 7,
-        0,
-    ];
+    let sizes = [0, 1, 4000, 4059, 4064, 4065, 9000, 5, SNAPSHOT_WRITE, 3 * SNAPSHOT_WRITE + 7, 0];
     sizes.map(|size| rng.bytes(size)).to_vec()
 }
 
@@ -99,16 +87,10 @@ fn every_cut_and_every_flipped_byte_of_a_snapshot_is_seen() {
     // Whole blocks in another order, or of another snapshot.
     let mut swapped = whole.clone();
     swapped.copy_within(2 * BLOCK.., BLOCK);
-    assert_eq!(
-        decode(&swapped, 4096).unwrap_err().fault,
-        SnapshotFault::Astray
-    );
+    assert_eq!(decode(&swapped, 4096).unwrap_err().fault, SnapshotFault::Astray);
     let mut mixed = whole;
     mixed[BLOCK..].copy_from_slice(&encode(8, 2, b"m", &[vec![1; 3000], vec![2; 3000]])[BLOCK..]);
-    assert_eq!(
-        decode(&mixed, 4096).unwrap_err().fault,
-        SnapshotFault::Astray
-    );
+    assert_eq!(decode(&mixed, 4096).unwrap_err().fault, SnapshotFault::Astray);
 }
 
 /// A log of `last` committed entries over several segments.
@@ -133,12 +115,7 @@ fn the_newest_snapshot_is_used_and_older_ones_removed() {
     assert_eq!(outcome.snapshot, [&b"meta"[..], b"new", b"er"]);
     assert_eq!(outcome.recovered.statistics.snapshot_records, 2);
     assert_eq!(outcome.recovered.last_index, 30);
-    assert!(
-        outcome
-            .recovered
-            .steps
-            .contains(&Step::Remove(name::snapshot(10)))
-    );
+    assert!(outcome.recovered.steps.contains(&Step::Remove(name::snapshot(10))));
 }
 
 /// The newest snapshot rotted, but the one before it is still there and the log goes back to it: nothing is lost.
@@ -153,21 +130,26 @@ fn a_damaged_snapshot_is_replaced_by_an_older_one_if_the_log_allows() {
     assert_eq!(outcome.snapshot, [&b"meta"[..], b"old"]);
     let (file, damage) = outcome.recovered.fell_back.clone().unwrap();
     assert_eq!((file, damage.offset), (name::snapshot(20), BLOCK as u64));
-    assert!(
-        outcome
-            .recovered
-            .steps
-            .contains(&Step::SetAside(name::snapshot(20)))
-    );
+    assert!(outcome.recovered.steps.contains(&Step::SetAside(name::snapshot(20))));
     // Without an older one the log itself goes back to the empty state.
     node.disk.files.remove(&name::snapshot(10));
     let outcome = node.disk.recover().unwrap();
-    assert_eq!(
-        (outcome.recovered.snapshot, outcome.snapshot.len()),
-        (None, 0)
-    );
+    assert_eq!((outcome.recovered.snapshot, outcome.snapshot.len()), (None, 0));
     assert_eq!(outcome.entries().len(), 30);
     Node::start(node.disk);
+}
+
+/// A snapshot came from the leader and rotted, and the log ends before it: an older one is not the same.
+#[test]
+fn a_damaged_snapshot_that_is_ahead_of_the_log_is_refused() {
+    let mut node = node(10);
+    node.disk.snapshot(5, 1, &[b"old"]);
+    node.disk.snapshot(100, 2, &[b"sent"]);
+    node.disk.files.get_mut(&name::snapshot(100)).unwrap()[BLOCK] ^= 1;
+    let damage = node.disk.damage();
+    assert_eq!((damage.file, damage.last), (name::snapshot(100), Some(10)));
+    node.disk.salvage(&damage.salvage.unwrap());
+    assert_eq!(Node::start(node.disk).log.last_index(), 10);
 }
 
 /// The log no longer holds what the damaged snapshot held.
@@ -180,10 +162,7 @@ fn a_damaged_snapshot_that_nothing_stands_in_for_is_refused() {
     let whole = node.disk.clone();
     node.disk.files.get_mut(&name::snapshot(20)).unwrap()[2 * BLOCK - 1] ^= 1;
     let damage = node.disk.damage();
-    assert_eq!(
-        (damage.file, damage.offset),
-        (name::snapshot(20), BLOCK as u64)
-    );
+    assert_eq!((damage.file, damage.offset), (name::snapshot(20), BLOCK as u64));
     assert!(matches!(damage.wrong, Wrong::Snapshot(_)));
     assert_eq!(damage.salvage, None, "nothing precedes it");
     // An older one can be salvaged, at the price of all that came after it.
@@ -192,10 +171,7 @@ fn a_damaged_snapshot_that_nothing_stands_in_for_is_refused() {
     assert_eq!(damage.last, Some(3));
     node.disk.salvage(&damage.salvage.unwrap());
     let node = Node::start(node.disk);
-    assert_eq!(
-        (node.log.last_index(), node.log.hard_state().commit),
-        (3, 3)
-    );
+    assert_eq!((node.log.last_index(), node.log.hard_state().commit), (3, 3));
     // A lost snapshot is as bad as a damaged one.
     let mut lost = whole;
     lost.files.remove(&name::snapshot(20));
@@ -225,11 +201,7 @@ fn the_log_goes_on_behind_a_snapshot_from_the_leader() {
     let outcome = node.disk.recover().unwrap();
     assert_eq!(outcome.recovered.restart, Some((100, 4)));
     assert_eq!(outcome.entries(), []);
-    let hard = HardState {
-        term: 4,
-        vote: 0,
-        commit: 100,
-    };
+    let hard = HardState { term: 4, vote: 0, commit: 100 };
     assert_eq!(outcome.recovered.hard_state, hard);
 
     let mut early = Node::start(node.disk.clone());
@@ -263,10 +235,7 @@ fn entries_that_the_snapshot_contradicts_are_dropped_unless_committed() {
     let mut disk = node.disk.clone();
     disk.snapshot(15, 2, &[]);
     let outcome = disk.recover().unwrap();
-    assert_eq!(
-        (outcome.recovered.restart, outcome.recovered.last_index),
-        (Some((15, 2)), 15)
-    );
+    assert_eq!((outcome.recovered.restart, outcome.recovered.last_index), (Some((15, 2)), 15));
     let mut after = Node::start(disk);
     after.entry(16, 2, 10);
     assert_eq!(after.disk.recover().unwrap().entries().len(), 1);
@@ -278,8 +247,5 @@ fn entries_that_the_snapshot_contradicts_are_dropped_unless_committed() {
     let mut disk = node.disk;
     disk.snapshot(9, 2, &[]);
     let damage = disk.damage();
-    assert_eq!(
-        (damage.wrong, damage.salvage),
-        (Wrong::Log(Fault::Disagree), None)
-    );
+    assert_eq!((damage.wrong, damage.salvage), (Wrong::Log(Fault::Disagree), None));
 }

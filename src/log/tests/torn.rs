@@ -22,10 +22,8 @@ fn in_flight(blocks: usize, recycled: bool) -> (Node, Write) {
     node.log.append_hard_state(1, 2, index);
     node.flush();
     let data = Rng::new(7).bytes(blocks * BLOCK - 500 * blocks);
-    node.log
-        .append_entry(index + 1, 1, 0, &data[..data.len() / 2]);
-    node.log
-        .append_entry(index + 2, 1, 3, &data[data.len() / 2..]);
+    node.log.append_entry(index + 1, 1, 0, &data[..data.len() / 2]);
+    node.log.append_entry(index + 2, 1, 3, &data[data.len() / 2..]);
     let mut write = node.log.next_write().unwrap();
     if write.blocks[0].0[6] != 0 {
         // It does not fit, so the seal comes first.
@@ -96,11 +94,7 @@ fn what_a_torn_write_left_is_erased_before_its_number_is_used_again() {
     let mut disk = node.disk.clone();
     disk.tear(&write, |i| i > 0);
     let steps = disk.recover().unwrap().recovered.steps;
-    let erase = Erase {
-        file: write.file(),
-        offset: write.offset,
-        length: 3 * BLOCK as u64,
-    };
+    let erase = Erase { file: write.file(), offset: write.offset, length: 3 * BLOCK as u64 };
     assert_eq!(steps[0], Step::Erase(erase));
     assert_eq!(steps[1], Step::Sync(write.file()));
 }
@@ -129,16 +123,9 @@ fn an_uncommitted_suffix_is_replaced() {
     node.entry(3, 2, 20);
     node.entry(4, 2, 20);
     let outcome = node.disk.recover().unwrap();
-    let terms: Vec<_> = outcome
-        .entries()
-        .iter()
-        .map(|&(index, term, _)| (index, term))
-        .collect();
+    let terms: Vec<_> = outcome.entries().iter().map(|&(index, term, _)| (index, term)).collect();
     assert_eq!(terms, [(1, 1), (2, 1), (3, 2), (4, 2)]);
-    assert_eq!(
-        (outcome.recovered.last_index, outcome.recovered.last_term),
-        (4, 2)
-    );
+    assert_eq!((outcome.recovered.last_index, outcome.recovered.last_term), (4, 2));
 }
 
 /// A crash at each point of the way from one segment to the next.
@@ -224,19 +211,9 @@ fn the_term_is_at_least_that_of_the_last_entry() {
     node.flush();
     node.entry(2, 5, 10);
     let hard = node.disk.recover().unwrap().recovered.hard_state;
-    assert_eq!(
-        hard,
-        HardState {
-            term: 5,
-            vote: 0,
-            commit: 1
-        }
-    );
+    assert_eq!(hard, HardState { term: 5, vote: 0, commit: 1 });
     let mut node = Node::start(node.disk);
     node.flush();
     assert_eq!(node.disk.recover().unwrap().recovered.hard_state, hard);
-    assert_eq!(
-        node.disk.recover().unwrap().kept().last(),
-        Some(&Kept::HardState(hard))
-    );
+    assert_eq!(node.disk.recover().unwrap().kept().last(), Some(&Kept::HardState(hard)));
 }
