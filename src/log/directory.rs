@@ -27,9 +27,9 @@ pub enum Survey {
     /// epoch 1.
     Empty,
     /// There is an identity, and no segment. With boot epoch 0, its founding was interrupted: go on with it. Else the log is lost,
-    /// and [`recover`] says so.
+    /// and [`super::recover`] says so.
     IdentityOnly,
-    /// There are an identity and segments: read the identity, then [`recover`].
+    /// There are an identity and segments: read the identity, then [`super::recover`].
     Founded,
 }
 
