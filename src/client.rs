@@ -1,1 +1,55 @@
-//! (design goes here)
+//! The client library.
+//!
+//! ```no_run
+//! use doozer::client::{Client, MISSING};
+//!
+//! # async fn example() -> Result<(), doozer::client::Error> {
+//! let client = Client::connect("doozer:?ca=10.0.0.1&ca=10.0.0.2&ca=10.0.0.3").await?;
+//!
+//! // Take a lock: only one of all who try creates the file.
+//! match client.set("/lock/printer", MISSING, "host-1").await {
+//!     Ok(rev) => println!("taken at revision {rev}"),
+//!     Err(error) if error.is_rev_mismatch() => println!("somebody else has it"),
+//!     Err(error) => return Err(error),
+//! }
+//!
+//! // Read a configuration, then follow it without a gap.
+//! let now = client.rev().await?;
+//! let mut files = client.walk("/config/**", Some(now));
+//! while let Some(file) = files.next().await {
+//!     let file = file?;
+//!     println!("{} is {} bytes", file.path, file.value.len());
+//! }
+//! let mut changes = client.watch("/config/**", now + 1);
+//! while let Some(event) = changes.next().await {
+//!     println!("{:?}", event?);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A [`Client`] is a handle: its clones share one connection, over which all their calls are under way at once. The
+//! connection belongs to a task of the tokio runtime on which it was made, which ends with the last handle.
+//!
+//! * `verbs`: the methods, and the types of what they answer.
+//! * `streams`: walks, directories and watches, as [`futures_core::Stream`] and with an inherent `next`.
+//! * `driver`: the task. What becomes of a call when its connection is lost is the table at the top of that file.
+//! * `conn`: one TCP connection. `call`: one request. `options`, `uri`, `lookup`: where to. `error`: what went wrong.
+
+mod call;
+mod conn;
+mod driver;
+mod error;
+mod lookup;
+mod options;
+mod streams;
+mod uri;
+mod verbs;
+
+pub use error::{Error, Lost, Unreachable};
+pub use options::Options;
+pub use streams::{Entries, Getdir, Walk, Watch};
+pub use uri::{Address, Secret, Uri, UriError};
+pub use verbs::{CLOBBER, Change, Client, Entry, Event, File, MISSING, Stat};
+
+pub use crate::wire::ErrCode;

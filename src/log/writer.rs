@@ -416,6 +416,12 @@ impl Log {
         self.ahead = Ahead::Missing;
     }
 
+    /// Whether [`Log::wants_segment`] would ask for one.
+    #[must_use]
+    pub fn is_segment_missing(&self) -> bool {
+        self.ahead == Ahead::Missing
+    }
+
     /// Asks for the segment to come, once: until its answer, and after a failure until [`Log::retry_segment`], `None`.
     pub fn wants_segment(&mut self) -> Option<Prepare> {
         if self.ahead != Ahead::Missing {

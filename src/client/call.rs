@@ -1,0 +1,168 @@
+//! A request on its way, and what comes back.
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::error::{Error, Lost};
+use crate::wire::{ErrCode, Request, Response, Verb};
+
+/// What may be done with a call whose connection is lost after it was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// It may have been carried out: never sent again.
+    Write,
+    /// Sent again a few times, for a while.
+    Read,
+    /// A wait for an event: sent again until it is answered or given up by the caller.
+    Wait,
+}
+
+/// A request that owns its bytes.
+#[derive(Debug)]
+pub(super) struct Ask {
+    pub verb: Verb,
+    pub path: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub offset: Option<i32>,
+    pub rev: Option<i64>,
+}
+
+impl Ask {
+    pub fn new(verb: Verb) -> Self {
+        Self { verb, path: None, value: None, offset: None, rev: None }
+    }
+
+    pub fn path(mut self, path: &str) -> Self {
+        self.path = Some(path.into());
+        self
+    }
+
+    pub fn value(mut self, value: Vec<u8>) -> Self {
+        self.value = Some(value);
+        self
+    }
+
+    pub fn offset(mut self, offset: i32) -> Self {
+        self.offset = Some(offset);
+        self
+    }
+
+    pub fn rev(mut self, rev: Option<i64>) -> Self {
+        self.rev = rev;
+        self
+    }
+
+    pub fn request(&self, tag: i32) -> Request<'_> {
+        Request {
+            tag: Some(tag),
+            verb: Some(self.verb.code()),
+            path: self.path.as_deref(),
+            value: self.value.as_deref(),
+            offset: self.offset,
+            rev: self.rev,
+        }
+    }
+
+    pub const fn kind(&self) -> Kind {
+        match self.verb {
+            Verb::Set | Verb::Del | Verb::Nop => Kind::Write,
+            Verb::Wait => Kind::Wait,
+            Verb::Get
+            | Verb::Rev
+            | Verb::Walk
+            | Verb::Getdir
+            | Verb::Stat
+            | Verb::SelfId
+            | Verb::Sync
+            | Verb::Access => Kind::Read,
+        }
+    }
+}
+
+/// A request and the caller that awaits its answer.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub ask: Ask,
+    pub reply: oneshot::Sender<Result<Answer, Error>>,
+    /// How often it was sent.
+    pub attempts: u32,
+    /// Since when it has been without a connection, counted from the first time.
+    pub stranded: Option<Instant>,
+}
+
+impl Call {
+    pub fn new(ask: Ask) -> (Self, oneshot::Receiver<Result<Answer, Error>>) {
+        let (reply, answer) = oneshot::channel();
+        let call = Self { ask, reply, attempts: 0, stranded: None };
+        (call, answer)
+    }
+
+    /// Whether the caller has gone.
+    pub fn is_abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+
+    pub fn answer(self, result: Result<Answer, Error>) {
+        // A caller that has gone needs no answer.
+        drop(self.reply.send(result));
+    }
+}
+
+/// A server's answer that is no error.
+#[derive(Debug)]
+pub(super) struct Answer {
+    verb: Verb,
+    flags: Option<i32>,
+    rev: Option<i64>,
+    path: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
+    len: Option<i32>,
+}
+
+impl Answer {
+    /// Takes what the caller will need out of the receive buffer.
+    pub fn read(verb: Verb, response: &Response<'_>) -> Result<Self, Error> {
+        if let Some(code) = response.err_code {
+            let detail = String::from_utf8_lossy(response.err_detail.unwrap_or_default()).into_owned();
+            return Err(match ErrCode::try_from(code) {
+                Ok(code) => Error::Server { code, detail },
+                Err(_) => Error::UnknownCode { code, detail },
+            });
+        }
+        Ok(Self {
+            verb,
+            flags: response.flags,
+            rev: response.rev,
+            path: response.path.map(Into::into),
+            value: response.value.map(Into::into),
+            len: response.len,
+        })
+    }
+
+    pub fn bad(&self, field: &'static str) -> Error {
+        Error::BadAnswer(Lost::Field(self.verb, field))
+    }
+
+    pub fn rev(&self) -> Result<i64, Error> {
+        self.rev.ok_or_else(|| self.bad("rev"))
+    }
+
+    pub fn flags(&self) -> Result<i32, Error> {
+        self.flags.ok_or_else(|| self.bad("flags"))
+    }
+
+    pub fn len(&self) -> Result<u32, Error> {
+        let len = self.len.ok_or_else(|| self.bad("len"))?;
+        u32::try_from(len).map_err(|_| self.bad("len"))
+    }
+
+    pub fn path(&mut self) -> Result<String, Error> {
+        let path = self.path.take().ok_or_else(|| self.bad("path"))?;
+        String::from_utf8(path).map_err(|_| self.bad("path"))
+    }
+
+    /// A value that is absent is empty, as it was for the original's client.
+    pub fn value(&mut self) -> Vec<u8> {
+        self.value.take().unwrap_or_default()
+    }
+}

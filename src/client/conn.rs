@@ -1,0 +1,143 @@
+//! One TCP connection: frames out, frames in, and how far the kernel has taken what goes out.
+//!
+//! That last is what tells a write that may have been carried out from one that certainly was not: a frame of which
+//! the kernel has not taken the last byte cannot have reached the server whole.
+
+use std::future::poll_fn;
+use std::ops::Range;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::call::{Answer, Ask};
+use super::error::{Error, Lost};
+use super::uri::{Address, Secret};
+use crate::wire::frame::{self, Split};
+use crate::wire::{Request, Response, Verb};
+
+/// The receive buffer's size at first; it grows to the longest frame that came.
+const INPUT: usize = 16 << 10;
+
+#[derive(Debug)]
+pub(super) struct Conn {
+    stream: TcpStream,
+    /// What the kernel has not taken yet is `output[taken..]`.
+    output: Vec<u8>,
+    taken: usize,
+    /// Bytes that the kernel has taken since the connection began.
+    written: u64,
+    /// What has arrived and was not consumed is `input[arrived]`.
+    input: Vec<u8>,
+    arrived: Range<usize>,
+}
+
+impl Conn {
+    /// Connects, and presents the secrets in their order.
+    pub async fn dial(address: &Address, secrets: &[Secret]) -> Result<Self, Error> {
+        let stream =
+            TcpStream::connect((address.host(), address.port())).await.map_err(|e| Error::Disconnected(e.into()))?;
+        // Requests are gathered here already; the kernel is not to wait for more.
+        stream.set_nodelay(true).map_err(|e| Error::Disconnected(e.into()))?;
+        let mut conn = Self { stream, output: Vec::new(), taken: 0, written: 0, input: vec![0; INPUT], arrived: 0..0 };
+        for secret in secrets {
+            conn.access(secret).await?;
+        }
+        Ok(conn)
+    }
+
+    async fn access(&mut self, secret: &Secret) -> Result<(), Error> {
+        let ask = Ask::new(Verb::Access).value(secret.0.clone());
+        self.push(&ask.request(0));
+        let lost = |cause: Lost| match cause.is_malformed() {
+            true => Error::BadAnswer(cause),
+            false => Error::Disconnected(cause),
+        };
+        poll_fn(|cx| self.poll_flush(cx)).await.map_err(lost)?;
+        let body = loop {
+            if let Some(body) = self.next_frame().map_err(lost)? {
+                break body;
+            }
+            poll_fn(|cx| self.poll_fill(cx)).await.map_err(lost)?;
+        };
+        let response = Response::decode(&self.input[body]).map_err(|e| lost(Lost::Malformed(e)))?;
+        if response.tag != Some(0) {
+            return Err(lost(Lost::Tag(response.tag)));
+        }
+        Answer::read(Verb::Access, &response).map(drop)
+    }
+
+    /// Queues a request; returns the stream's position behind it.
+    pub fn push(&mut self, request: &Request<'_>) -> u64 {
+        request.encode(&mut self.output);
+        self.written + self.backlog() as u64
+    }
+
+    /// Bytes that are queued and that the kernel has not taken.
+    pub fn backlog(&self) -> usize {
+        self.output.len() - self.taken
+    }
+
+    /// The position up to which the kernel has taken the stream.
+    pub const fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Hands what is queued to the kernel; ready when nothing is left.
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
+        while self.taken < self.output.len() {
+            let n = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.output[self.taken..]))?;
+            if n == 0 {
+                return Poll::Ready(Err(Lost::Closed));
+            }
+            self.taken += n;
+            self.written += n as u64;
+        }
+        self.output.clear();
+        self.taken = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Receives more. Call it when [`Self::next_frame`] has no whole frame left.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
+        if self.arrived.is_empty() {
+            self.arrived = 0..0;
+        }
+        if self.arrived.end == self.input.len() {
+            self.input.copy_within(self.arrived.clone(), 0);
+            self.arrived = 0..self.arrived.len();
+        }
+        let mut space = ReadBuf::new(&mut self.input[self.arrived.end..]);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut space))?;
+        let n = space.filled().len();
+        if n == 0 {
+            return Poll::Ready(Err(Lost::Closed));
+        }
+        self.arrived.end += n;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes the next whole frame; its body is at that place in [`Self::input`] until more is received.
+    pub fn next_frame(&mut self) -> Result<Option<Range<usize>>, Lost> {
+        match frame::split(&self.input[self.arrived.clone()]).map_err(Lost::Frame)? {
+            Split::Whole { body, consumed } => {
+                let start = self.arrived.start;
+                self.arrived.start += consumed;
+                Ok(Some(start + body.start..start + body.end))
+            }
+            Split::Partial { needed } => {
+                // The limit on frames bounds what a server can make us set aside.
+                if let Some(needed) = needed.filter(|n| *n > self.input.len()) {
+                    self.input.resize(needed, 0);
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// The receive buffer.
+    pub fn input(&self, body: Range<usize>) -> &[u8] {
+        &self.input[body]
+    }
+}

@@ -1,0 +1,373 @@
+//! What is read one by one and wanted as a whole: walks, directories, watches.
+//!
+//! A walk asks for offset 0, 1, 2, … of one revision, several at a time, and hands them out in their order until the
+//! server says RANGE. The window begins small and doubles, so that a small directory costs few requests in vain. A watch
+//! asks for the event after the last, as soon as that has come. Every stream ends after an error.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures_core::Stream;
+
+use super::error::Error;
+use super::verbs::{Client, Entry, Event, Stat};
+use crate::wire::ErrCode;
+
+/// Requests of one walk that are under way at first, and at most.
+const WINDOW_MIN: usize = 4;
+const WINDOW_MAX: usize = 32;
+
+type Job<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
+
+/// Requests under way, whose results are wanted in order.
+struct Window<T> {
+    slots: VecDeque<Slot<T>>,
+    width: usize,
+}
+
+enum Slot<T> {
+    Running(Job<T>),
+    Done(Result<T, Error>),
+}
+
+impl<T> Window<T> {
+    const fn new() -> Self {
+        Self { slots: VecDeque::new(), width: WINDOW_MIN }
+    }
+
+    fn has_room(&self) -> bool {
+        self.slots.len() < self.width
+    }
+
+    fn push(&mut self, job: Job<T>) {
+        self.slots.push_back(Slot::Running(job));
+    }
+
+    /// The oldest request's result; `None` if there is no request. All are polled, or they would not be sent.
+    fn poll_front(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, Error>>> {
+        for slot in &mut self.slots {
+            if let Slot::Running(job) = slot
+                && let Poll::Ready(result) = job.as_mut().poll(cx)
+            {
+                *slot = Slot::Done(result);
+            }
+        }
+        match self.slots.pop_front() {
+            None => Poll::Ready(None),
+            Some(Slot::Done(result)) => {
+                self.width = (self.width * 2).min(WINDOW_MAX);
+                Poll::Ready(Some(result))
+            }
+            Some(running) => {
+                self.slots.push_front(running);
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// The revision that a walk is pinned to.
+enum Pinned {
+    /// Being asked for.
+    Asking(Job<i64>),
+    /// Known.
+    At(i64),
+}
+
+/// The items of one revision at offsets 0, 1, 2, ….
+struct Offsets<T> {
+    client: Client,
+    path: Arc<str>,
+    fetch: fn(Client, Arc<str>, i32, i64) -> Job<T>,
+    /// `None`: ended.
+    pinned: Option<Pinned>,
+    window: Window<T>,
+    /// The offset to ask for next; `None` behind the last that can be named.
+    next: Option<i32>,
+}
+
+impl<T> Offsets<T> {
+    fn new(client: &Client, path: &str, rev: Option<i64>, fetch: fn(Client, Arc<str>, i32, i64) -> Job<T>) -> Self {
+        let pinned = match rev {
+            Some(rev) => Pinned::At(rev),
+            None => {
+                let client = client.clone();
+                Pinned::Asking(Box::pin(async move { client.rev().await }))
+            }
+        };
+        Self {
+            client: client.clone(),
+            path: path.into(),
+            fetch,
+            pinned: Some(pinned),
+            window: Window::new(),
+            next: Some(0),
+        }
+    }
+
+    const fn rev(&self) -> Option<i64> {
+        match self.pinned {
+            Some(Pinned::At(rev)) => Some(rev),
+            _ => None,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, Error>>> {
+        let rev = match &mut self.pinned {
+            None => return Poll::Ready(None),
+            Some(Pinned::At(rev)) => *rev,
+            Some(Pinned::Asking(job)) => match ready!(job.as_mut().poll(cx)) {
+                Ok(rev) => {
+                    self.pinned = Some(Pinned::At(rev));
+                    rev
+                }
+                Err(error) => {
+                    self.pinned = None;
+                    return Poll::Ready(Some(Err(error)));
+                }
+            },
+        };
+        while self.window.has_room()
+            && let Some(offset) = self.next
+        {
+            let job = (self.fetch)(self.client.clone(), Arc::clone(&self.path), offset, rev);
+            self.window.push(job);
+            self.next = offset.checked_add(1);
+        }
+        let item = ready!(self.window.poll_front(cx));
+        if !matches!(item, Some(Ok(_))) {
+            self.pinned = None;
+            self.window = Window::new();
+        }
+        Poll::Ready(item.filter(|i| !matches!(i, Err(e) if e.code() == Some(ErrCode::Range))))
+    }
+}
+
+/// The files that match a glob: see [`Client::walk`].
+#[must_use = "a stream does nothing unless it is polled"]
+pub struct Walk(Offsets<Entry>);
+
+impl Walk {
+    pub(super) fn new(client: &Client, glob: &str, rev: Option<i64>) -> Self {
+        let fetch = |client: Client, glob: Arc<str>, offset, rev| -> Job<Entry> {
+            Box::pin(async move { client.walk_at(&glob, offset, Some(rev)).await })
+        };
+        Self(Offsets::new(client, glob, rev, fetch))
+    }
+
+    /// The revision of all items; `None` before the first and after the last.
+    #[must_use]
+    pub const fn rev(&self) -> Option<i64> {
+        self.0.rev()
+    }
+
+    /// The next file. Nothing is lost if the future is dropped.
+    pub async fn next(&mut self) -> Option<Result<Entry, Error>> {
+        poll_fn(|cx| self.0.poll(cx)).await
+    }
+}
+
+impl Stream for Walk {
+    type Item = Result<Entry, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll(cx)
+    }
+}
+
+/// The names in a directory: see [`Client::getdir`].
+#[must_use = "a stream does nothing unless it is polled"]
+pub struct Getdir(Offsets<String>);
+
+impl Getdir {
+    pub(super) fn new(client: &Client, path: &str, rev: Option<i64>) -> Self {
+        let fetch = |client: Client, path: Arc<str>, offset, rev| -> Job<String> {
+            Box::pin(async move { client.getdir_at(&path, offset, Some(rev)).await })
+        };
+        Self(Offsets::new(client, path, rev, fetch))
+    }
+
+    /// The revision of all items; `None` before the first and after the last.
+    #[must_use]
+    pub const fn rev(&self) -> Option<i64> {
+        self.0.rev()
+    }
+
+    /// The next name. Nothing is lost if the future is dropped.
+    pub async fn next(&mut self) -> Option<Result<String, Error>> {
+        poll_fn(|cx| self.0.poll(cx)).await
+    }
+}
+
+impl Stream for Getdir {
+    type Item = Result<String, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll(cx)
+    }
+}
+
+/// The names in a directory and what stands there: see [`Client::entries`].
+#[must_use = "a stream does nothing unless it is polled"]
+pub struct Entries {
+    client: Client,
+    /// The directory, with a slash behind it.
+    prefix: String,
+    /// `None`: it has ended.
+    names: Option<Getdir>,
+    stats: Window<(String, Stat)>,
+    /// How the names ended, if not well; told behind the last of them.
+    error: Option<Error>,
+}
+
+impl Entries {
+    pub(super) fn new(client: &Client, path: &str, rev: Option<i64>) -> Self {
+        let slash = if path.ends_with('/') { "" } else { "/" };
+        Self {
+            client: client.clone(),
+            prefix: format!("{path}{slash}"),
+            names: Some(Getdir::new(client, path, rev)),
+            stats: Window::new(),
+            error: None,
+        }
+    }
+
+    /// The next name and what stands there. Nothing is lost if the future is dropped.
+    pub async fn next(&mut self) -> Option<Result<(String, Stat), Error>> {
+        poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<(String, Stat), Error>>> {
+        while self.stats.has_room()
+            && let Some(names) = &mut self.names
+            && let Poll::Ready(name) = names.0.poll(cx)
+        {
+            match name {
+                Some(Ok(name)) => {
+                    let (client, rev) = (self.client.clone(), names.rev());
+                    let path = format!("{}{name}", self.prefix);
+                    self.stats.push(Box::pin(async move {
+                        let stat = client.stat(&path, rev).await?;
+                        Ok((name, stat))
+                    }));
+                }
+                Some(Err(error)) => {
+                    self.error = Some(error);
+                    self.names = None;
+                }
+                None => self.names = None,
+            }
+        }
+        match self.stats.poll_front(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Some(Ok(entry))) => Poll::Ready(Some(Ok(entry))),
+            Poll::Ready(Some(Err(error))) => {
+                (self.names, self.error, self.stats) = (None, None, Window::new());
+                Poll::Ready(Some(Err(error)))
+            }
+            // The names were polled and are pending: they wake us.
+            Poll::Ready(None) if self.names.is_some() => Poll::Pending,
+            Poll::Ready(None) => Poll::Ready(self.error.take().map(Err)),
+        }
+    }
+}
+
+impl Stream for Entries {
+    type Item = Result<(String, Stat), Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll(cx)
+    }
+}
+
+/// Events as they happen: see [`Client::watch`].
+///
+/// It goes on for ever, or until an error: `TOO_LATE` if it could not keep up with the history, a bad glob, a refused
+/// secret. [`Watch::next_rev`] then says where another may take up.
+#[must_use = "a stream does nothing unless it is polled"]
+pub struct Watch {
+    client: Client,
+    glob: Arc<str>,
+    /// The revision after that of the last event handed out.
+    next_rev: i64,
+    /// `None`: ended.
+    wait: Option<Slot<Event>>,
+}
+
+impl Watch {
+    pub(super) fn new(client: &Client, glob: &str, from: i64) -> Self {
+        let (client, glob) = (client.clone(), Arc::from(glob));
+        let wait = Some(Self::ask(&client, &glob, from));
+        Self { client, glob, next_rev: from, wait }
+    }
+
+    fn ask(client: &Client, glob: &Arc<str>, rev: i64) -> Slot<Event> {
+        let (client, glob) = (client.clone(), Arc::clone(glob));
+        Slot::Running(Box::pin(async move { client.wait(&glob, rev).await }))
+    }
+
+    /// The revision from which on no event has been handed out yet.
+    #[must_use]
+    pub const fn next_rev(&self) -> i64 {
+        self.next_rev
+    }
+
+    /// The next event. Nothing is lost if the future is dropped.
+    pub async fn next(&mut self) -> Option<Result<Event, Error>> {
+        poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Event, Error>>> {
+        let result = match self.wait.take() {
+            None => return Poll::Ready(None),
+            Some(Slot::Done(result)) => result,
+            Some(Slot::Running(mut job)) => match job.as_mut().poll(cx) {
+                Poll::Ready(result) => result,
+                Poll::Pending => {
+                    self.wait = Some(Slot::Running(job));
+                    return Poll::Pending;
+                }
+            },
+        };
+        if let Ok(event) = &result
+            && let Some(next) = event.rev.checked_add(1)
+        {
+            self.next_rev = next;
+            let mut slot = Self::ask(&self.client, &self.glob, next);
+            // Polled once, the next wait is on its way while the caller is busy with this event.
+            if let Slot::Running(job) = &mut slot
+                && let Poll::Ready(result) = job.as_mut().poll(cx)
+            {
+                slot = Slot::Done(result);
+            }
+            self.wait = Some(slot);
+        }
+        Poll::Ready(Some(result))
+    }
+}
+
+impl Stream for Watch {
+    type Item = Result<Event, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_and_its_streams_may_move_between_threads() {
+        fn is_send<T: Send + Unpin>() {}
+        is_send::<Client>();
+        is_send::<Walk>();
+        is_send::<Getdir>();
+        is_send::<Entries>();
+        is_send::<Watch>();
+    }
+}

@@ -1,0 +1,270 @@
+//! Doozer URIs and addresses.
+//!
+//! A URI is `doozer:?` and parameters written like those of an HTTP query: separated by `&` (or `;`), each repeatable,
+//! percent-encoded, `+` for a space:
+//!
+//! | parameter | meaning |
+//! |---|---|
+//! | `ca` | an address, `host[:port]` |
+//! | `cn` | the cluster's name, by which a name service knows its addresses |
+//! | `sk` | the secret for ACCESS |
+//! | `un` | the cluster's unique name; carried, not used |
+//!
+//! Of `cn`, `sk` and `un` the first counts, as it did for the original's client. Other parameters are ignored, so that
+//! a URI may say more to clients that know more.
+
+use std::fmt;
+use std::net::Ipv6Addr;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+use crate::limits::PORT_DEFAULT;
+
+/// What every doozer URI begins with.
+pub const PREFIX: &str = "doozer:?";
+
+/// A host and a port.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Address {
+    host: String,
+    port: u16,
+}
+
+impl Address {
+    /// A host name or an IP address, the latter without brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The TCP port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl FromStr for Address {
+    type Err = UriError;
+
+    /// Reads `host`, `host:port`, `[ipv6]`, `[ipv6]:port` or a bare IPv6 address.
+    fn from_str(text: &str) -> Result<Self, UriError> {
+        let bad = || UriError::Address(text.to_owned());
+        let (host, port) = if let Some(rest) = text.strip_prefix('[') {
+            let (host, port) = rest.split_once(']').ok_or_else(bad)?;
+            host.parse::<Ipv6Addr>().map_err(|_| bad())?;
+            match port {
+                "" => (host, None),
+                _ => (host, Some(port.strip_prefix(':').ok_or_else(bad)?)),
+            }
+        } else if text.parse::<Ipv6Addr>().is_ok() {
+            (text, None)
+        } else {
+            match text.split_once(':') {
+                None => (text, None),
+                Some((host, port)) => (host, Some(port)),
+            }
+        };
+        let bracket_or_space = |c: char| c.is_whitespace() || c == '[' || c == ']' || c == '/';
+        if host.is_empty() || host.contains(bracket_or_space) {
+            return Err(bad());
+        }
+        let port = match port {
+            None => PORT_DEFAULT,
+            // `parse` alone would accept "+80".
+            Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse().map_err(|_| bad())?,
+            Some(_) => return Err(bad()),
+        };
+        Ok(Self { host: host.to_owned(), port })
+    }
+}
+
+/// A secret, which `Debug` does not tell.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub Vec<u8>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// A doozer URI, taken apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Uri {
+    /// `ca`: where the cluster may be reached. Possibly none, if a name service knows.
+    pub addresses: Vec<Address>,
+    /// `cn`: the cluster's name.
+    pub cluster: Option<String>,
+    /// `sk`: the secret to present on each new connection.
+    pub secret: Option<Secret>,
+    /// `un`: the cluster's unique name.
+    pub unique_name: Option<String>,
+}
+
+impl FromStr for Uri {
+    type Err = UriError;
+
+    fn from_str(text: &str) -> Result<Self, UriError> {
+        let query = text.strip_prefix(PREFIX).ok_or_else(|| UriError::Prefix(text.to_owned()))?;
+        let mut uri = Self::default();
+        for parameter in query.split(['&', ';']) {
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            let value = percent_decode(value).ok_or_else(|| UriError::Escape(name.to_owned()))?;
+            match name {
+                "ca" => uri.addresses.push(utf8(name, value)?.parse()?),
+                "cn" if uri.cluster.is_none() => uri.cluster = Some(utf8(name, value)?),
+                "sk" if uri.secret.is_none() => uri.secret = Some(Secret(value)),
+                "un" if uri.unique_name.is_none() => uri.unique_name = Some(utf8(name, value)?),
+                _ => {}
+            }
+        }
+        Ok(uri)
+    }
+}
+
+fn utf8(name: &str, value: Vec<u8>) -> Result<String, UriError> {
+    String::from_utf8(value).map_err(|_| UriError::Utf8(name.to_owned()))
+}
+
+/// Undoes `%xx` and `+`. `None` if a `%` is not followed by two hexadecimal digits.
+fn percent_decode(text: &str) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    loop {
+        rest = match rest {
+            [] => return Some(out),
+            [b'%', high, low, rest @ ..] => {
+                out.push(hex(*high)? << 4 | hex(*low)?);
+                rest
+            }
+            [b'%', ..] => return None,
+            [b'+', rest @ ..] => {
+                out.push(b' ');
+                rest
+            }
+            [byte, rest @ ..] => {
+                out.push(*byte);
+                rest
+            }
+        }
+    }
+}
+
+const fn hex(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
+/// Why a text is neither a doozer URI nor an address.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum UriError {
+    /// It does not begin with [`PREFIX`].
+    #[error("a doozer URI begins with `{PREFIX}`, this one does not: {0}")]
+    Prefix(String),
+    /// A `%` that no two hexadecimal digits follow.
+    #[error("parameter `{0}` of the doozer URI has a `%` that is no escape; a bare `%` is written `%25`")]
+    Escape(String),
+    /// A parameter that is not UTF-8.
+    #[error("parameter `{0}` of the doozer URI is not UTF-8")]
+    Utf8(String),
+    /// An address that is not `host[:port]`.
+    #[error("not an address of the form host[:port]: `{0}`")]
+    Address(String),
+    /// Nowhere to connect to.
+    #[error("the doozer URI names no address: give `ca=host:port`, or `cn=name` and a name service")]
+    NoAddress,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> Option<String> {
+        text.parse::<Address>().ok().map(|a| a.to_string())
+    }
+
+    #[test]
+    fn an_address_without_a_port_has_the_default_one() {
+        assert_eq!(address("localhost").as_deref(), Some("localhost:8046"));
+        assert_eq!(address("10.0.0.1").as_deref(), Some("10.0.0.1:8046"));
+        assert_eq!(address("10.0.0.1:1").as_deref(), Some("10.0.0.1:1"));
+        assert_eq!(address("::1").as_deref(), Some("[::1]:8046"));
+        assert_eq!(address("[::1]").as_deref(), Some("[::1]:8046"));
+        assert_eq!(address("[::1]:1").as_deref(), Some("[::1]:1"));
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_with_its_text() {
+        for text in [
+            "",
+            ":",
+            ":1",
+            "a:",
+            "a:b",
+            "a:65536",
+            "a:-1",
+            "a:+1",
+            "a:1:2",
+            "[::1",
+            "[a]:1",
+            "[::1]1",
+            "a b:1",
+            "a/b",
+            "http://a:1",
+        ] {
+            assert_eq!(text.parse::<Address>(), Err(UriError::Address(text.into())));
+        }
+    }
+
+    #[test]
+    fn a_uri_is_taken_apart() {
+        let uri: Uri = "doozer:?ca=10.0.0.1&ca=b:2;cn=c&sk=s%2fk%25+%FF&un=u&new=1".parse().unwrap();
+        let addresses: Vec<String> = uri.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["10.0.0.1:8046", "b:2"]);
+        assert_eq!(uri.cluster.as_deref(), Some("c"));
+        assert_eq!(uri.secret, Some(Secret(b"s/k% \xff".to_vec())));
+        assert_eq!(uri.unique_name.as_deref(), Some("u"));
+    }
+
+    #[test]
+    fn the_first_name_and_secret_count() {
+        let uri: Uri = "doozer:?cn=a&cn=b&sk=&sk=x".parse().unwrap();
+        assert_eq!(uri.cluster.as_deref(), Some("a"));
+        assert_eq!(uri.secret, Some(Secret(vec![])));
+    }
+
+    #[test]
+    fn each_way_to_be_no_uri_has_its_error() {
+        let error = |text: &str| text.parse::<Uri>().unwrap_err();
+        assert_eq!(error("http://x"), UriError::Prefix("http://x".into()));
+        assert_eq!(error("doozer:ca=x"), UriError::Prefix("doozer:ca=x".into()));
+        assert_eq!(error("doozer:?sk=%"), UriError::Escape("sk".into()));
+        assert_eq!(error("doozer:?sk=%1"), UriError::Escape("sk".into()));
+        assert_eq!(error("doozer:?sk=%1x"), UriError::Escape("sk".into()));
+        assert_eq!(error("doozer:?cn=%ff"), UriError::Utf8("cn".into()));
+        assert_eq!(error("doozer:?ca=a:b"), UriError::Address("a:b".into()));
+        assert_eq!("doozer:?".parse::<Uri>(), Ok(Uri::default()));
+    }
+
+    #[test]
+    fn a_secret_is_not_told_to_logs() {
+        let uri: Uri = "doozer:?sk=hunter2".parse().unwrap();
+        assert!(!format!("{uri:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,264 @@
+//! The verbs as methods, and what they answer.
+
+use tokio::sync::mpsc;
+
+use super::call::{Answer, Ask, Call, Kind};
+use super::error::{Error, Lost};
+use super::options::Options;
+use super::streams::{Entries, Getdir, Walk, Watch};
+use crate::limits::FRAME_MAX;
+use crate::wire::{FLAG_DEL, FLAG_SET, Verb};
+
+/// The revision of a file that is not there. As an argument of [`Client::set`]: create it.
+pub const MISSING: i64 = 0;
+/// As an argument of [`Client::set`] and [`Client::del`]: whatever the file's revision is.
+pub const CLOBBER: i64 = -1;
+
+/// A file's body and the revision that wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// What a later [`Client::set`] is to be given; [`MISSING`] if there is no such file.
+    pub rev: i64,
+    /// The body; empty if there is no such file.
+    pub value: Vec<u8>,
+}
+
+impl File {
+    /// Whether there is such a file.
+    #[must_use]
+    pub const fn exists(&self) -> bool {
+        self.rev != MISSING
+    }
+}
+
+/// What stands at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stat {
+    /// Nothing.
+    Missing,
+    /// A file.
+    File {
+        /// The revision that wrote it.
+        rev: i64,
+        /// Bytes of its body.
+        len: u32,
+    },
+    /// A directory.
+    Directory {
+        /// How many names it holds.
+        entries: u32,
+    },
+}
+
+/// A file that a walk came by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its path.
+    pub path: String,
+    /// The revision that wrote it.
+    pub rev: i64,
+    /// Its body.
+    pub value: Vec<u8>,
+}
+
+/// What a revision did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It set a file.
+    Set,
+    /// It deleted a file (which need not have been there).
+    Del,
+    /// It changed nothing.
+    Nop,
+}
+
+/// What a revision did, and to what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The revision.
+    pub rev: i64,
+    /// The file's path; `/` for a nop.
+    pub path: String,
+    /// The file's new body; empty unless it was set.
+    pub value: Vec<u8>,
+    /// The kind of change.
+    pub change: Change,
+}
+
+/// A connection to a cluster. Clones share it: all their calls are under way at once.
+///
+/// * A call whose future is dropped is abandoned, without harm to others. An abandoned write may or may not be carried
+///   out.
+/// * A lost connection is replaced, by one to any of the addresses, as soon as a call needs it. Reads are then asked
+///   again. A write whose answer was lost is [`Error::OutcomeUnknown`], and never sent again; one that certainly did not
+///   reach the server is sent.
+/// * Callers wait while too much is queued.
+/// * Another server may be some revisions behind the last: [`Client::sync`], then read.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub(super) calls: mpsc::Sender<Call>,
+}
+
+impl Client {
+    /// Connects with the default [`Options`] to a doozer URI, or to one address `host[:port]`, or to any of several
+    /// with commas in between.
+    ///
+    /// # Errors
+    /// The target cannot be understood, or not be reached, or it refuses the secret.
+    pub async fn connect(target: &str) -> Result<Self, Error> {
+        Options::parse(target)?.connect().await
+    }
+
+    /// The body of the file at `path`, now or as of a past revision. A revision in the future is awaited.
+    ///
+    /// # Errors
+    /// `ISDIR`, `TOO_LATE`, permission denied.
+    pub async fn get(&self, path: &str, rev: Option<i64>) -> Result<File, Error> {
+        let mut answer = self.call(Ask::new(Verb::Get).path(path).rev(rev)).await?;
+        Ok(File { rev: answer.rev()?, value: answer.value() })
+    }
+
+    /// Sets the file at `path` if its revision is not greater than `rev`, or is any and `rev` is [`CLOBBER`]; the file's
+    /// new revision.
+    ///
+    /// # Errors
+    /// `REV_MISMATCH`, `ISDIR`, `NOTDIR`, `BAD_PATH`, `READONLY` (no quorum; not carried out), permission denied;
+    /// [`Error::OutcomeUnknown`].
+    pub async fn set(&self, path: &str, rev: i64, value: impl Into<Vec<u8>>) -> Result<i64, Error> {
+        let ask = Ask::new(Verb::Set).path(path).rev(Some(rev)).value(value.into());
+        self.call(ask).await?.rev()
+    }
+
+    /// Deletes the file at `path`, under the same condition as [`Client::set`].
+    ///
+    /// # Errors
+    /// Those of [`Client::set`], but for `NOTDIR`.
+    pub async fn del(&self, path: &str, rev: i64) -> Result<(), Error> {
+        self.call(Ask::new(Verb::Del).path(path).rev(Some(rev))).await.map(drop)
+    }
+
+    /// Makes a revision that changes nothing.
+    ///
+    /// # Errors
+    /// `READONLY`, permission denied; [`Error::OutcomeUnknown`].
+    pub async fn nop(&self) -> Result<(), Error> {
+        self.call(Ask::new(Verb::Nop)).await.map(drop)
+    }
+
+    /// The server's current revision.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn rev(&self) -> Result<i64, Error> {
+        self.call(Ask::new(Verb::Rev)).await?.rev()
+    }
+
+    /// Returns once the server has applied all that was acknowledged to anyone before this call; its revision then.
+    ///
+    /// # Errors
+    /// `UNKNOWN_VERB` from a server of the original.
+    pub async fn sync(&self) -> Result<i64, Error> {
+        self.call(Ask::new(Verb::Sync)).await?.rev()
+    }
+
+    /// The server's id.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub async fn self_id(&self) -> Result<String, Error> {
+        let mut answer = self.call(Ask::new(Verb::SelfId)).await?;
+        String::from_utf8(answer.value()).map_err(|_| answer.bad("value"))
+    }
+
+    /// What stands at `path`, now or as of a past revision.
+    ///
+    /// # Errors
+    /// `TOO_LATE`, permission denied.
+    pub async fn stat(&self, path: &str, rev: Option<i64>) -> Result<Stat, Error> {
+        let answer = self.call(Ask::new(Verb::Stat).path(path).rev(rev)).await?;
+        Ok(match answer.rev()? {
+            -2 => Stat::Directory { entries: answer.len()? },
+            MISSING => Stat::Missing,
+            rev => Stat::File { rev, len: answer.len()? },
+        })
+    }
+
+    /// The first event at or after `rev` whose path matches `glob`. Bound it with `tokio::time::timeout`; else it
+    /// goes on through lost connections until there is one.
+    ///
+    /// # Errors
+    /// `TOO_LATE`, `OTHER` (a bad glob, permission denied).
+    pub async fn wait(&self, glob: &str, rev: i64) -> Result<Event, Error> {
+        let mut answer = self.call(Ask::new(Verb::Wait).path(glob).rev(Some(rev))).await?;
+        let flags = answer.flags()?;
+        let change = match (flags & FLAG_SET, flags & FLAG_DEL) {
+            (0, 0) => Change::Nop,
+            (0, _) => Change::Del,
+            _ => Change::Set,
+        };
+        let event = Event { rev: answer.rev()?, path: answer.path()?, value: answer.value(), change };
+        // An event before `rev` would be one that a watch has had already.
+        if event.rev < rev { Err(answer.bad("rev")) } else { Ok(event) }
+    }
+
+    /// The `offset`-th file that matches `glob`; `RANGE` behind the last. [`Client::walk`] asks for all.
+    ///
+    /// # Errors
+    /// `RANGE`, `TOO_LATE`, `OTHER` (a bad glob, permission denied).
+    pub async fn walk_at(&self, glob: &str, offset: i32, rev: Option<i64>) -> Result<Entry, Error> {
+        let mut answer = self.call(Ask::new(Verb::Walk).path(glob).offset(offset).rev(rev)).await?;
+        Ok(Entry { path: answer.path()?, rev: answer.rev()?, value: answer.value() })
+    }
+
+    /// The `offset`-th name in the directory `path`; `RANGE` behind the last. [`Client::getdir`] asks for all.
+    ///
+    /// # Errors
+    /// `RANGE`, `NOENT`, `NOTDIR`, `TOO_LATE`, permission denied.
+    pub async fn getdir_at(&self, path: &str, offset: i32, rev: Option<i64>) -> Result<String, Error> {
+        self.call(Ask::new(Verb::Getdir).path(path).offset(offset).rev(rev)).await?.path()
+    }
+
+    /// Presents a secret. It is presented again on each new connection.
+    ///
+    /// # Errors
+    /// `OTHER`, permission denied; what was granted before stays.
+    pub async fn access(&self, secret: impl Into<Vec<u8>>) -> Result<(), Error> {
+        self.call(Ask::new(Verb::Access).value(secret.into())).await.map(drop)
+    }
+
+    /// All files that match `glob`, in walk order, at one revision: `rev`, or the current one.
+    pub fn walk(&self, glob: &str, rev: Option<i64>) -> Walk {
+        Walk::new(self, glob, rev)
+    }
+
+    /// All names in the directory `path`, in byte order, at one revision: `rev`, or the current one.
+    pub fn getdir(&self, path: &str, rev: Option<i64>) -> Getdir {
+        Getdir::new(self, path, rev)
+    }
+
+    /// Like [`Client::getdir`], with what stands at each name.
+    pub fn entries(&self, path: &str, rev: Option<i64>) -> Entries {
+        Entries::new(self, path, rev)
+    }
+
+    /// Every event from revision `from` on whose path matches `glob`, each once and in order, across lost connections.
+    /// To miss nothing that follows a read, watch from the revision after the one that was read.
+    pub fn watch(&self, glob: &str, from: i64) -> Watch {
+        Watch::new(self, glob, from)
+    }
+
+    async fn call(&self, ask: Ask) -> Result<Answer, Error> {
+        // The longest tag's length stands for any.
+        let len = ask.request(i32::MAX).frame_len() - crate::wire::frame::HEADER;
+        if len > FRAME_MAX {
+            return Err(Error::TooLarge { len, max: FRAME_MAX });
+        }
+        let kind = ask.kind();
+        let (call, answer) = Call::new(ask);
+        self.calls.send(call).await.map_err(|_| Error::Closed)?;
+        answer.await.unwrap_or(Err(match kind {
+            Kind::Write => Error::OutcomeUnknown(Lost::Ended),
+            Kind::Read | Kind::Wait => Error::Closed,
+        }))
+    }
+}
