@@ -5,7 +5,7 @@
 //! that applied the same have the same files at the same revisions; only how far back they can look may differ, for
 //! trimming can be held by a pin.
 //!
-//! Read in this order: `path` and [`glob`] (what things are called), `versions`, `arena`, `children` (what is kept),
+//! Read in this order: `path` and [`glob`] (what things are called), `versions`, `arena`, `children`, `hints` (what is kept and found),
 //! `tree` (mutations, history, trimming), `walk`, `cursor`, `scan` (listings in bounded slices), `trie` and
 //! `waiters` (who is to be woken), `load` (from a snapshot).
 //!
@@ -21,6 +21,7 @@ mod arena;
 mod children;
 mod cursor;
 pub mod glob;
+mod hints;
 mod load;
 pub mod path;
 mod scan;

@@ -121,6 +121,20 @@ impl Arena {
         self.free = Some(id);
     }
 
+    /// Whether `path` is that of the node in use at `id`, which may be free by now, or another's.
+    pub(super) fn is_at(&self, id: NodeId, path: &str) -> bool {
+        let (mut at, mut rest) = (id, path);
+        while at != ROOT {
+            let node = &self[at];
+            // A free node has no name, and no path ends in a slash.
+            match rest.strip_suffix(node.name.as_str()).and_then(|rest| rest.strip_suffix('/')) {
+                Some(shorter) => (at, rest) = (node.parent, shorter),
+                None => return false,
+            }
+        }
+        rest.is_empty()
+    }
+
     /// The path from the root to `id`, put in the place of `out`'s content.
     pub(super) fn path(&self, id: NodeId, out: &mut Vec<u8>) {
         out.clear();
