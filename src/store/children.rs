@@ -59,9 +59,13 @@ impl Children {
         };
         let tag = tag(name);
         let (blocks, rest) = row.as_chunks::<8>();
-        let search = |entries: &[Entry]| entries.iter().find(|e| e.tag == tag && arena[e.id].name == name).map(|e| e.id);
+        let search =
+            |entries: &[Entry]| entries.iter().find(|e| e.tag == tag && arena[e.id].name == name).map(|e| e.id);
         // Eight at a time without a branch, which the compiler turns into vectors.
-        let found = blocks.iter().filter(|block| block.iter().fold(false, |any, e| any | (e.tag == tag))).find_map(|block| search(block));
+        let found = blocks
+            .iter()
+            .filter(|block| block.iter().fold(false, |any, e| any | (e.tag == tag)))
+            .find_map(|block| search(block));
         found.or_else(|| search(rest))
     }
 
@@ -86,7 +90,8 @@ impl Children {
         match self {
             Children::Few(row) => take(row, id),
             Children::Many(rows) => {
-                let key = row_of(rows, name).map(|(key, _)| key.clone()).expect("the node is among its parent's children");
+                let key =
+                    row_of(rows, name).map(|(key, _)| key.clone()).expect("the node is among its parent's children");
                 if let Some(row) = rows.get_mut(&key) {
                     take(row, id);
                     if row.len() < ROW / 4 {
@@ -135,7 +140,10 @@ fn position(arena: &Arena, row: &[Entry], name: &str) -> usize {
 }
 
 fn insert(rows: &mut BTreeMap<CompactString, Row>, arena: &Arena, name: &str, entry: Entry) {
-    let (_, row) = rows.range_mut::<str, _>((Bound::Unbounded, Bound::Included(name))).next_back().expect("the first key is the empty name");
+    let (_, row) = rows
+        .range_mut::<str, _>((Bound::Unbounded, Bound::Included(name)))
+        .next_back()
+        .expect("the first key is the empty name");
     let at = position(arena, row, name);
     if row.len() < ROW {
         row.insert(at, entry);

@@ -101,7 +101,8 @@ impl Cursors {
         if let Some((slot, cursor)) = all().filter(|(_, c)| c.rev == rev).filter(fits).max_by_key(|(_, c)| c.count) {
             return Some(Start { count: cursor.count, position: cursor.position.clone(), slot: Some(slot) });
         }
-        let mut candidates: Vec<(u64, i64, usize)> = all().filter(fits).map(|(slot, c)| (c.count, c.rev, slot)).collect();
+        let mut candidates: Vec<(u64, i64, usize)> =
+            all().filter(fits).map(|(slot, c)| (c.count, c.rev, slot)).collect();
         candidates.sort_unstable_by(|a, b| b.cmp(a));
         let mut left = Replay { events: REPLAY, structural: REPLAY_STRUCTURAL };
         for (_, _, slot) in candidates.into_iter().take(TRIES) {
@@ -129,7 +130,10 @@ impl Cursors {
     pub(super) fn found(&mut self, listing: Listing<'_>, rev: i64, count: u64, position: &[u8], start: Option<Start>) {
         let (kind, pattern) = listing.key();
         self.clock += 1;
-        if let Some(slot) = start.and_then(|start| start.slot) {
+        // Who was interrupted on the way comes without a slot: the cursor of the match before this one was its own.
+        let before =
+            || self.cursors.iter().position(|c| c.count + 1 == count && c.kind == kind && *c.pattern == *pattern);
+        if let Some(slot) = start.and_then(|start| start.slot).or_else(before) {
             let at = self.cursors[slot].count;
             // One cursor at each such count is enough, however many walks come by.
             let same = |c: &&Cursor| c.count == at && c.kind == kind && *c.pattern == *pattern;
@@ -143,7 +147,15 @@ impl Cursors {
                 return;
             }
         }
-        let cursor = Cursor { hash: hash(pattern), kind, rev, count, used: self.clock, pattern: pattern.into(), position: position.into() };
+        let cursor = Cursor {
+            hash: hash(pattern),
+            kind,
+            rev,
+            count,
+            used: self.clock,
+            pattern: pattern.into(),
+            position: position.into(),
+        };
         if self.cursors.len() < CURSORS {
             self.cursors.push(cursor);
         } else if let Some(oldest) = self.cursors.iter_mut().min_by_key(|cursor| cursor.used) {
@@ -159,7 +171,14 @@ struct Replay {
 }
 
 /// A cursor's count at another revision; `None` if the events between are gone or too many.
-fn recount(tree: &Tree, listing: Listing<'_>, cursor: &Cursor, rev: i64, left: &mut Replay, path: &mut Vec<u8>) -> Option<u64> {
+fn recount(
+    tree: &Tree,
+    listing: Listing<'_>,
+    cursor: &Cursor,
+    rev: i64,
+    left: &mut Replay,
+    path: &mut Vec<u8>,
+) -> Option<u64> {
     let (after, until) = (cursor.rev.min(rev), cursor.rev.max(rev));
     if until - after > left.events || after + 1 < tree.first() {
         return None;

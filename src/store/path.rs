@@ -124,7 +124,20 @@ mod tests {
             assert!(Path::parse(good).is_some(), "{good:?}");
         }
         for bad in [
-            &b""[..], b"a", b"a/b", b"//", b"//a", b"/a//b", b"/a/", b"/a_b", b"/a b", b"/\xc3\xa9", b"/a\0", b"/*", b"/?", &long,
+            &b""[..],
+            b"a",
+            b"a/b",
+            b"//",
+            b"//a",
+            b"/a//b",
+            b"/a/",
+            b"/a_b",
+            b"/a b",
+            b"/\xc3\xa9",
+            b"/a\0",
+            b"/*",
+            b"/?",
+            &long,
             &too_long,
         ] {
             assert!(Path::parse(bad).is_none(), "{bad:?}");

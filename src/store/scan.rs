@@ -8,8 +8,8 @@ use super::cursor::{Listing, Start};
 use super::glob::Glob;
 use super::path::Path;
 use super::tree::Tree;
-use super::walk::{Step, Walker, charge};
 use super::waiters::WaiterId;
+use super::walk::{Step, Walker, charge};
 use super::{Kind, Lookup, Store};
 use std::ops::Bound;
 
@@ -145,7 +145,15 @@ impl Store {
         self.walk_on(&glob, rev, target, Some(Start::new(count, after)), budget, path)
     }
 
-    fn walk_on(&mut self, glob: &Glob, rev: i64, target: u64, start: Option<Start>, budget: &mut usize, path: &mut Vec<u8>) -> Walk<'_> {
+    fn walk_on(
+        &mut self,
+        glob: &Glob,
+        rev: i64,
+        target: u64,
+        start: Option<Start>,
+        budget: &mut usize,
+        path: &mut Vec<u8>,
+    ) -> Walk<'_> {
         let mut count = start.as_ref().map_or(0, |start| start.count);
         let after = start.as_ref().map(|start| start.position.as_slice()).filter(|after| !after.is_empty());
         let mut walker = Walker::new(&self.tree, Some(glob), rev, after, budget);
@@ -208,7 +216,15 @@ impl Store {
         self.getdir_on(path, state.rev, state.target, Some(start), budget, name)
     }
 
-    fn getdir_on(&mut self, path: Path<'_>, rev: i64, target: u64, start: Option<Start>, budget: &mut usize, name: &mut Vec<u8>) -> Getdir {
+    fn getdir_on(
+        &mut self,
+        path: Path<'_>,
+        rev: i64,
+        target: u64,
+        start: Option<Start>,
+        budget: &mut usize,
+        name: &mut Vec<u8>,
+    ) -> Getdir {
         let mut count = start.as_ref().map_or(0, |start| start.count);
         let after = start.as_ref().and_then(|start| std::str::from_utf8(&start.position).ok()).unwrap_or("");
         charge(budget, path.components().count());

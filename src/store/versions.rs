@@ -99,7 +99,9 @@ impl<T: Default> Versions<T> {
             Some(Older::One((r, _))) => (Some(*r), None),
             Some(Older::Many(many)) => (None, Some(many)),
         };
-        let many = many.into_iter().flat_map(move |many| many.range(many.partition_point(|(r, _)| *r <= after)..).map(|(r, _)| *r));
+        let many = many
+            .into_iter()
+            .flat_map(move |many| many.range(many.partition_point(|(r, _)| *r <= after)..).map(|(r, _)| *r));
         let latest = Some(self.rev).filter(|r| *r != 0);
         one.into_iter().chain(many).chain(latest).skip_while(move |r| *r <= after).take_while(move |r| *r <= until)
     }

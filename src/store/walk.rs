@@ -48,7 +48,13 @@ pub(super) fn charge(budget: &mut usize, cost: usize) {
 
 impl<'a> Walker<'a> {
     /// A walk of `rev`, of what comes after the path `after` (which need not exist), if one is given.
-    pub(super) fn new(tree: &'a Tree, glob: Option<&'a Glob>, rev: i64, after: Option<&[u8]>, budget: &mut usize) -> Walker<'a> {
+    pub(super) fn new(
+        tree: &'a Tree,
+        glob: Option<&'a Glob>,
+        rev: i64,
+        after: Option<&[u8]>,
+        budget: &mut usize,
+    ) -> Walker<'a> {
         let words = glob.map_or(0, Glob::words);
         let mut states = vec![0; words];
         if let Some(glob) = glob {

@@ -117,10 +117,12 @@ proptest! {
 /// Walk order puts `/a/x` before `/a-x`; a snapshot sorted by bytes is refused rather than loaded wrongly.
 #[test]
 fn files_out_of_order_are_refused() {
-    let load = |paths: &[&str]| paths.iter().try_for_each({
-        let mut loader = Loader::new(1);
-        move |path| loader.file(path.as_bytes(), 1, b"")
-    });
+    let load = |paths: &[&str]| {
+        paths.iter().try_for_each({
+            let mut loader = Loader::new(1);
+            move |path| loader.file(path.as_bytes(), 1, b"")
+        })
+    };
     assert_eq!(load(&["/a/x", "/a-x", "/b"]), Ok(()));
     assert_eq!(load(&["/a-x", "/a/x"]), Err(LoadError::Order));
     assert_eq!(load(&["/a", "/a"]), Err(LoadError::Order));

@@ -38,7 +38,9 @@ pub(super) fn text(names: &[String]) -> String {
 pub(super) fn naive_match(pattern: &[u8], path: &[u8]) -> bool {
     match (pattern, path) {
         ([b'*', b'*', rest @ ..], _) => naive_match(rest, path) || !path.is_empty() && naive_match(pattern, &path[1..]),
-        ([b'*', rest @ ..], _) => naive_match(rest, path) || !path.is_empty() && path[0] != b'/' && naive_match(pattern, &path[1..]),
+        ([b'*', rest @ ..], _) => {
+            naive_match(rest, path) || !path.is_empty() && path[0] != b'/' && naive_match(pattern, &path[1..])
+        }
         ([b'?', rest @ ..], [byte, left @ ..]) => *byte != b'/' && naive_match(rest, left),
         ([token, rest @ ..], [byte, left @ ..]) => token == byte && naive_match(rest, left),
         ([], _) => path.is_empty(),

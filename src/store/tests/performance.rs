@@ -75,7 +75,14 @@ fn listing_by_offsets_costs_one_walk_under_writes() {
 #[test]
 fn a_walk_looks_only_where_matches_can_be() {
     let mut store = filled(5000, 100);
-    for (pattern, most) in [("/d3/f00001*", 20), ("/none/**", 5), ("/d3/f00001?/*", 20), ("/*/none", 20), ("/d3/x*", 5), ("/d?/f000012", 40)] {
+    for (pattern, most) in [
+        ("/d3/f00001*", 20),
+        ("/none/**", 5),
+        ("/d3/f00001?/*", 20),
+        ("/*/none", 20),
+        ("/d3/x*", 5),
+        ("/d?/f000012", 40),
+    ] {
         let mut budget = 10_000;
         let walk = store.walk(&Glob::new(pattern.as_bytes()).unwrap(), 5000, 1000, &mut budget, &mut Vec::new());
         assert!(matches!(walk, Walk::Range));
@@ -115,7 +122,12 @@ fn hostile_globs_finish() {
     let path = format!("/{}", "a".repeat(4095));
     let mut store = Store::new(10);
     set(&mut store, &path);
-    for pattern in [format!("/{}b", "*a".repeat(2046)), format!("/{}", "*?".repeat(2047)), format!("/{}b", "**a".repeat(1364)), format!("/{}b", "?*".repeat(2047))] {
+    for pattern in [
+        format!("/{}b", "*a".repeat(2046)),
+        format!("/{}", "*?".repeat(2047)),
+        format!("/{}b", "**a".repeat(1364)),
+        format!("/{}b", "?*".repeat(2047)),
+    ] {
         let glob = Glob::new(pattern.as_bytes()).unwrap();
         for _ in 0..3 {
             glob.matches(path.as_bytes());

@@ -34,7 +34,8 @@ fn path() -> impl Strategy<Value = String> {
 }
 
 pub(super) fn glob() -> impl Strategy<Value = String> {
-    let token = prop_oneof![4 => Just("a"), 2 => Just("b"), 1 => Just("-"), 3 => Just("*"), 2 => Just("**"), 2 => Just("?")];
+    let token =
+        prop_oneof![4 => Just("a"), 2 => Just("b"), 1 => Just("-"), 3 => Just("*"), 2 => Just("**"), 2 => Just("?")];
     let name = prop::collection::vec(token, 1..4).prop_map(|tokens| tokens.concat());
     prop_oneof![
         12 => prop::collection::vec(name, 1..4).prop_map(|names| format!("/{}", names.join("/"))),
@@ -117,7 +118,9 @@ impl Pair {
         let mut expected = Vec::new();
         if let Ok(rev) = result {
             let path = self.model.event(rev).1.clone();
-            let matches = |w: &Waiting| w.from <= rev && w.glob.as_ref().is_some_and(|g| naive_match(g.as_bytes(), path.as_bytes()));
+            let matches = |w: &Waiting| {
+                w.from <= rev && w.glob.as_ref().is_some_and(|g| naive_match(g.as_bytes(), path.as_bytes()))
+            };
             let fired = self.waiting.extract_if(.., |w| matches(w)).map(|w| Woken::Event { token: w.token, rev });
             expected.extend(fired);
             let reached = self.waiting.extract_if(.., |w| w.glob.is_none() && w.from <= rev);
@@ -249,7 +252,8 @@ impl Pair {
                 let from = self.model.revision() + ahead;
                 let id = self.store.await_revision(from, self.token);
                 let token = self.token;
-                let at = self.waiting.iter().position(|w| w.glob.is_none() && w.from > from).unwrap_or(self.waiting.len());
+                let at =
+                    self.waiting.iter().position(|w| w.glob.is_none() && w.from > from).unwrap_or(self.waiting.len());
                 self.waiting.insert(at, Waiting { token, glob: None, from, id });
             }
             Op::Pin => {
@@ -285,7 +289,10 @@ pub(super) fn same(store: &Store, model: &Model) {
     for rev in model.first.max(1)..=model.revision() {
         let event = store.event(rev, &mut path).unwrap();
         let (kind, text, value) = model.event(rev);
-        assert_eq!((event.rev, event.kind, event.value, path.as_slice()), (rev, *kind, value.as_slice(), text.as_bytes()));
+        assert_eq!(
+            (event.rev, event.kind, event.value, path.as_slice()),
+            (rev, *kind, value.as_slice(), text.as_bytes())
+        );
     }
     assert_eq!(store.event(model.first.max(1) - 1, &mut path), None);
     assert_eq!(store.event(model.revision() + 1, &mut path), None);

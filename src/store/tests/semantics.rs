@@ -119,6 +119,10 @@ fn a_wait_from_the_future_sleeps_through_the_present() {
     store.take_woken(&mut woken);
     assert_eq!(woken, [Woken::Event { token: 1, rev: 3 }, Woken::Revision { token: 4, rev: 3 }]);
     assert!(!store.cancel(later));
+    woken.clear();
+    store.await_revision(3, 5);
+    store.take_woken(&mut woken);
+    assert_eq!(woken, [Woken::Revision { token: 5, rev: 3 }]);
     assert_eq!(store.waiters(), 0);
 }
 
@@ -181,7 +185,10 @@ fn the_deepest_path_needs_no_stack() {
         set(&mut store, &path, 0).unwrap();
         assert_eq!(store.lookup(b"/a/a/a", 1), Lookup::Dir { entries: 1 });
         let mut found = Vec::new();
-        assert!(matches!(store.walk(&glob("/**a"), 1, 0, &mut usize::MAX.clone(), &mut found), Walk::Found { rev: 1, .. }));
+        assert!(matches!(
+            store.walk(&glob("/**a"), 1, 0, &mut usize::MAX.clone(), &mut found),
+            Walk::Found { rev: 1, .. }
+        ));
         assert_eq!(found, path.as_bytes());
         assert!(matches!(store.walk(&glob("/**a"), 1, 1, &mut usize::MAX.clone(), &mut found), Walk::Range));
         for at in [1, 2000] {
@@ -239,6 +246,9 @@ fn large_directories_stay_in_order() {
         assert_eq!(rest, None);
         assert!(found.iter().eq(names.iter()));
         let middle = names.iter().nth(names.len() / 2);
-        assert!(middle.is_none_or(|name| store.lookup(format!("/d/{name}").as_bytes(), store.revision()) != Lookup::Missing));
+        assert!(
+            middle
+                .is_none_or(|name| store.lookup(format!("/d/{name}").as_bytes(), store.revision()) != Lookup::Missing)
+        );
     }
 }
