@@ -63,18 +63,8 @@ pub struct Usage {
 impl fmt::Display for Usage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.topic {
-            Some(topic) => write!(
-                f,
-                "Error: {}: {}\n{}",
-                topic.name,
-                self.message,
-                help::usage(topic)
-            ),
-            None => write!(
-                f,
-                "Error: {}\n`doozer help` lists the commands.",
-                self.message
-            ),
+            Some(topic) => write!(f, "Error: {}: {}\n{}", topic.name, self.message, help::usage(topic)),
+            None => write!(f, "Error: {}\n`doozer help` lists the commands.", self.message),
         }
     }
 }
@@ -126,34 +116,22 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Action, Us
 }
 
 fn command(topic: &'static Topic, words: Vec<String>, flags: Flags) -> Result<Action, Usage> {
-    let wrong = |message: String| Usage {
-        message,
-        topic: Some(topic),
-    };
+    let wrong = |message: String| Usage { message, topic: Some(topic) };
     if topic.name == "help" && words.is_empty() {
         return Ok(Action::Help(None));
     }
     if words.len() != topic.takes.len() {
         return Err(wrong("wrong number of arguments".to_owned()));
     }
-    let revision = |word: &str| {
-        word.parse()
-            .map_err(|_| wrong(format!("not a revision: `{word}`")))
-    };
+    let revision = |word: &str| word.parse().map_err(|_| wrong(format!("not a revision: `{word}`")));
     let mut words = words.into_iter();
     let mut next = || words.next().unwrap_or_default();
     let command = match topic.name {
         "help" => return Ok(Action::Help(Some(find(&next())?))),
         "add" => Command::Add { path: next() },
-        "set" => Command::Set {
-            path: next(),
-            rev: revision(&next())?,
-        },
+        "set" => Command::Set { path: next(), rev: revision(&next())? },
         "get" => Command::Get { path: next() },
-        "del" => Command::Del {
-            path: next(),
-            rev: revision(&next())?,
-        },
+        "del" => Command::Del { path: next(), rev: revision(&next())? },
         "find" => Command::Find { path: next() },
         "stat" => Command::Stat { path: next() },
         "touch" => Command::Touch { path: next() },
@@ -164,28 +142,16 @@ fn command(topic: &'static Topic, words: Vec<String>, flags: Flags) -> Result<Ac
         "watch" => Command::Watch { glob: next() },
         other => unreachable!("a command that is listed and not known: {other}"),
     };
-    let rev = flags
-        .rev
-        .map(|word| revision(&word))
-        .transpose()?
-        .filter(|rev| *rev != -1);
+    let rev = flags.rev.map(|word| revision(&word)).transpose()?.filter(|rev| *rev != -1);
     let limit = flags.limit.map(|word| match duration::parse(&word) {
         Some(limit) if !limit.is_zero() => Ok(limit),
-        _ => Err(wrong(format!(
-            "not a duration above 0, like 1m30s: `{word}`"
-        ))),
+        _ => Err(wrong(format!("not a duration above 0, like 1m30s: `{word}`"))),
     });
     let limit = limit.transpose()?;
     if limit.is_some() && topic.name != "wait" {
         return Err(wrong("flag -t is for `wait` alone".to_owned()));
     }
-    Ok(Action::Run(Invocation {
-        command,
-        uri: flags.uri,
-        boot: flags.boot,
-        rev,
-        limit,
-    }))
+    Ok(Action::Run(Invocation { command, uri: flags.uri, boot: flags.boot, rev, limit }))
 }
 
 /// What stands behind the dashes, if this is a flag.
@@ -193,19 +159,12 @@ fn as_flag(argument: &str) -> Option<&str> {
     let flag = argument.strip_prefix('-')?;
     let flag = flag.strip_prefix('-').unwrap_or(flag);
     // A dash alone and a negative number are arguments.
-    flag.bytes()
-        .next()
-        .filter(|first| !first.is_ascii_digit())
-        .map(|_| flag)
+    flag.bytes().next().filter(|first| !first.is_ascii_digit()).map(|_| flag)
 }
 
 impl Flags {
     /// Takes a flag and, unless it stands behind a `=`, its value from the words that follow.
-    fn take(
-        &mut self,
-        flag: &str,
-        rest: &mut impl Iterator<Item = Result<String, Usage>>,
-    ) -> Result<(), Usage> {
+    fn take(&mut self, flag: &str, rest: &mut impl Iterator<Item = Result<String, Usage>>) -> Result<(), Usage> {
         let (name, value) = match flag.split_once('=') {
             Some((name, value)) => (name, Some(value.to_owned())),
             None => (flag, None),
@@ -221,9 +180,7 @@ impl Flags {
         };
         let value = match value {
             Some(value) => value,
-            None => rest
-                .next()
-                .ok_or_else(|| general(&format!("flag -{name} needs a value")))??,
+            None => rest.next().ok_or_else(|| general(&format!("flag -{name} needs a value")))??,
         };
         *place = Some(value);
         Ok(())
@@ -235,18 +192,14 @@ fn switch(place: &mut bool, name: &str, value: Option<String>) -> Result<(), Usa
         None | Some("true") => true,
         Some("false") => false,
         Some(other) => {
-            return Err(general(&format!(
-                "flag -{name} is true or false, not `{other}`"
-            )));
+            return Err(general(&format!("flag -{name} is true or false, not `{other}`")));
         }
     };
     Ok(())
 }
 
 fn text(argument: OsString) -> Result<String, Usage> {
-    argument
-        .into_string()
-        .map_err(|a| general(&format!("not UTF-8: {}", a.display())))
+    argument.into_string().map_err(|a| general(&format!("not UTF-8: {}", a.display())))
 }
 
 fn find(name: &str) -> Result<&'static Topic, Usage> {
@@ -254,10 +207,7 @@ fn find(name: &str) -> Result<&'static Topic, Usage> {
 }
 
 fn general(message: &str) -> Usage {
-    Usage {
-        message: message.to_owned(),
-        topic: None,
-    }
+    Usage { message: message.to_owned(), topic: None }
 }
 
 #[cfg(test)]
@@ -295,10 +245,7 @@ mod tests {
     #[test]
     fn every_listed_command_is_known() {
         for topic in &help::TOPICS {
-            let words = topic
-                .takes
-                .iter()
-                .map(|t| if *t == "COMMAND" { "rev" } else { "1" });
+            let words = topic.takes.iter().map(|t| if *t == "COMMAND" { "rev" } else { "1" });
             let line: Vec<&str> = std::iter::once(topic.name).chain(words).collect();
             assert!(parsed(&line.join(" ")).is_ok(), "{line:?}");
         }
@@ -306,27 +253,9 @@ mod tests {
 
     #[test]
     fn a_negative_revision_is_an_argument_and_no_flag() {
-        assert_eq!(
-            command("set /p -1"),
-            Command::Set {
-                path: "/p".into(),
-                rev: -1
-            }
-        );
-        assert_eq!(
-            command("del -a x /p -3"),
-            Command::Del {
-                path: "/p".into(),
-                rev: -3
-            }
-        );
-        assert_eq!(
-            command("set -- /p -1"),
-            Command::Set {
-                path: "/p".into(),
-                rev: -1
-            }
-        );
+        assert_eq!(command("set /p -1"), Command::Set { path: "/p".into(), rev: -1 });
+        assert_eq!(command("del -a x /p -3"), Command::Del { path: "/p".into(), rev: -3 });
+        assert_eq!(command("set -- /p -1"), Command::Set { path: "/p".into(), rev: -1 });
     }
 
     #[test]
@@ -352,17 +281,13 @@ mod tests {
 
     #[test]
     fn a_uri_keeps_its_equals_signs() {
-        let Ok(Action::Run(invocation)) = parsed("-a=doozer:?ca=x&sk=y rev") else {
-            panic!()
-        };
+        let Ok(Action::Run(invocation)) = parsed("-a=doozer:?ca=x&sk=y rev") else { panic!() };
         assert_eq!(invocation.uri.as_deref(), Some("doozer:?ca=x&sk=y"));
     }
 
     #[test]
     fn revision_minus_1_means_none() {
-        let Ok(Action::Run(invocation)) = parsed("-r -1 rev") else {
-            panic!()
-        };
+        let Ok(Action::Run(invocation)) = parsed("-r -1 rev") else { panic!() };
         assert_eq!(invocation.rev, None);
     }
 
@@ -372,9 +297,7 @@ mod tests {
             assert_eq!(parsed(line), Ok(Action::Help(None)), "{line}");
         }
         for line in ["set -h", "-h set", "help set", "set /p -h"] {
-            let Ok(Action::Help(Some(topic))) = parsed(line) else {
-                panic!("{line}")
-            };
+            let Ok(Action::Help(Some(topic))) = parsed(line) else { panic!("{line}") };
             assert_eq!(topic.name, "set");
         }
         for line in ["-v", "--version", "-v rev", "rev -v"] {
@@ -397,25 +320,13 @@ mod tests {
             ("set /p", "set: wrong number of arguments"),
             ("set /p five", "set: not a revision: `five`"),
             ("get /p -r five", "get: not a revision: `five`"),
-            (
-                "get /p -r 9223372036854775808",
-                "get: not a revision: `9223372036854775808`",
-            ),
-            (
-                "wait /p -t 5",
-                "wait: not a duration above 0, like 1m30s: `5`",
-            ),
-            (
-                "wait /p -t 0",
-                "wait: not a duration above 0, like 1m30s: `0`",
-            ),
+            ("get /p -r 9223372036854775808", "get: not a revision: `9223372036854775808`"),
+            ("wait /p -t 5", "wait: not a duration above 0, like 1m30s: `5`"),
+            ("wait /p -t 0", "wait: not a duration above 0, like 1m30s: `0`"),
             ("get /p -t 5s", "get: flag -t is for `wait` alone"),
         ] {
             let told = parsed(line).unwrap_err();
-            assert!(
-                told.starts_with(&format!("Error: {why}\n")),
-                "{line}: {told}"
-            );
+            assert!(told.starts_with(&format!("Error: {why}\n")), "{line}: {told}");
         }
     }
 }

@@ -17,42 +17,24 @@ const _: () = assert!(CLOBBER == -1 && MISSING == 0, "the help says so");
 
 /// Carries out a command. `env` tells the environment.
 pub fn run(invocation: &Invocation, env: impl Fn(&str) -> Option<OsString>) -> Result<(), Failure> {
-    let from_env = |name| {
-        env(name)
-            .map(|v| v.to_string_lossy().into_owned())
-            .filter(|v| !v.is_empty())
-    };
+    let from_env = |name| env(name).map(|v| v.to_string_lossy().into_owned()).filter(|v| !v.is_empty());
     let uri = invocation.uri.clone().or_else(|| from_env("DOOZER_URI"));
     let uri = uri.unwrap_or_else(|| URI_DEFAULT.to_owned());
-    let boot = invocation
-        .boot
-        .clone()
-        .or_else(|| from_env("DOOZER_BOOT_URI"));
+    let boot = invocation.boot.clone().or_else(|| from_env("DOOZER_BOOT_URI"));
     // Before there is a connection that would wait for whoever types it.
     let body = match invocation.command {
         Command::Add { .. } | Command::Set { .. } => read_body()?,
         _ => Vec::new(),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Failure::System)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::System)?;
     let result = runtime.block_on(async {
         let work = async {
             let client = connect(&uri, boot.as_deref()).await?;
             let out = BufWriter::new(io::stdout().lock());
-            Session {
-                client,
-                out,
-                rev: invocation.rev,
-            }
-            .carry_out(&invocation.command, body)
-            .await
+            Session { client, out, rev: invocation.rev }.carry_out(&invocation.command, body).await
         };
         match invocation.limit {
-            Some(limit) => timeout(limit, work)
-                .await
-                .unwrap_or(Err(Failure::TimedOut(limit))),
+            Some(limit) => timeout(limit, work).await.unwrap_or(Err(Failure::TimedOut(limit))),
             None => work.await,
         }
     });
@@ -63,19 +45,15 @@ pub fn run(invocation: &Invocation, env: impl Fn(&str) -> Option<OsString>) -> R
 
 async fn connect(uri: &str, boot: Option<&str>) -> Result<Client, Error> {
     match boot {
-        Some(boot) if uri.starts_with("doozer:") => Client::connect_via(uri, boot).await,
-        _ => Client::connect(uri).await,
+        Some(boot) => Client::connect_via(uri, boot).await,
+        None => Client::connect(uri).await,
     }
 }
 
 /// All of stdin; a little more than any server takes, so that the error is the client's to word.
 fn read_body() -> Result<Vec<u8>, Failure> {
     let mut body = Vec::new();
-    io::stdin()
-        .lock()
-        .take(FRAME_MAX as u64 + 1)
-        .read_to_end(&mut body)
-        .map_err(Failure::Stdin)?;
+    io::stdin().lock().take(FRAME_MAX as u64 + 1).read_to_end(&mut body).map_err(Failure::Stdin)?;
     Ok(body)
 }
 
@@ -159,12 +137,7 @@ impl Session {
             Change::Del => "del",
             Change::Nop => "nop",
         };
-        self.say(&format!(
-            "{} {} {change} {}\n",
-            event.path,
-            event.rev,
-            event.value.len()
-        ))?;
+        self.say(&format!("{} {} {change} {}\n", event.path, event.rev, event.value.len()))?;
         self.out.write_all(&event.value).map_err(Failure::Stdout)?;
         self.say("\n")?;
         self.out.flush().map_err(Failure::Stdout)

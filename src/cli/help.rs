@@ -12,18 +12,8 @@ pub struct Topic {
     text: &'static str,
 }
 
-const fn topic(
-    name: &'static str,
-    takes: &'static [&'static str],
-    brief: &'static str,
-    text: &'static str,
-) -> Topic {
-    Topic {
-        name,
-        takes,
-        brief,
-        text,
-    }
+const fn topic(name: &'static str, takes: &'static [&'static str], brief: &'static str, text: &'static str) -> Topic {
+    Topic { name, takes, brief, text }
 }
 
 const GLOB: &str = "\
@@ -136,7 +126,12 @@ With -r, the changes begin with that revision; else with the current one. None i
 is lost and another is found.
 ",
     ),
-    topic("help", &["COMMAND"], "explain a command", "Prints what COMMAND does; without one, what commands there are.\n"),
+    topic(
+        "help",
+        &["COMMAND"],
+        "explain a command",
+        "Prints what COMMAND does; without one, what commands there are.\n",
+    ),
 ];
 
 /// The command of this name.
@@ -177,8 +172,7 @@ Commands:
 ",
     );
     for topic in &TOPICS {
-        writeln!(text, "  {:<14}  {}", synopsis(topic), topic.brief)
-            .expect("a string takes everything");
+        writeln!(text, "  {:<14}  {}", synopsis(topic), topic.brief).expect("a string takes everything");
     }
     text.push_str(
         "
@@ -215,10 +209,6 @@ mod tests {
     #[test]
     fn the_overview_names_every_command() {
         let overview = overview();
-        assert!(
-            TOPICS
-                .iter()
-                .all(|t| overview.contains(&format!("\n  {} ", t.name)))
-        );
+        assert!(TOPICS.iter().all(|t| overview.contains(&format!("\n  {} ", t.name))));
     }
 }

@@ -29,13 +29,7 @@ pub(super) struct Ask {
 
 impl Ask {
     pub fn new(verb: Verb) -> Self {
-        Self {
-            verb,
-            path: None,
-            value: None,
-            offset: None,
-            rev: None,
-        }
+        Self { verb, path: None, value: None, offset: None, rev: None }
     }
 
     pub fn path(mut self, path: &str) -> Self {
@@ -99,12 +93,7 @@ pub(super) struct Call {
 impl Call {
     pub fn new(ask: Ask) -> (Self, oneshot::Receiver<Result<Answer, Error>>) {
         let (reply, answer) = oneshot::channel();
-        let call = Self {
-            ask,
-            reply,
-            attempts: 0,
-            stranded: None,
-        };
+        let call = Self { ask, reply, attempts: 0, stranded: None };
         (call, answer)
     }
 
@@ -134,8 +123,7 @@ impl Answer {
     /// Takes what the caller will need out of the receive buffer.
     pub fn read(verb: Verb, response: &Response<'_>) -> Result<Self, Error> {
         if let Some(code) = response.err_code {
-            let detail =
-                String::from_utf8_lossy(response.err_detail.unwrap_or_default()).into_owned();
+            let detail = String::from_utf8_lossy(response.err_detail.unwrap_or_default()).into_owned();
             return Err(match ErrCode::try_from(code) {
                 Ok(code) => Error::Server { code, detail },
                 Err(_) => Error::UnknownCode { code, detail },

@@ -36,21 +36,11 @@ pub(super) struct Conn {
 impl Conn {
     /// Connects, and presents the secrets in their order.
     pub async fn dial(address: &Address, secrets: &[Secret]) -> Result<Self, Error> {
-        let stream = TcpStream::connect((address.host(), address.port()))
-            .await
-            .map_err(|e| Error::Disconnected(e.into()))?;
+        let stream =
+            TcpStream::connect((address.host(), address.port())).await.map_err(|e| Error::Disconnected(e.into()))?;
         // Requests are gathered here already; the kernel is not to wait for more.
-        stream
-            .set_nodelay(true)
-            .map_err(|e| Error::Disconnected(e.into()))?;
-        let mut conn = Self {
-            stream,
-            output: Vec::new(),
-            taken: 0,
-            written: 0,
-            input: vec![0; INPUT],
-            arrived: 0..0,
-        };
+        stream.set_nodelay(true).map_err(|e| Error::Disconnected(e.into()))?;
+        let mut conn = Self { stream, output: Vec::new(), taken: 0, written: 0, input: vec![0; INPUT], arrived: 0..0 };
         for secret in secrets {
             conn.access(secret).await?;
         }

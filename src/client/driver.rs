@@ -35,17 +35,11 @@ use super::conn::Conn;
 use super::error::{Error, Lost, Unreachable};
 use super::options::Options;
 use super::uri::{Address, Secret};
+use crate::limits::{CLIENT_ABANDONED, CLIENT_OUTPUT, CLIENT_WAITING};
 use crate::wire::{Response, Verb};
 
 /// How often a read is sent before it is given up: one that kills servers is not to kill all of them.
 const ATTEMPTS: u32 = 3;
-/// Bytes beyond which no more requests are gathered before the kernel has taken some.
-const OUTPUT: usize = 64 << 10;
-/// Calls held while there is no connection; beyond, they stay in the queue and it fills.
-const WAITING: usize = 1024;
-/// Calls that their callers have abandoned and the server still holds, at which the connection is replaced: the
-/// protocol cannot take a request back.
-const ABANDONED: usize = 1024;
 /// The pause after the first failure; it doubles up to [`PAUSE_MAX`].
 const PAUSE: Duration = Duration::from_millis(25);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -105,7 +99,7 @@ impl Driver {
             waiting: VecDeque::new(),
             sent: BTreeMap::new(),
             next_tag: 0,
-            search_at: ABANDONED,
+            search_at: CLIENT_ABANDONED,
             secrets,
             next_address,
             failures: 0,
@@ -169,7 +163,7 @@ impl Driver {
                 Ok(received) => received,
                 Err(cause) => return Poll::Ready(Ended::Lost(cause)),
             };
-            let full = conn.backlog() >= OUTPUT;
+            let full = conn.backlog() >= CLIENT_OUTPUT;
             let Ok(gathered) = self.gather(conn, pulse, cx) else {
                 return Poll::Ready(Ended::Finished);
             };
@@ -184,7 +178,7 @@ impl Driver {
                 return Poll::Ready(Ended::Stale);
             }
             // The queue was not looked at while too much was on its way out.
-            let unblocked = full && conn.backlog() < OUTPUT;
+            let unblocked = full && conn.backlog() < CLIENT_OUTPUT;
             if !received && !gathered && !unblocked && !asked {
                 return Poll::Pending;
             }
@@ -192,12 +186,7 @@ impl Driver {
     }
 
     /// Receives once and hands out the answers in it. Whether anything came.
-    fn poll_receive(
-        &mut self,
-        conn: &mut Conn,
-        pulse: &mut Pulse,
-        cx: &mut Context<'_>,
-    ) -> Result<bool, Lost> {
+    fn poll_receive(&mut self, conn: &mut Conn, pulse: &mut Pulse, cx: &mut Context<'_>) -> Result<bool, Lost> {
         match conn.poll_fill(cx) {
             Poll::Pending => return Ok(false),
             Poll::Ready(filled) => filled?,
@@ -210,9 +199,7 @@ impl Driver {
             match sent {
                 None => return Err(Lost::Tag(response.tag)),
                 Some(Sent { call: None, .. }) => {}
-                Some(Sent {
-                    call: Some(call), ..
-                }) => self.answer(call, &response),
+                Some(Sent { call: Some(call), .. }) => self.answer(call, &response),
             }
         }
         Ok(true)
@@ -230,14 +217,9 @@ impl Driver {
     }
 
     /// Queues requests for the kernel while there is room. Whether there were any; `Err` if there will never be more.
-    fn gather(
-        &mut self,
-        conn: &mut Conn,
-        pulse: &mut Pulse,
-        cx: &mut Context<'_>,
-    ) -> Result<bool, ()> {
+    fn gather(&mut self, conn: &mut Conn, pulse: &mut Pulse, cx: &mut Context<'_>) -> Result<bool, ()> {
         let mut gathered = false;
-        while conn.backlog() < OUTPUT {
+        while conn.backlog() < CLIENT_OUTPUT {
             let call = match self.waiting.pop_front() {
                 Some(call) => call,
                 None => match self.queue.poll_recv(cx) {
@@ -280,12 +262,7 @@ impl Driver {
     }
 
     /// Asks a silent server for a sign of life, and loses patience with it. Whether it was asked.
-    fn poll_pulse(
-        &mut self,
-        conn: &mut Conn,
-        pulse: &mut Pulse,
-        cx: &mut Context<'_>,
-    ) -> Result<bool, Lost> {
+    fn poll_pulse(&mut self, conn: &mut Conn, pulse: &mut Pulse, cx: &mut Context<'_>) -> Result<bool, Lost> {
         let quiet = self.options.quiet;
         if self.sent.is_empty() {
             return Ok(false);
@@ -314,25 +291,19 @@ impl Driver {
                 sent.call = None;
                 abandoned += 1;
             }
-            writing |= sent
-                .call
-                .as_ref()
-                .is_some_and(|c| c.ask.kind() == Kind::Write);
+            writing |= sent.call.as_ref().is_some_and(|c| c.ask.kind() == Kind::Write);
         }
-        self.search_at = self.sent.len() + ABANDONED;
-        abandoned >= ABANDONED && !writing
+        self.search_at = self.sent.len() + CLIENT_ABANDONED;
+        abandoned >= CLIENT_ABANDONED && !writing
     }
 
     /// All calls in the server's hands, in the order in which they were sent.
     fn drain_sent(&mut self) -> Vec<(Call, u64)> {
-        self.search_at = ABANDONED;
+        self.search_at = CLIENT_ABANDONED;
         let mut sent: Vec<Sent> = mem::take(&mut self.sent).into_values().collect();
         sent.sort_by_key(|s| s.end);
         let held = |s: Sent| s.call.map(|call| (call, s.end));
-        sent.into_iter()
-            .filter_map(held)
-            .filter(|(call, _)| !call.is_abandoned())
-            .collect()
+        sent.into_iter().filter_map(held).filter(|(call, _)| !call.is_abandoned()).collect()
     }
 
     /// Puts calls in front of those that wait.
@@ -399,7 +370,7 @@ impl Driver {
             let call = self.queue.recv().await?;
             self.waiting.push_back(call);
         }
-        while self.waiting.len() < WAITING
+        while self.waiting.len() < CLIENT_WAITING
             && let Ok(call) = self.queue.try_recv()
         {
             self.waiting.push_back(call);
@@ -429,12 +400,7 @@ impl Driver {
 
 impl Pulse {
     fn new() -> Self {
-        Self {
-            heard: Instant::now(),
-            asked: None,
-            spoke: false,
-            timer: Box::pin(sleep_until(Instant::now())),
-        }
+        Self { heard: Instant::now(), asked: None, spoke: false, timer: Box::pin(sleep_until(Instant::now())) }
     }
 
     /// The server owes an answer, and did not before.
@@ -464,9 +430,7 @@ impl Pulse {
 
 /// The pause before another round: doubling, and shortened by up to a half so that clients do not come all at once.
 fn pause(failures: u32) -> Duration {
-    let full = PAUSE
-        .saturating_mul(1 << failures.saturating_sub(1).min(16))
-        .min(PAUSE_MAX);
+    let full = PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(PAUSE_MAX);
     let thousandths = u32::try_from(random() % 500).unwrap_or(0);
     full - full / 1000 * thousandths
 }

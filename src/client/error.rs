@@ -51,9 +51,7 @@ pub enum Error {
     #[error("not connected: {0}")]
     Disconnected(#[source] Lost),
     /// The connection was lost after a write may have been received and before its answer came.
-    #[error(
-        "the connection was lost before the answer came, it is not known whether the change was made: {0}"
-    )]
+    #[error("the connection was lost before the answer came, it is not known whether the change was made: {0}")]
     OutcomeUnknown(#[source] Lost),
     /// The server sent what is no message of the protocol, or an answer without what it must have.
     #[error("the server does not speak the protocol: {0}")]
@@ -95,11 +93,7 @@ impl Error {
 }
 
 fn after_colon(detail: &str) -> String {
-    if detail.is_empty() {
-        String::new()
-    } else {
-        format!(": {detail}")
-    }
+    if detail.is_empty() { String::new() } else { format!(": {detail}") }
 }
 
 /// How a connection ended.
@@ -139,10 +133,7 @@ impl Lost {
     /// Whether the server is at fault: it sent what is not the protocol.
     #[must_use]
     pub const fn is_malformed(&self) -> bool {
-        matches!(
-            self,
-            Self::Frame(_) | Self::Malformed(_) | Self::Tag(_) | Self::Field(..)
-        )
+        matches!(self, Self::Frame(_) | Self::Malformed(_) | Self::Tag(_) | Self::Field(..))
     }
 }
 

@@ -35,10 +35,7 @@ enum Slot<T> {
 
 impl<T> Window<T> {
     const fn new() -> Self {
-        Self {
-            slots: VecDeque::new(),
-            width: WINDOW_MIN,
-        }
+        Self { slots: VecDeque::new(), width: WINDOW_MIN }
     }
 
     fn has_room(&self) -> bool {
@@ -93,12 +90,7 @@ struct Offsets<T> {
 }
 
 impl<T> Offsets<T> {
-    fn new(
-        client: &Client,
-        path: &str,
-        rev: Option<i64>,
-        fetch: fn(Client, Arc<str>, i32, i64) -> Job<T>,
-    ) -> Self {
+    fn new(client: &Client, path: &str, rev: Option<i64>, fetch: fn(Client, Arc<str>, i32, i64) -> Job<T>) -> Self {
         let pinned = match rev {
             Some(rev) => Pinned::At(rev),
             None => {
@@ -309,12 +301,7 @@ impl Watch {
     pub(super) fn new(client: &Client, glob: &str, from: i64) -> Self {
         let (client, glob) = (client.clone(), Arc::from(glob));
         let wait = Some(Self::ask(&client, &glob, from));
-        Self {
-            client,
-            glob,
-            next_rev: from,
-            wait,
-        }
+        Self { client, glob, next_rev: from, wait }
     }
 
     fn ask(client: &Client, glob: &Arc<str>, rev: i64) -> Slot<Event> {

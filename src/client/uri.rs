@@ -83,15 +83,10 @@ impl FromStr for Address {
         let port = match port {
             None => PORT_DEFAULT,
             // `parse` alone would accept "+80".
-            Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => {
-                digits.parse().map_err(|_| bad())?
-            }
+            Some(digits) if digits.bytes().all(|b| b.is_ascii_digit()) => digits.parse().map_err(|_| bad())?,
             Some(_) => return Err(bad()),
         };
-        Ok(Self {
-            host: host.to_owned(),
-            port,
-        })
+        Ok(Self { host: host.to_owned(), port })
     }
 }
 
@@ -122,9 +117,7 @@ impl FromStr for Uri {
     type Err = UriError;
 
     fn from_str(text: &str) -> Result<Self, UriError> {
-        let query = text
-            .strip_prefix(PREFIX)
-            .ok_or_else(|| UriError::Prefix(text.to_owned()))?;
+        let query = text.strip_prefix(PREFIX).ok_or_else(|| UriError::Prefix(text.to_owned()))?;
         let mut uri = Self::default();
         for parameter in query.split(['&', ';']) {
             let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
@@ -181,13 +174,11 @@ const fn hex(digit: u8) -> Option<u8> {
 /// Why a text is neither a doozer URI nor an address.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum UriError {
-    /// It does not begin with [`PREFIX`].
+    /// It does not begin with `doozer:?`.
     #[error("a doozer URI begins with `{PREFIX}`, this one does not: {0}")]
     Prefix(String),
     /// A `%` that no two hexadecimal digits follow.
-    #[error(
-        "parameter `{0}` of the doozer URI has a `%` that is no escape; a bare `%` is written `%25`"
-    )]
+    #[error("parameter `{0}` of the doozer URI has a `%` that is no escape; a bare `%` is written `%25`")]
     Escape(String),
     /// A parameter that is not UTF-8.
     #[error("parameter `{0}` of the doozer URI is not UTF-8")]
@@ -196,9 +187,7 @@ pub enum UriError {
     #[error("not an address of the form host[:port]: `{0}`")]
     Address(String),
     /// Nowhere to connect to.
-    #[error(
-        "the doozer URI names no address: give `ca=host:port`, or `cn=name` and a name service"
-    )]
+    #[error("the doozer URI names no address: give `ca=host:port`, or `cn=name` and a name service")]
     NoAddress,
 }
 
@@ -245,9 +234,7 @@ mod tests {
 
     #[test]
     fn a_uri_is_taken_apart() {
-        let uri: Uri = "doozer:?ca=10.0.0.1&ca=b:2;cn=c&sk=s%2fk%25+%FF&un=u&new=1"
-            .parse()
-            .unwrap();
+        let uri: Uri = "doozer:?ca=10.0.0.1&ca=b:2;cn=c&sk=s%2fk%25+%FF&un=u&new=1".parse().unwrap();
         let addresses: Vec<String> = uri.addresses.iter().map(ToString::to_string).collect();
         assert_eq!(addresses, ["10.0.0.1:8046", "b:2"]);
         assert_eq!(uri.cluster.as_deref(), Some("c"));
@@ -273,6 +260,20 @@ mod tests {
         assert_eq!(error("doozer:?cn=%ff"), UriError::Utf8("cn".into()));
         assert_eq!(error("doozer:?ca=a:b"), UriError::Address("a:b".into()));
         assert_eq!("doozer:?".parse::<Uri>(), Ok(Uri::default()));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in "(doozer:\\?)?([a-z]{2}=)?[\\PC%+&;:=\\[\\]]{0,40}") {
+            drop(text.parse::<Uri>());
+            drop(text.parse::<Address>());
+        }
+
+        #[test]
+        fn an_address_is_read_as_it_is_written(host in "[a-z0-9.-]{1,20}|::1|fe80::[0-9a-f]{1,4}", port in 0..=u16::MAX) {
+            let address = Address { host, port };
+            proptest::prop_assert_eq!(address.to_string().parse(), Ok(address));
+        }
     }
 
     #[test]

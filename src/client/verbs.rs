@@ -115,10 +115,7 @@ impl Client {
     /// `ISDIR`, `TOO_LATE`, permission denied.
     pub async fn get(&self, path: &str, rev: Option<i64>) -> Result<File, Error> {
         let mut answer = self.call(Ask::new(Verb::Get).path(path).rev(rev)).await?;
-        Ok(File {
-            rev: answer.rev()?,
-            value: answer.value(),
-        })
+        Ok(File { rev: answer.rev()?, value: answer.value() })
     }
 
     /// Sets the file at `path` if its revision is not greater than `rev`, or is any and `rev` is [`CLOBBER`]; the file's
@@ -128,10 +125,7 @@ impl Client {
     /// `REV_MISMATCH`, `ISDIR`, `NOTDIR`, `BAD_PATH`, `READONLY` (no quorum; not carried out), permission denied;
     /// [`Error::OutcomeUnknown`].
     pub async fn set(&self, path: &str, rev: i64, value: impl Into<Vec<u8>>) -> Result<i64, Error> {
-        let ask = Ask::new(Verb::Set)
-            .path(path)
-            .rev(Some(rev))
-            .value(value.into());
+        let ask = Ask::new(Verb::Set).path(path).rev(Some(rev)).value(value.into());
         self.call(ask).await?.rev()
     }
 
@@ -140,9 +134,7 @@ impl Client {
     /// # Errors
     /// Those of [`Client::set`], but for `NOTDIR`.
     pub async fn del(&self, path: &str, rev: i64) -> Result<(), Error> {
-        self.call(Ask::new(Verb::Del).path(path).rev(Some(rev)))
-            .await
-            .map(drop)
+        self.call(Ask::new(Verb::Del).path(path).rev(Some(rev))).await.map(drop)
     }
 
     /// Makes a revision that changes nothing.
@@ -185,14 +177,9 @@ impl Client {
     pub async fn stat(&self, path: &str, rev: Option<i64>) -> Result<Stat, Error> {
         let answer = self.call(Ask::new(Verb::Stat).path(path).rev(rev)).await?;
         Ok(match answer.rev()? {
-            -2 => Stat::Directory {
-                entries: answer.len()?,
-            },
+            -2 => Stat::Directory { entries: answer.len()? },
             MISSING => Stat::Missing,
-            rev => Stat::File {
-                rev,
-                len: answer.len()?,
-            },
+            rev => Stat::File { rev, len: answer.len()? },
         })
     }
 
@@ -202,27 +189,16 @@ impl Client {
     /// # Errors
     /// `TOO_LATE`, `OTHER` (a bad glob, permission denied).
     pub async fn wait(&self, glob: &str, rev: i64) -> Result<Event, Error> {
-        let mut answer = self
-            .call(Ask::new(Verb::Wait).path(glob).rev(Some(rev)))
-            .await?;
+        let mut answer = self.call(Ask::new(Verb::Wait).path(glob).rev(Some(rev))).await?;
         let flags = answer.flags()?;
         let change = match (flags & FLAG_SET, flags & FLAG_DEL) {
             (0, 0) => Change::Nop,
             (0, _) => Change::Del,
             _ => Change::Set,
         };
-        let event = Event {
-            rev: answer.rev()?,
-            path: answer.path()?,
-            value: answer.value(),
-            change,
-        };
+        let event = Event { rev: answer.rev()?, path: answer.path()?, value: answer.value(), change };
         // An event before `rev` would be one that a watch has had already.
-        if event.rev < rev {
-            Err(answer.bad("rev"))
-        } else {
-            Ok(event)
-        }
+        if event.rev < rev { Err(answer.bad("rev")) } else { Ok(event) }
     }
 
     /// The `offset`-th file that matches `glob`; `RANGE` behind the last. [`Client::walk`] asks for all.
@@ -230,29 +206,16 @@ impl Client {
     /// # Errors
     /// `RANGE`, `TOO_LATE`, `OTHER` (a bad glob, permission denied).
     pub async fn walk_at(&self, glob: &str, offset: i32, rev: Option<i64>) -> Result<Entry, Error> {
-        let mut answer = self
-            .call(Ask::new(Verb::Walk).path(glob).offset(offset).rev(rev))
-            .await?;
-        Ok(Entry {
-            path: answer.path()?,
-            rev: answer.rev()?,
-            value: answer.value(),
-        })
+        let mut answer = self.call(Ask::new(Verb::Walk).path(glob).offset(offset).rev(rev)).await?;
+        Ok(Entry { path: answer.path()?, rev: answer.rev()?, value: answer.value() })
     }
 
     /// The `offset`-th name in the directory `path`; `RANGE` behind the last. [`Client::getdir`] asks for all.
     ///
     /// # Errors
     /// `RANGE`, `NOENT`, `NOTDIR`, `TOO_LATE`, permission denied.
-    pub async fn getdir_at(
-        &self,
-        path: &str,
-        offset: i32,
-        rev: Option<i64>,
-    ) -> Result<String, Error> {
-        self.call(Ask::new(Verb::Getdir).path(path).offset(offset).rev(rev))
-            .await?
-            .path()
+    pub async fn getdir_at(&self, path: &str, offset: i32, rev: Option<i64>) -> Result<String, Error> {
+        self.call(Ask::new(Verb::Getdir).path(path).offset(offset).rev(rev)).await?.path()
     }
 
     /// Presents a secret. It is presented again on each new connection.
@@ -260,9 +223,7 @@ impl Client {
     /// # Errors
     /// `OTHER`, permission denied; what was granted before stays.
     pub async fn access(&self, secret: impl Into<Vec<u8>>) -> Result<(), Error> {
-        self.call(Ask::new(Verb::Access).value(secret.into()))
-            .await
-            .map(drop)
+        self.call(Ask::new(Verb::Access).value(secret.into())).await.map(drop)
     }
 
     /// All files that match `glob`, in walk order, at one revision: `rev`, or the current one.
@@ -290,10 +251,7 @@ impl Client {
         // The longest tag's length stands for any.
         let len = ask.request(i32::MAX).frame_len() - crate::wire::frame::HEADER;
         if len > FRAME_MAX {
-            return Err(Error::TooLarge {
-                len,
-                max: FRAME_MAX,
-            });
+            return Err(Error::TooLarge { len, max: FRAME_MAX });
         }
         let kind = ask.kind();
         let (call, answer) = Call::new(ask);

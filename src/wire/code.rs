@@ -212,14 +212,8 @@ mod tests {
 
     #[test]
     fn every_number_stands_for_one_error_and_back() {
-        let known: Vec<ErrCode> = (-200..200)
-            .filter_map(|n| ErrCode::try_from(n).ok())
-            .collect();
+        let known: Vec<ErrCode> = (-200..200).filter_map(|n| ErrCode::try_from(n).ok()).collect();
         assert_eq!(known, ErrCode::ALL);
-        assert!(
-            ErrCode::ALL
-                .iter()
-                .all(|e| ErrCode::try_from(e.code()) == Ok(*e))
-        );
+        assert!(ErrCode::ALL.iter().all(|e| ErrCode::try_from(e.code()) == Ok(*e)));
     }
 }

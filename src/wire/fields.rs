@@ -120,11 +120,7 @@ impl<'a> Reader<'a> {
                 return Ok(value);
             }
         }
-        Err(if self.rest.len() < VARINT_MAX {
-            Malformed::Truncated
-        } else {
-            Malformed::LongVarint
-        })
+        Err(if self.rest.len() < VARINT_MAX { Malformed::Truncated } else { Malformed::LongVarint })
     }
 
     #[inline]
@@ -135,10 +131,7 @@ impl<'a> Reader<'a> {
 
     #[inline]
     fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
-        let (taken, rest) = self
-            .rest
-            .split_at_checked(len)
-            .ok_or(Malformed::Truncated)?;
+        let (taken, rest) = self.rest.split_at_checked(len).ok_or(Malformed::Truncated)?;
         self.rest = rest;
         Ok(taken)
     }
@@ -228,9 +221,7 @@ pub const fn int_len(number: u32, value: Option<i64>) -> usize {
 #[must_use]
 pub const fn bytes_len(number: u32, value: Option<&[u8]>) -> usize {
     match value {
-        Some(value) => {
-            varint_len((number as u64) << 3) + varint_len(value.len() as u64) + value.len()
-        }
+        Some(value) => varint_len((number as u64) << 3) + varint_len(value.len() as u64) + value.len(),
         None => 0,
     }
 }

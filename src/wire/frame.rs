@@ -68,14 +68,9 @@ pub fn split(buf: &[u8]) -> Result<Split, FrameError> {
     }
     let consumed = HEADER + len;
     Ok(if buf.len() < consumed {
-        Split::Partial {
-            needed: Some(consumed),
-        }
+        Split::Partial { needed: Some(consumed) }
     } else {
-        Split::Whole {
-            body: HEADER..consumed,
-            consumed,
-        }
+        Split::Whole { body: HEADER..consumed, consumed }
     })
 }
 
@@ -96,13 +91,7 @@ mod tests {
             let needed = (cut >= HEADER).then_some(whole.len());
             assert_eq!(split(&whole[..cut]), Ok(Split::Partial { needed }));
         }
-        assert_eq!(
-            split(&whole),
-            Ok(Split::Whole {
-                body: 4..7,
-                consumed: 7
-            })
-        );
+        assert_eq!(split(&whole), Ok(Split::Whole { body: 4..7, consumed: 7 }));
     }
 
     #[test]
@@ -110,55 +99,23 @@ mod tests {
         let mut buf = frame(b"abc");
         buf.extend(frame(b""));
         buf.extend(frame(b"d"));
-        assert_eq!(
-            split(&buf),
-            Ok(Split::Whole {
-                body: 4..7,
-                consumed: 7
-            })
-        );
-        assert_eq!(
-            split(&buf[7..]),
-            Ok(Split::Whole {
-                body: 4..4,
-                consumed: 4
-            })
-        );
-        assert_eq!(
-            split(&buf[11..]),
-            Ok(Split::Whole {
-                body: 4..5,
-                consumed: 5
-            })
-        );
+        assert_eq!(split(&buf), Ok(Split::Whole { body: 4..7, consumed: 7 }));
+        assert_eq!(split(&buf[7..]), Ok(Split::Whole { body: 4..4, consumed: 4 }));
+        assert_eq!(split(&buf[11..]), Ok(Split::Whole { body: 4..5, consumed: 5 }));
         assert_eq!(split(&buf[16..]), Ok(Split::Partial { needed: None }));
     }
 
     #[test]
     fn a_negative_length_is_refused_from_its_four_bytes_alone() {
-        assert_eq!(
-            split(&(-1_i32).to_be_bytes()),
-            Err(FrameError::Negative(-1))
-        );
-        assert_eq!(
-            split(&i32::MIN.to_be_bytes()),
-            Err(FrameError::Negative(i32::MIN))
-        );
+        assert_eq!(split(&(-1_i32).to_be_bytes()), Err(FrameError::Negative(-1)));
+        assert_eq!(split(&i32::MIN.to_be_bytes()), Err(FrameError::Negative(i32::MIN)));
     }
 
     #[test]
     fn a_length_over_the_limit_is_refused_from_its_four_bytes_alone() {
         let at = |n: usize| split(&u32::try_from(n).unwrap().to_be_bytes());
-        assert_eq!(
-            at(FRAME_MAX),
-            Ok(Split::Partial {
-                needed: Some(FRAME_MAX + 4)
-            })
-        );
+        assert_eq!(at(FRAME_MAX), Ok(Split::Partial { needed: Some(FRAME_MAX + 4) }));
         assert_eq!(at(FRAME_MAX + 1), Err(FrameError::TooLong(FRAME_MAX + 1)));
-        assert!(matches!(
-            split(&i32::MAX.to_be_bytes()),
-            Err(FrameError::TooLong(_))
-        ));
+        assert!(matches!(split(&i32::MAX.to_be_bytes()), Err(FrameError::TooLong(_))));
     }
 }

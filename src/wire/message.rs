@@ -9,9 +9,7 @@
 //! numbers, a whole frame at once, so that the header and the body of an answer leave together.
 
 use super::code::{ErrCode, Verb};
-use super::fields::{
-    Malformed, Payload, Reader, bytes_len, int_len, int32, put_bytes, put_int32, put_int64,
-};
+use super::fields::{Malformed, Payload, Reader, bytes_len, int_len, int32, put_bytes, put_int32, put_int64};
 use super::frame::HEADER;
 
 /// What a client asks.
@@ -35,14 +33,7 @@ impl<'a> Request<'a> {
     /// A request of `verb` with no other field.
     #[must_use]
     pub const fn new(verb: Verb) -> Self {
-        Self {
-            tag: None,
-            verb: Some(verb.code()),
-            path: None,
-            value: None,
-            offset: None,
-            rev: None,
-        }
+        Self { tag: None, verb: Some(verb.code()), path: None, value: None, offset: None, rev: None }
     }
 
     /// Decodes a frame's body.

@@ -58,12 +58,7 @@ impl Fake {
                 }
             }
         };
-        Self {
-            address,
-            stop,
-            streams,
-            listener: Some(thread::spawn(accept)),
-        }
+        Self { address, stop, streams, listener: Some(thread::spawn(accept)) }
     }
 
     pub fn uri(&self) -> String {
@@ -107,10 +102,7 @@ impl Peer {
     fn new(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_nodelay(true).expect("nodelay");
-        Self {
-            stream,
-            input: Vec::new(),
-        }
+        Self { stream, input: Vec::new() }
     }
 
     /// The next request; `None` when the client has gone.
@@ -121,8 +113,7 @@ impl Peer {
                 let asked = Asked {
                     tag: request.tag,
                     verb: Verb::try_from(request.verb.expect("a verb")).expect("a known verb"),
-                    path: String::from_utf8(request.path.unwrap_or_default().to_vec())
-                        .expect("UTF-8"),
+                    path: String::from_utf8(request.path.unwrap_or_default().to_vec()).expect("UTF-8"),
                     value: request.value.unwrap_or_default().to_vec(),
                     offset: request.offset,
                     rev: request.rev,
@@ -191,19 +182,12 @@ pub fn set_event<'a>(rev: i64, path: &'a str, value: &'a str) -> Response<'a> {
 }
 
 pub fn rev(rev: i64) -> Response<'static> {
-    Response {
-        rev: Some(rev),
-        ..Response::default()
-    }
+    Response { rev: Some(rev), ..Response::default() }
 }
 
 /// The bytes of an answer.
 pub fn frame(asked: &Asked, response: Response<'_>) -> Vec<u8> {
     let mut out = Vec::new();
-    Response {
-        tag: asked.tag,
-        ..response
-    }
-    .encode(&mut out);
+    Response { tag: asked.tag, ..response }.encode(&mut out);
     out
 }

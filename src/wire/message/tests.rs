@@ -96,39 +96,23 @@ fn some_bytes() -> impl Strategy<Value = Option<Vec<u8>>> {
 }
 
 fn requests() -> impl Strategy<Value = ProstRequest> {
-    (
-        edgy_i32(),
-        edgy_i32(),
-        some_bytes(),
-        some_bytes(),
-        edgy_i32(),
-        edgy_i64(),
-    )
-        .prop_map(|(tag, verb, path, value, offset, rev)| ProstRequest {
-            tag,
-            verb,
-            path,
-            value,
-            offset,
-            rev,
-        })
+    (edgy_i32(), edgy_i32(), some_bytes(), some_bytes(), edgy_i32(), edgy_i64())
+        .prop_map(|(tag, verb, path, value, offset, rev)| ProstRequest { tag, verb, path, value, offset, rev })
 }
 
 fn responses() -> impl Strategy<Value = ProstResponse> {
     let first = (edgy_i32(), edgy_i32(), edgy_i64(), some_bytes());
     let second = (some_bytes(), edgy_i32(), edgy_i32(), some_bytes());
-    (first, second).prop_map(
-        |((tag, flags, rev, path), (value, len, err_code, err_detail))| ProstResponse {
-            tag,
-            flags,
-            rev,
-            path,
-            value,
-            len,
-            err_code,
-            err_detail,
-        },
-    )
+    (first, second).prop_map(|((tag, flags, rev, path), (value, len, err_code, err_detail))| ProstResponse {
+        tag,
+        flags,
+        rev,
+        path,
+        value,
+        len,
+        err_code,
+        err_detail,
+    })
 }
 
 /// A varint as other encoders write it, padded to `width` bytes if that is more than it needs.
@@ -145,13 +129,7 @@ fn varint(mut value: u64, width: usize) -> Vec<u8> {
 /// Bytes that look like fields more often than noise does: known and unknown numbers, any wire type, groups.
 fn fieldish() -> impl Strategy<Value = Vec<u8>> {
     let number = prop_oneof![1..12_u64, 98..103_u64, 0..3_u64, 1..1_u64 << 40];
-    let field = (
-        number,
-        0..8_u64,
-        any::<u64>(),
-        0..12_usize,
-        proptest::collection::vec(any::<u8>(), 0..20),
-    );
+    let field = (number, 0..8_u64, any::<u64>(), 0..12_usize, proptest::collection::vec(any::<u8>(), 0..20));
     proptest::collection::vec(field, 0..8).prop_map(|fields| {
         let mut out = Vec::new();
         for (number, wire, n, width, bytes) in fields {
@@ -173,9 +151,7 @@ fn fieldish() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn body(frame: &[u8]) -> &[u8] {
-    let Ok(Split::Whole { body, consumed }) = split(frame) else {
-        panic!("not one whole frame: {frame:?}")
-    };
+    let Ok(Split::Whole { body, consumed }) = split(frame) else { panic!("not one whole frame: {frame:?}") };
     assert_eq!(consumed, frame.len());
     &frame[body]
 }
@@ -251,14 +227,7 @@ fn refused(bytes: &[u8]) -> Malformed {
     Request::decode(bytes).expect_err("refused")
 }
 
-const TAG_7: Request<'static> = Request {
-    tag: Some(7),
-    verb: None,
-    path: None,
-    value: None,
-    offset: None,
-    rev: None,
-};
+const TAG_7: Request<'static> = Request { tag: Some(7), verb: None, path: None, value: None, offset: None, rev: None };
 
 #[test]
 fn an_empty_message_is_a_request_without_a_verb() {
@@ -274,10 +243,7 @@ fn absent_and_empty_are_not_the_same() {
 
 #[test]
 fn a_path_that_is_not_utf8_is_the_stores_to_judge() {
-    assert_eq!(
-        decoded(&[0x22, 2, 0xff, 0xfe]).path,
-        Some(&[0xff, 0xfe][..])
-    );
+    assert_eq!(decoded(&[0x22, 2, 0xff, 0xfe]).path, Some(&[0xff, 0xfe][..]));
 }
 
 #[test]
@@ -326,25 +292,13 @@ fn the_end_of_a_group_closes_the_innermost_whatever_its_number() {
 #[test]
 fn the_last_of_a_repeated_field_wins() {
     assert_eq!(decoded(&[0x08, 1, 0x08, 2, 0x08, 7]), TAG_7);
-    assert_eq!(
-        decoded(&[0x22, 1, b'a', 0x22, 1, b'b']).path,
-        Some(&b"b"[..])
-    );
+    assert_eq!(decoded(&[0x22, 1, b'a', 0x22, 1, b'b']).path, Some(&b"b"[..]));
 }
 
 #[test]
 fn fields_may_come_in_any_order() {
-    let request = decoded(&[
-        0x48, 5, 0x38, 4, 0x2a, 1, b'v', 0x22, 1, b'p', 0x10, 2, 0x08, 7,
-    ]);
-    let all = Request {
-        verb: Some(2),
-        path: Some(b"p"),
-        value: Some(b"v"),
-        offset: Some(4),
-        rev: Some(5),
-        ..TAG_7
-    };
+    let request = decoded(&[0x48, 5, 0x38, 4, 0x2a, 1, b'v', 0x22, 1, b'p', 0x10, 2, 0x08, 7]);
+    let all = Request { verb: Some(2), path: Some(b"p"), value: Some(b"v"), offset: Some(4), rev: Some(5), ..TAG_7 };
     assert_eq!(request, all);
 }
 
@@ -356,11 +310,7 @@ fn a_known_field_of_the_wrong_wire_type_is_as_if_absent() {
     assert_eq!(decoded(&[0x15, 1, 2, 3, 4]), Request::default()); // verb as 32-bit
     assert_eq!(decoded(&[0x20, 9]), Request::default()); // path as a varint
     assert_eq!(decoded(&[0x4a, 0]), Request::default()); // rev as bytes
-    assert_eq!(
-        decoded(&[0x08, 7, 0x0a, 1, 9]),
-        TAG_7,
-        "and does not take back what came before"
-    );
+    assert_eq!(decoded(&[0x08, 7, 0x0a, 1, 9]), TAG_7, "and does not take back what came before");
 }
 
 #[test]
@@ -401,17 +351,8 @@ fn an_int32_of_more_than_32_bits_is_truncated() {
 #[test]
 fn negative_numbers_take_ten_bytes() {
     let mut out = Vec::new();
-    Request {
-        tag: Some(-1),
-        ..Request::default()
-    }
-    .encode(&mut out);
-    assert_eq!(
-        out,
-        [
-            0, 0, 0, 11, 0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1
-        ]
-    );
+    Request { tag: Some(-1), ..Request::default() }.encode(&mut out);
+    assert_eq!(out, [0, 0, 0, 11, 0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1]);
     assert_eq!(decoded(&out[4..]).tag, Some(-1));
 }
 
