@@ -10,11 +10,13 @@
 //!
 //! | the call | its frame | |
 //! |---|---|---|
-//! | any | not all of it was taken by the kernel | sent again |
-//! | write | was | [`Error::OutcomeUnknown`] |
-//! | read | was | sent again, up to [`ATTEMPTS`] times and for `retry_for` |
-//! | wait | was | sent again |
-//! | read, wait | was, and the server sent garbage | [`Error::BadAnswer`] |
+//! | write | was taken whole by the kernel | [`Error::OutcomeUnknown`] |
+//! | any other | | sent again; see below for how long |
+//!
+//! A read that was taken is sent up to [`ATTEMPTS`] times. A read or write is sent again for `retry_for`, counted from
+//! when it first had no connection; then it is [`Error::Disconnected`], or [`Error::Unreachable`] if no address could be
+//! connected to. A wait is sent again for ever. None is if the server sent garbage ([`Error::BadAnswer`]; a write that was
+//! not taken is [`Error::Disconnected`]), or if every server refuses the secret or answers it with garbage.
 //!
 //! A watch is a row of waits, each from a revision that its caller names: sent again, it can neither lose nor repeat an
 //! event.
@@ -325,23 +327,50 @@ impl Driver {
 
     /// The connection was lost when the kernel had taken `written` bytes: the table at the top.
     fn lose(&mut self, cause: &Lost, written: u64) {
-        let now = Instant::now();
         let mut again = Vec::new();
         for (mut call, end) in self.drain_sent() {
-            let stranded = *call.stranded.get_or_insert(now);
-            let tired = call.attempts >= ATTEMPTS || now - stranded >= self.options.retry_for;
+            if end > written {
+                call.attempts -= 1;
+                again.push(call);
+                continue;
+            }
             match call.ask.kind() {
-                _ if end > written => {
-                    call.attempts -= 1;
-                    again.push(call);
-                }
                 Kind::Write => call.answer(Err(Error::OutcomeUnknown(cause.clone()))),
-                _ if cause.is_malformed() => call.answer(Err(Error::BadAnswer(cause.clone()))),
-                Kind::Read if tired => call.answer(Err(Error::Disconnected(cause.clone()))),
+                Kind::Read if call.attempts >= ATTEMPTS => call.answer(Err(Error::Disconnected(cause.clone()))),
                 Kind::Read | Kind::Wait => again.push(call),
             }
         }
         self.put_back(again);
+        self.strand();
+        // What waits was not carried out, or only read.
+        let garbage = cause.is_malformed();
+        self.give_up(garbage, |call| match call.ask.kind() {
+            Kind::Read | Kind::Wait if garbage => Error::BadAnswer(cause.clone()),
+            _ => Error::Disconnected(cause.clone()),
+        });
+    }
+
+    /// Marks the calls that have no connection from now on.
+    fn strand(&mut self) {
+        let now = Instant::now();
+        for call in &mut self.waiting {
+            call.stranded.get_or_insert(now);
+        }
+    }
+
+    /// Fails the calls that wait: all, or those that have waited for long enough.
+    fn give_up(&mut self, all: bool, error: impl Fn(&Call) -> Error) {
+        let now = Instant::now();
+        for call in mem::take(&mut self.waiting) {
+            let waited = call.stranded.map_or(Duration::ZERO, |since| now - since);
+            let tired = call.ask.kind() != Kind::Wait && waited >= self.options.retry_for;
+            if all || tired {
+                let error = error(&call);
+                call.answer(Err(error));
+            } else {
+                self.waiting.push_back(call);
+            }
+        }
     }
 
     /// Connects anew as soon as somebody needs it. `None` when the last handle has gone.
@@ -355,7 +384,7 @@ impl Driver {
                 Ok(conn) => return Some(conn),
                 Err(unreachable) => {
                     self.failures = self.failures.saturating_add(1);
-                    self.give_up(&unreachable);
+                    self.give_up(unreachable.is_hopeless(), |_| Error::Unreachable(unreachable.clone()));
                 }
             }
         }
@@ -375,26 +404,8 @@ impl Driver {
         {
             self.waiting.push_back(call);
         }
-        let now = Instant::now();
-        for call in &mut self.waiting {
-            call.stranded.get_or_insert(now);
-        }
+        self.strand();
         Some(())
-    }
-
-    /// After a round without success: fails the calls that have waited for long enough.
-    fn give_up(&mut self, unreachable: &Unreachable) {
-        let now = Instant::now();
-        let refused = unreachable.is_refused();
-        for call in mem::take(&mut self.waiting) {
-            let waited = call.stranded.map_or(Duration::ZERO, |since| now - since);
-            let tired = call.ask.kind() != Kind::Wait && waited >= self.options.retry_for;
-            if refused || tired {
-                call.answer(Err(Error::Unreachable(unreachable.clone())));
-            } else {
-                self.waiting.push_back(call);
-            }
-        }
     }
 }
 
