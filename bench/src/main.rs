@@ -1,1 +1,73 @@
-fn main() {}
+//! `doozer-bench`: measures `doozerd` against the figures that it promises.
+//!
+//! It starts the server itself, on a free port and an empty directory, and drives it with clients of its own, which are
+//! leaner than the client library so that they are not what is measured. Every answer is checked, and the revision is
+//! counted at the end: a run with an error or a miscount is no result, and ends with status 1.
+//!
+//! In reading order:
+//! * [`args`]: the command line.
+//! * [`scenario`]: what is measured, one file for each.
+//! * [`figure`]: what comes out: figures, goals, spreads; as a table and as JSON.
+//! * [`client`]: one connection, one request at a time; latency is measured here.
+//! * [`pool`]: many connections with many requests each, on one thread; throughput is measured here.
+//! * [`traffic`]: the requests that a pool sends, and what their answers have to be.
+//! * [`floor`]: the server that does nothing but what durability asks for.
+//! * [`child`], [`machine`], [`process`], [`scratch`]: servers as child processes, cores, memory and CPU time, disk.
+
+#![allow(clippy::disallowed_methods, reason = "a benchmark is made of clocks and files")]
+
+mod args;
+mod child;
+mod client;
+mod failure;
+#[cfg(test)]
+mod fake;
+mod figure;
+mod floor;
+mod machine;
+mod pool;
+mod process;
+mod scenario;
+mod scratch;
+mod traffic;
+
+use std::process::ExitCode;
+
+use args::{Args, What};
+use clap::Parser;
+use failure::Failure;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let outcome = match args.what {
+        What::FloorServer { file, core, first_rev } => floor::serve(&file, core, first_rev),
+        What::Guard { command } => child::guard(&command),
+        what => measure(&what, &args.options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("doozer-bench: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(what: &What, options: &args::Options) -> Result<(), Failure> {
+    let bench = scenario::Bench::new(options)?;
+    let mut record = figure::Record::new(bench.describe());
+    for scenario in scenario::chosen(what) {
+        eprintln!("doozer-bench: {}", scenario.name());
+        let report = scenario.run(&bench).map_err(|e| e.within(scenario.name()))?;
+        if !options.json {
+            print!("{report}");
+        }
+        record.reports.push(report);
+    }
+    if options.json {
+        println!("{}", record.json()?);
+    } else {
+        print!("{record}");
+    }
+    Ok(())
+}

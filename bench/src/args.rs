@@ -1,0 +1,140 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+const AFTER: &str = "\
+Exit status: 0 measured, whether the goals are met or missed; 1 the run is no result (an error, a wrong answer, a
+miscount); 2 wrong flags. See bench/README.md for what each figure means.";
+
+/// Measures doozerd against the figures that it promises.
+#[derive(Debug, Parser)]
+#[command(name = "doozer-bench", version, after_help = AFTER, max_term_width = 100)]
+pub struct Args {
+    /// What to measure.
+    #[command(subcommand)]
+    pub what: What,
+    /// How.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// What to measure.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub enum What {
+    /// SET with one outstanding, against the floor: one durable 4 KiB write and an echo
+    #[command(visible_alias = "floor")]
+    Latency,
+    /// SET/s and GET/s over 64 connections with 16 outstanding each
+    Throughput,
+    /// SET with one outstanding while 100,000 waits are outstanding, against without
+    Waits,
+    /// Resident memory with 1,000,000 files, and the time to recover them
+    Memory {
+        /// All files in one directory, not in 1,000
+        #[arg(long)]
+        flat: bool,
+    },
+    /// SET while a snapshot of 1,000,000 files is taken, against without
+    Snapshot,
+    /// Disk use over 10,000,000 overwrites of 1,000 files
+    Disk,
+    /// All of these, and a summary
+    All,
+    /// The server that `latency` compares with
+    #[command(hide = true)]
+    FloorServer {
+        /// The file that it writes.
+        #[arg(long)]
+        file: PathBuf,
+        /// The core to be pinned to.
+        #[arg(long)]
+        core: usize,
+        /// Revision of its first answer, so that answers are of the same size as the other server's.
+        #[arg(long)]
+        first_rev: i64,
+    },
+    /// Runs a command that ends when its parent does
+    #[command(hide = true)]
+    Guard {
+        /// The program and its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<OsString>,
+    },
+}
+
+/// How to measure.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Core of the server [default: the one that takes most interrupts of the disk that holds DIR]
+    #[arg(long, global = true, value_name = "N")]
+    pub server_core: Option<usize>,
+
+    /// Core of the client [default: another one]
+    #[arg(long, global = true, value_name = "N")]
+    pub client_core: Option<usize>,
+
+    /// The server to measure [default: beside this program]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub doozerd: Option<PathBuf>,
+
+    /// Where the servers' data goes, on the disk that is to be measured; removed at the end
+    #[arg(long, global = true, value_name = "DIR", default_value = "bench-data")]
+    pub dir: PathBuf,
+
+    /// Rounds whose median is taken [default: 5, 2 with --quick]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: Option<u32>,
+
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+
+    /// Small counts, to see that it works; the figures are not judged
+    #[arg(long, global = true)]
+    pub quick: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Args, clap::Error> {
+        Args::try_parse_from(std::iter::once("doozer-bench").chain(args.iter().copied()))
+    }
+
+    /// A flag in the other place must not be dropped without a word.
+    #[test]
+    fn flags_stand_before_or_after_what_is_measured() {
+        for args in [["--quick", "--rounds", "3", "waits"], ["waits", "--quick", "--rounds", "3"]] {
+            let args = parse(&args).unwrap();
+            assert_eq!(args.what, What::Waits);
+            assert_eq!((args.options.quick, args.options.rounds), (true, Some(3)));
+        }
+    }
+
+    #[test]
+    fn latency_is_called_floor_as_well() {
+        assert_eq!(parse(&["floor"]).unwrap().what, What::Latency);
+        assert_eq!(parse(&["latency"]).unwrap().what, What::Latency);
+    }
+
+    /// The guard hands on what follows as it is.
+    #[test]
+    fn the_guards_command_keeps_its_own_flags() {
+        let args = parse(&["guard", "doozerd", "-l", "127.0.0.1:0", "--core", "1"]).unwrap();
+        let What::Guard { command } = args.what else { panic!("{:?}", args.what) };
+        assert_eq!(command, ["doozerd", "-l", "127.0.0.1:0", "--core", "1"]);
+    }
+
+    #[test]
+    fn wrong_flags_are_refused() {
+        for args in
+            [&[][..], &["nope"], &["waits", "--rounds", "0"], &["latency", "--flat"], &["disk", "--server-core", "x"]]
+        {
+            assert!(parse(args).is_err(), "{args:?}");
+        }
+    }
+}

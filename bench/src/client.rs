@@ -1,0 +1,263 @@
+//! One blocking connection: one write and one read an operation.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use doozer::wire::frame::{self, Split};
+use doozer::wire::{Request, Response, Verb};
+use hdrhistogram::Histogram;
+
+use crate::failure::{Context, Failure};
+
+/// An answer that takes longer will not come.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Tag of requests that are sent one at a time.
+const TAG: i32 = 1;
+
+/// A connection to a server.
+#[derive(Debug)]
+pub struct Client {
+    stream: TcpStream,
+    output: Vec<u8>,
+    input: Vec<u8>,
+    start: usize,
+    end: usize,
+}
+
+impl Client {
+    /// Connects.
+    ///
+    /// # Errors
+    /// The server does not take the connection.
+    pub fn connect(addr: SocketAddr) -> Result<Client, Failure> {
+        let stream = TcpStream::connect(addr).context(format!("cannot connect to {addr}"))?;
+        stream.set_nodelay(true).context("TCP_NODELAY")?;
+        stream.set_read_timeout(Some(PATIENCE)).context("SO_RCVTIMEO")?;
+        Ok(Client { stream, output: Vec::new(), input: vec![0; 64 << 10], start: 0, end: 0 })
+    }
+
+    /// Sends a request and returns its answer, which is no error.
+    ///
+    /// # Errors
+    /// The answer is an error, that of another request, or does not come.
+    pub fn call(&mut self, request: Request<'_>) -> Result<Response<'_>, Failure> {
+        self.send(Request { tag: Some(TAG), ..request });
+        self.flush()?;
+        let response = self.receive()?;
+        if response.tag != Some(TAG) {
+            return Err(Failure::new(format!("an answer to nothing that was asked: {response:?}")));
+        }
+        Ok(response)
+    }
+
+    /// Adds a request to those that the next [`Client::flush`] sends.
+    pub fn send(&mut self, request: Request<'_>) {
+        request.encode(&mut self.output);
+    }
+
+    /// Sends what was added.
+    ///
+    /// # Errors
+    /// The server is gone.
+    pub fn flush(&mut self) -> Result<(), Failure> {
+        self.stream.write_all(&self.output).context("cannot send")?;
+        self.output.clear();
+        Ok(())
+    }
+
+    /// Waits for the next answer, which is no error.
+    ///
+    /// # Errors
+    /// It is one, or it does not come.
+    pub fn receive(&mut self) -> Result<Response<'_>, Failure> {
+        let body = loop {
+            match frame::split(&self.input[self.start..self.end]).context("from the server")? {
+                Split::Whole { body, consumed } => {
+                    let body = self.start + body.start..self.start + body.end;
+                    self.start += consumed;
+                    break body;
+                }
+                Split::Partial { needed } => {
+                    self.make_room(needed.unwrap_or(frame::HEADER));
+                    match self.stream.read(&mut self.input[self.end..]) {
+                        Ok(0) => return Err(Failure::new("the server closed the connection")),
+                        Ok(n) => self.end += n,
+                        Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                        Err(e) => return Err(e).context("cannot receive"),
+                    }
+                }
+            }
+        };
+        checked(Response::decode(&self.input[body]).context("from the server")?)
+    }
+
+    fn make_room(&mut self, needed: usize) {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+        }
+        if self.start + needed > self.input.len() {
+            self.input.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+            self.input.resize(self.input.len().max(needed), 0);
+        }
+    }
+
+    /// Whether nothing has come that was not received.
+    ///
+    /// # Errors
+    /// The server closed the connection.
+    pub fn is_silent(&mut self) -> Result<bool, Failure> {
+        if self.start < self.end {
+            return Ok(false);
+        }
+        self.stream.set_nonblocking(true).context("O_NONBLOCK")?;
+        let peeked = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false).context("O_NONBLOCK")?;
+        match peeked {
+            Ok(0) => Err(Failure::new("the server closed the connection")),
+            Ok(_) => Ok(false),
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => Ok(true),
+            Err(e) => Err(e).context("cannot receive"),
+        }
+    }
+
+    /// Ends the stream and waits for the server to close the connection: it has forgotten it then.
+    ///
+    /// # Errors
+    /// It says something instead.
+    pub fn close(mut self) -> Result<(), Failure> {
+        self.stream.shutdown(std::net::Shutdown::Write).context("cannot shut down")?;
+        match self.stream.read(&mut self.input) {
+            Ok(0) => Ok(()),
+            Ok(_) => Err(Failure::new("an answer to nothing that was asked")),
+            Err(e) => Err(e).context("the server does not close the connection"),
+        }
+    }
+
+    /// The server's revision.
+    ///
+    /// # Errors
+    /// As for [`Client::call`].
+    pub fn revision(&mut self) -> Result<i64, Failure> {
+        let response = self.call(Request::new(Verb::Rev))?;
+        response.rev.ok_or_else(|| Failure::new("an answer to REV without a revision"))
+    }
+
+    /// Sets a file, whatever its revision is, and returns its new one.
+    ///
+    /// # Errors
+    /// As for [`Client::call`].
+    pub fn set(&mut self, path: &[u8], value: &[u8]) -> Result<i64, Failure> {
+        let request = Request { path: Some(path), value: Some(value), rev: Some(-1), ..Request::new(Verb::Set) };
+        let response = self.call(request)?;
+        response.rev.filter(|&rev| rev > 0).ok_or_else(|| Failure::new("an answer to SET without a revision"))
+    }
+
+    /// Sets the same file over and over, one request at a time, and returns the latencies in nanoseconds, from before
+    /// the request is sent to after its answer is decoded. Each answer's revision has to be one more than the last.
+    ///
+    /// # Errors
+    /// As for [`Client::call`], and when a revision is off.
+    pub fn time_sets(&mut self, path: &[u8], value: &[u8], count: u64) -> Result<Histogram<u64>, Failure> {
+        let mut latency = histogram();
+        let mut last = None;
+        for _ in 0..count {
+            let start = Instant::now();
+            let rev = self.set(path, value)?;
+            latency.saturating_record(nanos(start.elapsed()));
+            if last.is_some_and(|last| rev != last + 1) {
+                return Err(Failure::new(format!("revision {rev} after {last:?}, though nobody else writes")));
+            }
+            last = Some(rev);
+        }
+        Ok(latency)
+    }
+}
+
+/// The answer, unless it is an error.
+///
+/// # Errors
+/// It is.
+pub fn checked(response: Response<'_>) -> Result<Response<'_>, Failure> {
+    match response.err_code {
+        None => Ok(response),
+        Some(code) => {
+            let detail = String::from_utf8_lossy(response.err_detail.unwrap_or_default()).into_owned();
+            Err(Failure::new(format!("the server answered with error {code} {detail}")))
+        }
+    }
+}
+
+/// For latencies in nanoseconds, to three digits.
+///
+/// # Panics
+/// Never: the bounds are valid.
+pub fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 1_000_000_000_000, 3).expect("the bounds are valid")
+}
+
+/// A duration in nanoseconds.
+pub fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::Fake;
+
+    #[test]
+    fn sets_are_timed_and_counted() {
+        let fake = Fake::start();
+        let mut client = Client::connect(fake.addr()).unwrap();
+        let before = client.revision().unwrap();
+        let latency = client.time_sets(b"/a", &[1; 128], 100).unwrap();
+        assert_eq!(latency.len(), 100);
+        assert!(latency.min() > 0);
+        assert_eq!(client.revision().unwrap(), before + 100);
+        client.close().unwrap();
+    }
+
+    /// A benchmark that measured errors is no benchmark.
+    #[test]
+    fn an_error_answer_ends_the_run() {
+        let fake = Fake::start();
+        let mut client = Client::connect(fake.addr()).unwrap();
+        let e = client.set(b"bad path", b"").unwrap_err().to_string();
+        assert!(e.contains("error 6"), "{e}");
+    }
+
+    #[test]
+    fn a_revision_that_skips_ends_the_run() {
+        let fake = Fake::start();
+        let mut client = Client::connect(fake.addr()).unwrap();
+        let e = client.time_sets(b"/skip", b"", 2).unwrap_err().to_string();
+        assert!(e.contains("nobody else writes"), "{e}");
+    }
+
+    #[test]
+    fn answers_larger_than_the_buffer_are_received() {
+        let fake = Fake::start();
+        let mut client = Client::connect(fake.addr()).unwrap();
+        let value = vec![9; 200_000];
+        client.set(b"/large", &value).unwrap();
+        let get = Request { path: Some(b"/large"), ..Request::new(Verb::Get) };
+        assert_eq!(client.call(get).unwrap().value, Some(&value[..]));
+    }
+
+    #[test]
+    fn a_closed_connection_is_an_error_and_silence_is_none() {
+        let fake = Fake::start();
+        let mut client = Client::connect(fake.addr()).unwrap();
+        assert!(client.is_silent().unwrap());
+        client.send(Request { tag: Some(5), ..Request::new(Verb::Rev) });
+        client.flush().unwrap();
+        assert_eq!(client.receive().unwrap().tag, Some(5));
+        assert!(client.is_silent().unwrap());
+        let e = client.set(b"/close", b"").unwrap_err().to_string();
+        assert!(e.contains("closed the connection"), "{e}");
+    }
+}
