@@ -52,6 +52,25 @@ pub const WRITE_MAX: usize = 8 << 20;
 pub const SPARE_SEGMENTS: usize = 1;
 
 const _: () = assert!(SEGMENT.is_multiple_of(BLOCK as u64));
+// A batch of any size fits into one write, with half as much again beside it for block headers and small records.
+const _: () = assert!(BATCH_MAX + BATCH_MAX / 2 <= WRITE_MAX && WRITE_MAX.is_multiple_of(BLOCK));
+// A segment is not mostly spent on what a large write leaves free at its end.
+const _: () = assert!(SEGMENT >= 8 * WRITE_MAX as u64);
+
+// ---- snapshots ----
+
+/// A snapshot is taken when the log since the last one has this size, and that of the last snapshot.
+pub const SNAPSHOT_AFTER: u64 = 192 << 20;
+/// Largest record of a snapshot.
+pub const SNAPSHOT_RECORD_MAX: usize = 8 << 20;
+/// Snapshots are written in pieces of this many bytes.
+pub const SNAPSHOT_WRITE: usize = 256 << 10;
+
+const _: () = assert!(SNAPSHOT_AFTER >= SEGMENT && SNAPSHOT_WRITE.is_multiple_of(BLOCK));
+// A file of the largest size is one record of a snapshot.
+const _: () = assert!(PATH_MAX + VALUE_MAX + 1024 <= SNAPSHOT_RECORD_MAX);
+
+// ---- the client library ----
 
 /// Calls of one client that may be queued before callers have to wait for room.
 pub const CLIENT_QUEUE: usize = 256;
