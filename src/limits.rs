@@ -2,7 +2,9 @@
 //!
 //! Sizes are bytes unless a name says otherwise.
 
-/// Longest path or glob, in bytes; a longer one is a bad path.
+// ---- what users meet ----
+
+/// Longest path or glob; a longer one is a bad path.
 pub const PATH_MAX: usize = 4096;
 /// Largest value of a file.
 pub const VALUE_MAX: usize = 1 << 20;
@@ -12,19 +14,63 @@ pub const FRAME_MAX: usize = 4 << 20;
 pub const HISTORY_DEFAULT: u64 = 360_000;
 /// Default TCP port of a server.
 pub const PORT_DEFAULT: u16 = 8046;
+/// Longest name of a cluster.
+pub const CLUSTER_NAME_MAX: usize = 255;
+
+// ---- batches ----
+
+/// Largest batch: the bytes of one raft entry.
+pub const BATCH_MAX: usize = 4 << 20;
+/// A batch takes no further command once it has this size, unless it is the first.
+pub const BATCH_SOFT: usize = 1 << 20;
+
+const _: () = assert!(BATCH_SOFT <= BATCH_MAX);
+// The largest mutation that a client can send fits into a frame, and into a batch with its neighbours' headers.
+const _: () = assert!(PATH_MAX + VALUE_MAX + 1024 <= FRAME_MAX);
+const _: () = assert!(PATH_MAX + VALUE_MAX + 1024 <= BATCH_MAX);
+
+// ---- memory that clients can make a server take, over all connections ----
+
+/// Requests that wait for something. Beyond it they are refused.
+pub const PARKED_MAX: usize = 1 << 30;
+/// Unsent output. Beyond it the connection with the most is closed.
+pub const OUTPUT_MAX: usize = 512 << 20;
+/// Receive buffers, beyond their first size. A connection that would need more is closed.
+pub const RECEIVE_MAX: usize = 256 << 20;
+
+const _: () = assert!(RECEIVE_MAX >= 16 * FRAME_MAX && OUTPUT_MAX >= 16 * VALUE_MAX);
+
+// ---- the log ----
+
 /// Unit of every write of the log: the physical block of nearly all devices.
 pub const BLOCK: usize = 4096;
 /// Size of a log segment's file.
 pub const SEGMENT: u64 = 64 << 20;
-/// Largest batch: the bytes of one raft entry.
-pub const BATCH_MAX: usize = 4 << 20;
+/// Largest single write of the log, in file bytes: a batch of any size and its neighbours' records.
+pub const WRITE_MAX: usize = 8 << 20;
+/// Old log segments that are kept for being written over again.
+pub const SPARE_SEGMENTS: usize = 1;
 
-// The largest mutation that a client can send fits into a frame, and into a batch with its neighbours' headers.
-const _: () = assert!(PATH_MAX + VALUE_MAX + 1024 <= FRAME_MAX);
-const _: () = assert!(PATH_MAX + VALUE_MAX + 1024 <= BATCH_MAX);
-// A segment holds several batches of any size.
-const _: () = assert!(SEGMENT >= 8 * (BATCH_MAX as u64 + BATCH_MAX as u64 / 64));
 const _: () = assert!(SEGMENT.is_multiple_of(BLOCK as u64));
+// A batch of any size fits into one write, with half as much again beside it for block headers and small records.
+const _: () = assert!(BATCH_MAX + BATCH_MAX / 2 <= WRITE_MAX && WRITE_MAX.is_multiple_of(BLOCK));
+// A segment is not mostly spent on what a large write leaves free at its end.
+const _: () = assert!(SEGMENT >= 8 * WRITE_MAX as u64);
+
+// ---- snapshots ----
+
+/// A snapshot is taken when the log since the last one has this size, and that of the last snapshot.
+pub const SNAPSHOT_AFTER: u64 = 192 << 20;
+/// Largest record of a snapshot.
+pub const SNAPSHOT_RECORD_MAX: usize = 8 << 20;
+/// Snapshots are written in pieces of this many bytes.
+pub const SNAPSHOT_WRITE: usize = 256 << 10;
+
+const _: () = assert!(SNAPSHOT_AFTER >= SEGMENT && SNAPSHOT_WRITE.is_multiple_of(BLOCK));
+// A file of the largest size is one record of a snapshot.
+const _: () = assert!(PATH_MAX + VALUE_MAX + 1024 <= SNAPSHOT_RECORD_MAX);
+
+// ---- the client library ----
 
 /// Calls of one client that may be queued before callers have to wait for room.
 pub const CLIENT_QUEUE: usize = 256;

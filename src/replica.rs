@@ -1,1 +1,766 @@
-//! (design goes here)
+//! The replica: one server's part in the cluster, without a socket, a disk or a clock.
+//!
+//! It is told what happened (bytes came, a write is durable, time has passed) and says what is to be done (bytes to
+//! send, blocks to write). All of a turn of the loop comes first, then [`Replica::turn`] once: the mutations of the turn
+//! become one batch, one raft entry, one write.
+//!
+//! ```text
+//! receive -> request -+- read, wait ------------------------------> desk -> output
+//!                     +- mutation -> gather -> turn: propose -> log -> written -> commit -> apply -> output
+//! ```
+//!
+//! Read in this order: [`session`] (connections), [`desk`] (reads and waits), [`batch`] (what is proposed), [`group`]
+//! and [`entries`] (raft), [`machine`] (what is applied), [`snapshot`] (the state, to a file and back), [`rebuild`] (the state, from the disk).
+//!
+//! Invariants:
+//! * nothing is answered before what it promises is durable: the log says what is ([`crate::log::Durable`]), and only
+//!   that releases raft's readies;
+//! * a mutation that was received is proposed, whether or not its sender still lives;
+//! * everything is deterministic: the same inputs in the same order give the same outputs.
+
+pub mod batch;
+pub mod desk;
+pub mod entries;
+pub mod group;
+pub mod machine;
+pub mod rebuild;
+pub mod session;
+pub mod snapshot;
+
+use std::collections::VecDeque;
+
+use raft::eraftpb::{Entry, EntryType, HardState};
+
+use batch::{Gather, Origin};
+use desk::{Desk, Op, Secrets};
+use group::{Group, Persist};
+use machine::Machine;
+pub use session::{Access, Conn, Output};
+
+use crate::limits;
+use crate::log::{self, Log, Position, Room};
+use crate::store::{Glob, Lookup, Mutation, Path, Refused};
+use crate::wire::{ErrCode, Request, Response, Verb, frame};
+
+/// Records that a batch is written with: term, vote and commit; the entry; and, behind it, those of an election.
+const RECORDS: usize = 4;
+/// More than the headers of a batch and of one more command.
+const GATHER_OVERHEAD: usize = 256;
+
+/// What a replica is told about itself.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Its id, 16 characters of `[A-Z2-7]`.
+    pub id: String,
+    /// Its raft id.
+    pub raft_id: u64,
+    /// The number of this boot.
+    pub epoch: u64,
+    /// The name of the cluster, used when it is founded.
+    pub cluster: String,
+    /// Where it listens.
+    pub addr: String,
+    /// The machine's name.
+    pub hostname: String,
+    /// The program's version.
+    pub version: String,
+    /// Who may do what.
+    pub secrets: Secrets,
+    /// Time between two writes of `/ctl/node/<id>/applied`, in milliseconds; 0 for never.
+    pub pulse_ms: u64,
+    /// The data directory, for messages to clients.
+    pub dir: String,
+}
+
+/// What became of the bytes that were handed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// So many were used up; the rest comes again, with more behind it.
+    pub consumed: usize,
+    /// What is to be done next.
+    pub then: Then,
+}
+
+/// See [`Receipt`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// Receive more. The frame that has begun is of so many bytes, if that is known.
+    More {
+        /// Bytes of the whole frame.
+        needed: Option<usize>,
+    },
+    /// Hand in the rest again once the connection is among the resumed; receive nothing until then.
+    Paused,
+    /// Receive no more: what came is no message. The output says when to close.
+    Close,
+}
+
+/// A mutation of this server that is on its way.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    /// `None` for one of the server's own.
+    conn: Option<Conn>,
+    tag: Option<i32>,
+    answer_rev: bool,
+}
+
+/// SYNCs that are answered together, each with its connection and tag.
+type Syncs = Vec<(Conn, Option<i32>)>;
+
+/// What was recovered, for the replica to go on from.
+pub struct Recovered {
+    /// The state up to the last entry that is known to be committed.
+    pub machine: Machine,
+    /// Where raft goes on.
+    pub start: group::Start,
+    /// The log, ready for the next write.
+    pub log: Log,
+    /// The last entry that a durable snapshot covers, 0 without one.
+    pub snapshot: u64,
+    /// Size of that snapshot in bytes.
+    pub snapshot_bytes: u64,
+}
+
+/// See the module.
+pub struct Replica {
+    config: Config,
+    origin: Origin,
+    machine: Machine,
+    desk: Desk,
+    group: Group,
+    log: Log,
+    gather: Gather,
+    /// In the order of their sequence numbers.
+    pending: VecDeque<Pending>,
+    /// The sequence number of the first pending one.
+    pending_first: u64,
+    /// Connections whose next mutation found the batch full.
+    stalled: Vec<Conn>,
+    /// SYNCs of this turn.
+    syncs: Syncs,
+    /// SYNCs that raft was asked for, under their context.
+    asked: VecDeque<(u64, Syncs)>,
+    /// SYNCs that wait until an index is applied.
+    reading: VecDeque<(u64, Syncs)>,
+    next_context: u64,
+    /// A write of the log is under way.
+    writing: bool,
+    introduced: Introduced,
+    snapshots: snapshot::Snapshots,
+    now_ms: u64,
+    next_pulse_ms: u64,
+    ticks: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Introduced {
+    No,
+    /// The server's own entries of `/ctl` are on their way, up to this sequence number.
+    Until(u64),
+    Yes,
+}
+
+impl Replica {
+    /// A replica that goes on from `recovered`.
+    ///
+    /// # Errors
+    /// When raft refuses its configuration, which recovery has made sure it does not.
+    pub fn new(config: Config, recovered: Recovered) -> raft::Result<Replica> {
+        let Recovered { machine, start, log, snapshot, snapshot_bytes } = recovered;
+        let origin = Origin { node: config.raft_id, epoch: config.epoch };
+        let group = Group::new(start)?;
+        Ok(Replica {
+            next_pulse_ms: config.pulse_ms,
+            config,
+            origin,
+            machine,
+            desk: Desk::default(),
+            group,
+            log,
+            gather: Gather::new(origin),
+            pending: VecDeque::new(),
+            pending_first: 1,
+            stalled: Vec::new(),
+            syncs: Vec::new(),
+            asked: VecDeque::new(),
+            reading: VecDeque::new(),
+            next_context: 1,
+            writing: false,
+            introduced: Introduced::No,
+            snapshots: snapshot::Snapshots::new(snapshot, snapshot_bytes),
+            now_ms: 0,
+            ticks: 0,
+        })
+    }
+
+    /// The only voter of its group elects itself at once.
+    ///
+    /// # Errors
+    /// Those of raft.
+    pub fn campaign(&mut self) -> raft::Result<()> {
+        self.group.campaign()
+    }
+
+    /// Whether the server has made itself known in `/ctl`, after which it takes connections.
+    pub fn serving(&self) -> bool {
+        self.introduced == Introduced::Yes
+    }
+
+    /// The current revision.
+    pub fn revision(&self) -> i64 {
+        self.machine.store.revision()
+    }
+
+    /// How many connections there are.
+    pub fn connections(&self) -> usize {
+        self.desk.sessions.count()
+    }
+
+    // ---- connections ----
+
+    /// A client has connected.
+    pub fn open(&mut self) -> Conn {
+        let mut access = Access::default();
+        self.config.secrets.grant(b"", &mut access);
+        self.desk.sessions.open(access)
+    }
+
+    /// The connection is gone. What it asked to write is written all the same.
+    pub fn close(&mut self, conn: Conn) {
+        self.desk.close(&mut self.machine.store, conn);
+    }
+
+    /// The client will send no more. What it asked is answered, waits apart; then the output says to close.
+    pub fn end_of_stream(&mut self, conn: Conn) {
+        self.desk.end(&mut self.machine.store, conn);
+    }
+
+    /// Bytes have come: the front of `bytes` is where the last call stopped.
+    pub fn receive(&mut self, conn: Conn, bytes: &[u8]) -> Receipt {
+        let mut consumed = 0;
+        loop {
+            match self.desk.sessions.get(conn) {
+                None => return Receipt { consumed, then: Then::Close },
+                Some(session) if session.full() || !session.deferred.is_empty() => {
+                    self.desk.sessions.pause(conn);
+                    return Receipt { consumed, then: Then::Paused };
+                }
+                Some(_) => {}
+            }
+            match frame::split(&bytes[consumed..]) {
+                Ok(frame::Split::Partial { needed }) => {
+                    return Receipt { consumed, then: Then::More { needed } };
+                }
+                Ok(frame::Split::Whole { body, consumed: size }) => {
+                    let body = &bytes[consumed + body.start..consumed + body.end];
+                    let Ok(request) = Request::decode(body) else {
+                        self.end_of_stream(conn);
+                        return Receipt { consumed, then: Then::Close };
+                    };
+                    if !self.request(conn, &request) {
+                        self.stalled.push(conn);
+                        self.desk.sessions.pause(conn);
+                        return Receipt { consumed, then: Then::Paused };
+                    }
+                    consumed += size;
+                }
+                Err(_) => {
+                    self.end_of_stream(conn);
+                    return Receipt { consumed, then: Then::Close };
+                }
+            }
+        }
+    }
+
+    /// Takes what there is to send on a connection into `into`, which must be empty.
+    pub fn output(&mut self, conn: Conn, into: &mut Vec<u8>) -> Output {
+        self.desk.output(&mut self.machine.store, conn, into)
+    }
+
+    /// The output last taken has been sent.
+    pub fn sent(&mut self, conn: Conn) {
+        self.desk.sessions.resume(conn);
+    }
+
+    /// Connections that have output, or are to be closed.
+    pub fn take_dirty(&mut self, into: &mut Vec<Conn>) {
+        self.desk.sessions.take_dirty(into);
+    }
+
+    /// Connections that were paused and may go on.
+    pub fn take_resumed(&mut self, into: &mut Vec<Conn>) {
+        self.desk.sessions.take_resumed(into);
+    }
+
+    /// The connection to close because all together have too much unsent output, if that is so.
+    pub fn over_output_limit(&self) -> Option<Conn> {
+        (self.desk.sessions.buffered() > limits::OUTPUT_MAX).then(|| self.desk.sessions.fattest()).flatten()
+    }
+
+    // ---- requests ----
+
+    /// Carries out a request, or begins to. `false`: there is no room for it now, it is to come again.
+    fn request(&mut self, conn: Conn, request: &Request<'_>) -> bool {
+        let tag = request.tag;
+        let Some(verb) = request.verb.and_then(|v| Verb::try_from(v).ok()) else {
+            self.desk.fail(conn, tag, ErrCode::UnknownVerb);
+            return true;
+        };
+        let Some(access) = self.desk.sessions.get(conn).map(|s| s.access) else {
+            return true;
+        };
+        let allowed = match verb {
+            Verb::Set | Verb::Del | Verb::Nop => access.write,
+            Verb::Get | Verb::Stat | Verb::Getdir | Verb::Walk | Verb::Wait | Verb::Sync => access.read,
+            Verb::Rev | Verb::SelfId | Verb::Access => true,
+        };
+        if !allowed {
+            self.desk.fail_other(conn, tag, "permission denied");
+            return true;
+        }
+        let (path, rev) = (request.path, request.rev);
+        match verb {
+            Verb::Set | Verb::Del | Verb::Nop => return self.mutation(conn, verb, request),
+            Verb::Rev => {
+                let rev = Some(self.machine.store.revision());
+                self.desk.sessions.reply(conn, &Response { tag, rev, ..Response::default() });
+            }
+            Verb::SelfId => {
+                let value = Some(self.config.id.as_bytes());
+                self.desk.sessions.reply(conn, &Response { tag, value, ..Response::default() });
+            }
+            Verb::Access => self.access(conn, tag, request.value.unwrap_or_default()),
+            Verb::Sync => {
+                self.syncs.push((conn, tag));
+                self.desk.asked(conn);
+            }
+            Verb::Stat => self.read(conn, tag, Op::Stat, path.unwrap_or_default(), rev),
+            Verb::Get => match path {
+                Some(path) => self.read(conn, tag, Op::Get, path, rev),
+                None => self.desk.fail(conn, tag, ErrCode::MissingArg),
+            },
+            Verb::Getdir => match (path, request.offset) {
+                (Some(path), Some(offset)) => self.read(conn, tag, Op::Getdir(offset), path, rev),
+                _ => self.desk.fail(conn, tag, ErrCode::MissingArg),
+            },
+            Verb::Walk => match (path, request.offset) {
+                (Some(path), Some(offset)) => self.walk(conn, tag, path, offset, rev),
+                _ => self.desk.fail(conn, tag, ErrCode::MissingArg),
+            },
+            Verb::Wait => match (path, rev) {
+                (Some(path), Some(rev)) => {
+                    self.desk.wait(&mut self.machine.store, conn, tag, path, rev);
+                }
+                _ => self.desk.fail(conn, tag, ErrCode::MissingArg),
+            },
+        }
+        true
+    }
+
+    fn read(&mut self, conn: Conn, tag: Option<i32>, op: Op, path: &[u8], rev: Option<i64>) {
+        self.desk.read(&mut self.machine.store, conn, tag, op, path, rev);
+    }
+
+    fn walk(&mut self, conn: Conn, tag: Option<i32>, glob: &[u8], offset: i32, rev: Option<i64>) {
+        if Glob::new(glob).is_err() {
+            self.desk.bad_glob(conn, tag, glob);
+        } else if offset < 0 {
+            self.desk.fail(conn, tag, ErrCode::Range);
+        } else {
+            self.read(conn, tag, Op::Walk(offset), glob, rev);
+        }
+    }
+
+    fn access(&mut self, conn: Conn, tag: Option<i32>, secret: &[u8]) {
+        let Some(session) = self.desk.sessions.get(conn) else { return };
+        if self.config.secrets.grant(secret, &mut session.access) {
+            self.desk.sessions.reply(conn, &Response { tag, ..Response::default() });
+        } else {
+            self.desk.fail_other(conn, tag, "permission denied");
+        }
+    }
+
+    /// Takes a mutation into the batch. The access has been checked.
+    fn mutation(&mut self, conn: Conn, verb: Verb, request: &Request<'_>) -> bool {
+        let tag = request.tag;
+        if !self.group.leads() {
+            self.desk.fail(conn, tag, ErrCode::Readonly);
+            return true;
+        }
+        let command = if verb == Verb::Nop {
+            Mutation::Nop
+        } else {
+            let (Some(path), Some(rev)) = (request.path, request.rev) else {
+                self.desk.fail(conn, tag, ErrCode::MissingArg);
+                return true;
+            };
+            if Path::parse(path).is_none() {
+                self.desk.fail(conn, tag, ErrCode::BadPath);
+                return true;
+            }
+            match verb {
+                Verb::Del => Mutation::Del { path, rev },
+                _ => Mutation::Set { path, rev, value: request.value.unwrap_or_default() },
+            }
+        };
+        let (path, value) = match command {
+            Mutation::Set { path, value, .. } => (path.len(), value.len()),
+            Mutation::Del { path, .. } => (path.len(), 0),
+            Mutation::Nop => (0, 0),
+        };
+        if value > limits::VALUE_MAX {
+            let detail = format!("value too large: {value} bytes, the limit is {}", limits::VALUE_MAX);
+            self.desk.fail_other(conn, tag, &detail);
+            return true;
+        }
+        if !self.gather.fits(path, value, limits::BATCH_SOFT) {
+            return false;
+        }
+        if !self.log_takes(path + value) {
+            if self.log.room() != Room::Full {
+                return false;
+            }
+            let detail = format!(
+                "disk full: there is no room for the log in {}; make room there and write again",
+                self.config.dir
+            );
+            self.desk.fail_other(conn, tag, &detail);
+            return true;
+        }
+        self.enqueue(Pending { conn: Some(conn), tag, answer_rev: verb == Verb::Set }, &command);
+        self.desk.asked(conn);
+        true
+    }
+
+    /// Whether a batch with so many bytes more, behind what is staged, is sure to find its place in the log.
+    fn log_takes(&self, bytes: usize) -> bool {
+        self.log.can_accept(RECORDS, self.gather.len() + bytes + GATHER_OVERHEAD)
+    }
+
+    fn enqueue(&mut self, pending: Pending, command: &Mutation<'_>) -> u64 {
+        let seq = self.gather.push(command);
+        assert_eq!(seq, self.pending_first + self.pending.len() as u64, "a pending one for each");
+        self.pending.push_back(pending);
+        seq
+    }
+
+    // ---- the turn ----
+
+    /// Ends a turn of the loop: everything that came in it is on its way, or done.
+    pub fn turn(&mut self) {
+        self.desk.run_scans(&mut self.machine.store);
+        self.advance();
+        self.introduce();
+        if !self.syncs.is_empty() && self.group.leads() {
+            let context = self.next_context;
+            self.next_context += 1;
+            self.group.read_index(context);
+            self.asked.push_back((context, std::mem::take(&mut self.syncs)));
+        }
+        // One batch is written at a time; the next gathers meanwhile.
+        if !self.writing
+            && self.group.leads()
+            && let Some(batch) = self.gather.take()
+        {
+            self.gather.reserve(batch.len());
+            self.group.propose(batch).expect("a leader with nothing in flight takes a batch");
+            self.resume_stalled();
+        }
+        self.advance();
+    }
+
+    /// There is work for another turn although nothing happens.
+    pub fn has_work(&self) -> bool {
+        self.desk.has_scans()
+    }
+
+    /// Lets raft go on until it has nothing more to do.
+    fn advance(&mut self) {
+        loop {
+            self.group.pump(&mut Staging(&mut self.log));
+            let mut applied = false;
+            while let Some(entry) = self.group.next_committed() {
+                self.apply(&entry);
+                applied = true;
+            }
+            if applied {
+                self.group.applied_all();
+            }
+            for (context, index) in self.group.take_read_states() {
+                while let Some((asked, syncs)) = self.asked.pop_front_if(|(c, _)| *c <= context) {
+                    if asked == context {
+                        self.reading.push_back((index, syncs));
+                    } else {
+                        self.syncs.extend(syncs);
+                    }
+                }
+            }
+            let now = self.group.applied();
+            while let Some((_, syncs)) = self.reading.pop_front_if(|(index, _)| *index <= now) {
+                for (conn, tag) in syncs {
+                    let rev = Some(self.machine.store.revision());
+                    self.desk.answered(conn, &Response { tag, rev, ..Response::default() });
+                }
+            }
+            if !applied {
+                break;
+            }
+        }
+    }
+
+    fn apply(&mut self, entry: &Entry) {
+        if entry.get_entry_type() != EntryType::EntryNormal {
+            self.group.apply_conf_change(entry);
+            return;
+        }
+        // A new leader's first entry is empty.
+        if entry.data.is_empty() {
+            return;
+        }
+        let Replica { machine, desk, pending, pending_first, origin, .. } = self;
+        let outcome = machine.apply(&entry.data, |store, from, seq, outcome| {
+            if from == *origin {
+                assert_eq!(seq, *pending_first, "own mutations come back in order");
+                *pending_first += 1;
+                let own = pending.pop_front().expect("a pending one for each");
+                answer(desk, own, outcome);
+            }
+            desk.wake(store);
+        });
+        if let Err(e) = outcome {
+            panic!("entry {}: {e}", entry.index);
+        }
+    }
+
+    // ---- the server's own files ----
+
+    /// Writes the server's files in `/ctl`, those that are not as they should be, once it leads.
+    fn introduce(&mut self) {
+        match self.introduced {
+            Introduced::Yes => return,
+            Introduced::Until(seq) => {
+                if seq < self.pending_first {
+                    self.introduced = Introduced::Yes;
+                }
+                return;
+            }
+            Introduced::No if !self.group.leads() => return,
+            Introduced::No => {}
+        }
+        let Config { id, cluster, addr, hostname, version, .. } = self.config.clone();
+        let founding = self.machine.store.revision() == 0;
+        let name = match self.machine.store.lookup(b"/ctl/name", self.machine.store.revision()) {
+            Lookup::File { value, .. } => String::from_utf8_lossy(value).into_owned(),
+            _ => cluster.clone(),
+        };
+        if founding {
+            self.put("/ctl/name", &cluster);
+        }
+        self.put(&format!("/ctl/node/{id}/addr"), &addr);
+        self.put(&format!("/ctl/node/{id}/hostname"), &hostname);
+        self.put(&format!("/ctl/node/{id}/version"), &version);
+        if founding {
+            self.put("/ctl/cal/0", &id);
+        }
+        if Path::parse(format!("/ctl/ns/{name}/{id}").as_bytes()).is_some() {
+            self.put(&format!("/ctl/ns/{name}/{id}"), &addr);
+        }
+        self.put(&format!("/ctl/node/{id}/writable"), "true");
+        self.introduced = Introduced::Until(self.pending_first + self.pending.len() as u64 - 1);
+        // Nothing to say: it is known already.
+        if self.pending.is_empty() {
+            self.introduced = Introduced::Yes;
+        }
+    }
+
+    /// Sets a file to a value, unless it has it.
+    fn put(&mut self, path: &str, value: &str) {
+        let (path, value) = (path.as_bytes(), value.as_bytes());
+        let store = &self.machine.store;
+        if let Lookup::File { value: found, .. } = store.lookup(path, store.revision())
+            && found == value
+        {
+            return;
+        }
+        if self.log_takes(path.len() + value.len()) {
+            let own = Pending { conn: None, tag: None, answer_rev: false };
+            self.enqueue(own, &Mutation::Set { path, rev: -1, value });
+        }
+    }
+
+    // ---- time ----
+
+    /// It is so many milliseconds after some moment of the past; to be called every [`group::TICK_MS`].
+    pub fn tick(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+        // A loop that was held up is told so by one tick, not by all that it has missed: nobody else had them either.
+        if now_ms / group::TICK_MS > self.ticks {
+            self.ticks = now_ms / group::TICK_MS;
+            self.group.tick();
+        }
+        if self.config.pulse_ms > 0 && now_ms >= self.next_pulse_ms && self.serving() {
+            self.next_pulse_ms = now_ms + self.config.pulse_ms;
+            let path = format!("/ctl/node/{}/applied", self.config.id);
+            let rev = self.machine.store.revision().to_string();
+            if self.group.leads() {
+                self.put(&path, &rev);
+            }
+        }
+    }
+
+    // ---- the log ----
+
+    /// Whether there is something to write to the log, and no write is under way.
+    pub fn has_write(&self) -> bool {
+        !self.writing && self.log.staged()
+    }
+
+    /// The next write of the log, one at a time.
+    pub fn next_write(&mut self) -> Option<log::Write> {
+        let write = self.log.next_write()?;
+        self.writing = true;
+        Some(write)
+    }
+
+    /// A write is durable.
+    pub fn written(&mut self, write: log::Write) {
+        let durable = self.log.written(write);
+        self.writing = false;
+        self.group.persisted(durable);
+    }
+
+    /// Whether a segment is to be made ready: see [`Replica::next_prepare`].
+    pub fn wants_segment(&self) -> bool {
+        self.log.is_segment_missing()
+    }
+
+    /// A segment to be made ready for when the current one is full.
+    pub fn next_prepare(&mut self) -> Option<log::Prepare> {
+        self.log.wants_segment()
+    }
+
+    /// The segment of a generation is ready, durably.
+    pub fn prepared(&mut self, generation: u64) {
+        self.log.prepared(generation);
+        self.resume_stalled();
+    }
+
+    /// A segment could not be made ready, for want of space.
+    pub fn prepare_failed(&mut self, generation: u64) {
+        self.log.prepare_failed(generation);
+        self.resume_stalled();
+    }
+
+    /// It may be tried again to make a segment ready.
+    pub fn retry_prepare(&mut self) {
+        self.log.retry_segment();
+    }
+
+    /// Files that the log needs no more.
+    pub fn take_removals(&mut self) -> Vec<String> {
+        self.log.take_removals()
+    }
+
+    fn resume_stalled(&mut self) {
+        for conn in std::mem::take(&mut self.stalled) {
+            self.desk.sessions.resume(conn);
+        }
+    }
+
+    // ---- snapshots ----
+
+    /// Whether a snapshot is due: see [`Replica::begin_snapshot`].
+    pub fn wants_snapshot(&self) -> bool {
+        self.snapshots.is_due(self.log.bytes_since(self.snapshots.last()))
+    }
+
+    /// Begins a snapshot if one is due. It is then to be written: all of [`Replica::next_snapshot_part`], in a file of
+    /// [`Replica::snapshot_name`], and reported by [`Replica::snapshot_done`] or [`Replica::snapshot_failed`].
+    pub fn begin_snapshot(&mut self) -> bool {
+        if !self.wants_snapshot() {
+            return false;
+        }
+        let (index, term) = (self.group.applied(), self.group.applied_term());
+        let conf = self.group.conf_state();
+        self.snapshots.begin(&mut self.machine, index, term, &conf);
+        true
+    }
+
+    /// Name of the file of the snapshot that is being taken.
+    pub fn snapshot_name(&self) -> String {
+        self.snapshots.name()
+    }
+
+    /// The next part of the snapshot that is being taken.
+    pub fn next_snapshot_part(&mut self) -> snapshot::Part {
+        self.snapshots.next_part(&mut self.machine.store)
+    }
+
+    /// A part is written, though not yet durable.
+    pub fn snapshot_part_written(&mut self, part: log::SnapshotWrite) {
+        self.snapshots.written(part);
+    }
+
+    /// The snapshot is durable under its name. Returns the name of a file that is of no use any more.
+    pub fn snapshot_done(&mut self) -> Option<String> {
+        let old = self.snapshots.done(&mut self.machine.store);
+        self.log.release(self.snapshots.last());
+        old
+    }
+
+    /// The snapshot could not be written, for want of space.
+    pub fn snapshot_failed(&mut self) {
+        self.snapshots.failed(&mut self.machine.store);
+    }
+
+    /// Output that waits to be taken, in bytes.
+    pub fn buffered(&self) -> usize {
+        self.desk.sessions.buffered()
+    }
+
+    /// Nothing is on its way to the disk, and no client's mutation is unanswered.
+    pub fn is_quiet(&self) -> bool {
+        !self.writing && self.pending.is_empty() && self.gather.is_empty()
+    }
+}
+
+/// Answers a mutation of this server with its outcome.
+fn answer(desk: &mut Desk, own: Pending, outcome: Result<i64, Refused>) {
+    let Some(conn) = own.conn else { return };
+    let tag = own.tag;
+    let response = match outcome {
+        Ok(rev) => Response { tag, rev: own.answer_rev.then_some(rev), ..Response::default() },
+        Err(refused) => {
+            let code = match refused {
+                Refused::BadPath => ErrCode::BadPath,
+                Refused::NotDir => ErrCode::Notdir,
+                Refused::RevMismatch => ErrCode::RevMismatch,
+                Refused::IsDir => ErrCode::Isdir,
+            };
+            Response::error(tag, code, None)
+        }
+    };
+    desk.answered(conn, &response);
+}
+
+/// The log, as raft's readies are staged with it.
+struct Staging<'a>(&'a mut Log);
+
+impl Persist for Staging<'_> {
+    fn entry(&mut self, entry: &Entry) {
+        let kind = match entry.get_entry_type() {
+            EntryType::EntryNormal => 0,
+            EntryType::EntryConfChange => 1,
+            EntryType::EntryConfChangeV2 => 2,
+        };
+        self.0.append_entry(entry.index, entry.term, kind, &entry.data);
+    }
+
+    fn hard_state(&mut self, state: &HardState) {
+        self.0.append_hard_state(state.term, state.vote, state.commit);
+    }
+
+    fn position(&self) -> Position {
+        self.0.position()
+    }
+}

@@ -1,1 +1,376 @@
-//! (design goes here)
+//! The shell: the replica's sockets, disk, clock and core. The only place that names tokio-uring.
+//!
+//! One thread, one ring. Each connection has two tasks ([`link`]), the log's writer one, the making of segments one,
+//! the snapshot one ([`disk`]); and one task, woken by any of them, ends the turn: it runs behind those that were awake
+//! before it, so what came together is carried out together. What it submits leaves when the runtime parks.
+//!
+//! * [`directory`]: the data directory: lock, identity, recovery.
+//! * [`pin`]: the core.
+//! * [`buffer`], [`signal`]: what the tasks are made of.
+
+// This floor is where time, randomness and files come in.
+#![allow(clippy::disallowed_methods, reason = "the server is the floor that may name the clock and files")]
+
+mod buffer;
+pub mod directory;
+mod disk;
+mod link;
+mod pin;
+mod signal;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::ToSocketAddrs;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio_uring::net::TcpListener;
+
+use crate::limits;
+use crate::replica::desk::Secrets;
+use crate::replica::{Conn, Replica, group};
+use buffer::Budget;
+use link::Link;
+use signal::Signal;
+
+/// Exit status when the disk fails while the server runs (EX_IOERR of sysexits.h).
+pub const EXIT_IO: i32 = 74;
+/// Exit status when the data is damaged (EX_DATAERR of sysexits.h).
+pub const EXIT_DAMAGED: u8 = 65;
+
+/// Name of a cluster that is founded without one.
+pub const CLUSTER_DEFAULT: &str = "local";
+
+/// Submission queue entries of the ring; a turn with more is submitted in parts.
+const RING: u32 = 2048;
+/// Connections that the kernel may hold before they are accepted.
+const BACKLOG: i32 = 4096;
+/// How long a stopping server waits for clients to take their answers.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// How to run a server.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Address to listen on.
+    pub listen: String,
+    /// The data directory.
+    pub dir: PathBuf,
+    /// The core to be pinned to.
+    pub core: Option<usize>,
+    /// Name of the cluster: given to one that is founded now, and checked against one that is there.
+    pub cluster: Option<String>,
+    /// Past revisions that stay readable.
+    pub history: u64,
+    /// Time between two writes of `/ctl/node/<id>/applied`; zero for never.
+    pub pulse: Duration,
+    /// Who may do what.
+    pub secrets: Secrets,
+    /// Whether to go on with what precedes damage.
+    pub salvage: bool,
+    /// The program's version.
+    pub version: String,
+}
+
+/// Why a server did not start: one line, with the remedy.
+#[derive(Debug)]
+pub struct StartError {
+    line: String,
+    status: u8,
+}
+
+impl StartError {
+    /// An error of the machine or of the flags.
+    pub fn new(line: String) -> StartError {
+        StartError { line, status: 1 }
+    }
+
+    /// The data is damaged.
+    pub fn damaged(line: String) -> StartError {
+        StartError { line, status: EXIT_DAMAGED }
+    }
+
+    /// The exit status for it.
+    pub fn status(&self) -> u8 {
+        self.status
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.line)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Says why the server cannot go on, and ends the process: the disk has failed, and what is durable is not known.
+pub fn fatal(reason: &str) -> ! {
+    eprintln!("doozerd: fatal: {reason}");
+    std::process::exit(EXIT_IO)
+}
+
+/// What the tasks of the server share.
+struct Shell {
+    replica: RefCell<Replica>,
+    turn: Signal,
+    /// There may be something to write to the log.
+    write: Signal,
+    /// There is a segment to be made ready.
+    prepare: Signal,
+    /// A snapshot is due.
+    snapshot: Signal,
+    links: RefCell<BTreeMap<Conn, Rc<Link>>>,
+    receive_budget: Budget,
+    stopping: Cell<bool>,
+    /// Sends in flight.
+    sending: Cell<usize>,
+    /// The server has made itself known and takes connections.
+    serving: Signal,
+    disk: disk::Disk,
+    _lock: std::fs::File,
+}
+
+impl Shell {
+    /// Says something to the operator.
+    fn say(&self, line: &str) {
+        eprintln!("doozerd: {line}");
+    }
+}
+
+/// Runs a server until it is told to stop.
+///
+/// # Errors
+/// When it cannot start.
+pub fn run(options: Options) -> Result<(), StartError> {
+    let began = Instant::now();
+    if let Some(core) = options.core {
+        pin::pin(core)?;
+    }
+    raise_file_limit();
+    let listener = listen(&options.listen)?;
+    let addr =
+        listener.local_addr().map_err(|e| StartError::new(format!("cannot tell the address of the listener: {e}")))?;
+    let mut ring = tokio_uring::uring_builder();
+    ring.setup_single_issuer().setup_coop_taskrun().setup_cqsize(8 * RING);
+    // The builder's own start panics without a ring: ask first.
+    io_uring_works(&ring)?;
+    tokio_uring::builder().entries(RING).uring_builder(&ring).start(async move {
+        let opened = directory::open(&options).await?;
+        eprintln!("doozerd: listening on {addr}");
+        for line in &opened.report {
+            eprintln!("doozerd: {line}");
+        }
+        let node = opened.identity.node.escape_ascii().to_string();
+        let config = crate::replica::Config {
+            id: node,
+            raft_id: opened.identity.raft_id,
+            epoch: opened.identity.boot_epoch,
+            cluster: opened.identity.cluster,
+            addr: addr.to_string(),
+            hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            version: options.version,
+            secrets: options.secrets,
+            pulse_ms: u64::try_from(options.pulse.as_millis()).unwrap_or(u64::MAX),
+            dir: options.dir.display().to_string(),
+        };
+        let failed = |e| StartError::new(format!("cannot start the raft group: {e}"));
+        let mut replica = Replica::new(config, opened.recovered).map_err(failed)?;
+        replica.campaign().map_err(failed)?;
+        let shell = Rc::new(Shell {
+            replica: RefCell::new(replica),
+            turn: Signal::default(),
+            write: Signal::default(),
+            prepare: Signal::default(),
+            snapshot: Signal::default(),
+            links: RefCell::new(BTreeMap::new()),
+            receive_budget: Budget::new(limits::RECEIVE_MAX),
+            stopping: Cell::new(false),
+            sending: Cell::new(0),
+            serving: Signal::default(),
+            disk: opened.disk,
+            _lock: opened.lock,
+        });
+        let hello = format!("say hello with: doozer -a 'doozer:?ca={addr}' find /ctl");
+        serve(shell, listener, began, hello).await
+    })
+}
+
+async fn serve(
+    shell: Rc<Shell>,
+    listener: std::net::TcpListener,
+    began: Instant,
+    hello: String,
+) -> Result<(), StartError> {
+    disk::start(&shell);
+    let s = Rc::clone(&shell);
+    tokio_uring::spawn(async move { turns(&s).await });
+    let s = Rc::clone(&shell);
+    tokio_uring::spawn(async move { clock(&s, began).await });
+    shell.turn.set();
+    shell.serving.wait().await;
+    shell.say(&hello);
+    let s = Rc::clone(&shell);
+    tokio_uring::spawn(async move { accept(&s, TcpListener::from_std(listener)).await });
+    stop_requested().await?;
+    shell.say("stopping: finishing what is in the log");
+    shell.stopping.set(true);
+    let deadline = Instant::now() + FAREWELL;
+    loop {
+        let quiet = {
+            let replica = shell.replica.borrow();
+            replica.is_quiet() && replica.buffered() == 0 && shell.sending.get() == 0
+        };
+        if quiet || Instant::now() >= deadline {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    shell.say(&format!("stopped at revision {}", shell.replica.borrow().revision()));
+    // The receives that are posted are ended by the end of the process: none may be dropped in flight.
+    std::process::exit(0)
+}
+
+/// Ends the turns of the loop.
+async fn turns(shell: &Rc<Shell>) {
+    let mut conns = Vec::new();
+    let mut serving = false;
+    loop {
+        shell.turn.wait().await;
+        let more = {
+            let mut replica = shell.replica.borrow_mut();
+            replica.turn();
+            let links = shell.links.borrow();
+            replica.take_dirty(&mut conns);
+            for conn in conns.drain(..) {
+                if let Some(link) = links.get(&conn) {
+                    link.send.set();
+                }
+            }
+            if !shell.stopping.get() {
+                replica.take_resumed(&mut conns);
+                for conn in conns.drain(..) {
+                    if let Some(link) = links.get(&conn) {
+                        link.resume.set();
+                    }
+                }
+            }
+            if !serving && replica.serving() {
+                serving = true;
+                shell.serving.set();
+            }
+            if replica.has_write() {
+                shell.write.set();
+            }
+            if replica.wants_segment() {
+                shell.prepare.set();
+            }
+            if replica.wants_snapshot() {
+                shell.snapshot.set();
+            }
+            replica.has_work()
+        };
+        let fat = shell.replica.borrow().over_output_limit();
+        if let Some(link) = fat.and_then(|conn| shell.links.borrow().get(&conn).cloned()) {
+            shell.say("closed a connection: unsent output has reached its limit, and it had the most");
+            link.close(shell);
+        }
+        if more {
+            // Lets the runtime park, and so submit, before the next slice.
+            let _done = tokio_uring::no_op().await;
+            shell.turn.set();
+        }
+    }
+}
+
+async fn clock(shell: &Rc<Shell>, began: Instant) {
+    let mut interval = tokio::time::interval(Duration::from_millis(group::TICK_MS));
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let now = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        shell.replica.borrow_mut().tick(now);
+        shell.turn.set();
+    }
+}
+
+async fn accept(shell: &Rc<Shell>, listener: TcpListener) {
+    let mut told = false;
+    while !shell.stopping.get() {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                told = false;
+                if shell.stopping.get() {
+                    return;
+                }
+                // Without these a connection still works.
+                let _set = stream.set_nodelay(true);
+                Link::start(shell, stream);
+            }
+            Err(e) => {
+                if !told {
+                    told = true;
+                    shell.say(&format!(
+                        "cannot accept connections: {e}; there are {}, raise the limit of open files (ulimit -n)",
+                        shell.replica.borrow().connections(),
+                    ));
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn stop_requested() -> Result<(), StartError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let failed = |e| StartError::new(format!("cannot wait for signals: {e}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+fn listen(address: &str) -> Result<std::net::TcpListener, StartError> {
+    let wrong =
+        |why: String| StartError::new(format!("-l {address}: {why}; give an address of this machine as HOST:PORT"));
+    let addresses = address.to_socket_addrs().map_err(|e| wrong(e.to_string()))?;
+    let mut last = None;
+    for address in addresses {
+        match std::net::TcpListener::bind(address) {
+            Ok(listener) => {
+                rustix::net::listen(&listener, BACKLOG).map_err(|e| wrong(e.to_string()))?;
+                return Ok(listener);
+            }
+            Err(e) => last = Some(e),
+        }
+    }
+    match last {
+        Some(e) if e.kind() == std::io::ErrorKind::AddrInUse => Err(StartError::new(format!(
+            "-l {address}: another process listens there; stop it, or choose another port"
+        ))),
+        Some(e) => Err(wrong(e.to_string())),
+        None => Err(wrong("it names no address".into())),
+    }
+}
+
+fn io_uring_works(ring: &io_uring::Builder) -> Result<(), StartError> {
+    match ring.build(RING) {
+        Ok(_) => Ok(()),
+        Err(e) => Err(StartError::new(format!(
+            "io_uring is not to be had ({e}); a kernel of 6.1 or later is needed, with sysctl kernel.io_uring_disabled=0, \
+             and in a container a seccomp profile that allows io_uring_setup, io_uring_enter and io_uring_register"
+        ))),
+    }
+}
+
+/// As many open files as the hard limit allows: each connection is one.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // If it is refused, the limit that is said at the first refused connection is the lower one.
+    let _raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}

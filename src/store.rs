@@ -1,1 +1,256 @@
-//! (design goes here)
+//! The store: a tree of files in which every mutation makes a revision, every retained revision is readable, and every change
+//! can be waited for.
+//!
+//! It is a state machine: what it holds follows from the mutations applied, in their order, and from nothing else. Two stores
+//! that applied the same have the same files at the same revisions; only how far back they can look may differ, for
+//! trimming can be held by a pin.
+//!
+//! Read in this order: `path` and [`glob`] (what things are called), `versions`, `arena`, `children` (what is kept),
+//! `tree` (mutations, history, trimming), `walk`, `cursor`, `scan` (listings in bounded slices), `trie` and
+//! `waiters` (who is to be woken), `load` (from a snapshot).
+//!
+//! # Invariants
+//! * A refused mutation changes nothing. An applied one makes exactly one revision and one event.
+//! * Readable are the revisions [`Store::first_revision`] `..=` [`Store::revision`]: the last `hist`, the current one among
+//!   them. A new store has just revision 0, the empty tree, which goes when revision 1 comes.
+//! * Applying costs what the path costs, plus the waiters that are woken: never the size of the tree, of the history, or the number
+//!   of those who wait for something else.
+//! * Absent by intent: any clock, randomness, I/O, recursion over paths, and any iteration in the order of a hash.
+
+mod arena;
+mod children;
+mod cursor;
+pub mod glob;
+mod load;
+pub mod path;
+mod scan;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod trie;
+mod versions;
+mod waiters;
+mod walk;
+
+pub use glob::{BadGlob, Glob};
+pub use load::{LoadError, Loader};
+pub use path::Path;
+pub use scan::{Getdir, GetdirState, Wait, WaitState, Walk, WalkState};
+pub use waiters::WaiterId;
+
+use cursor::Cursors;
+use tree::Tree;
+use waiters::Waiters;
+use walk::{Step, Walker};
+
+/// A change to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutation<'a> {
+    /// Writes a file.
+    Set {
+        /// The file.
+        path: &'a [u8],
+        /// The greatest revision that the file may have now; -1 for any.
+        rev: i64,
+        /// What it is to hold.
+        value: &'a [u8],
+    },
+    /// Deletes a file.
+    Del {
+        /// The file.
+        path: &'a [u8],
+        /// The greatest revision that the file may have now; -1 for any.
+        rev: i64,
+    },
+    /// Makes a revision and changes nothing.
+    Nop,
+}
+
+/// Why a mutation was not applied. The first in this order that holds, but that a directory's -2 is compared before `IsDir`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The path is not one.
+    BadPath,
+    /// Some parent of the path is a file (SET only).
+    NotDir,
+    /// The path has a greater revision than was given: its file's, 0 if it is missing, -2 if it is a directory.
+    RevMismatch,
+    /// The path is a directory; the root is one.
+    IsDir,
+}
+
+/// What an event did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A file was written.
+    Set,
+    /// A file was deleted, which may have been missing.
+    Del,
+    /// Nothing; the path is `/`.
+    Nop,
+}
+
+/// One revision of the history. Its path is in the buffer that was passed to [`Store::event`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event<'a> {
+    /// The revision that it made.
+    pub rev: i64,
+    /// What it did.
+    pub kind: Kind,
+    /// What was written; empty unless `kind` is [`Kind::Set`].
+    pub value: &'a [u8],
+}
+
+/// What is at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup<'a> {
+    /// Nothing.
+    Missing,
+    /// A file.
+    File {
+        /// The revision that wrote it.
+        rev: i64,
+        /// Its bytes.
+        value: &'a [u8],
+    },
+    /// A directory.
+    Dir {
+        /// The number of its entries; 0 only for the root.
+        entries: u32,
+    },
+}
+
+/// A waiter that has fired, and is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Woken {
+    /// The event of revision `rev` matches what [`Store::wait`] was asked for.
+    Event {
+        /// What the caller calls the waiter.
+        token: u64,
+        /// The event's revision.
+        rev: i64,
+    },
+    /// The revision that [`Store::await_revision`] was asked for exists.
+    Revision {
+        /// What the caller calls the waiter.
+        token: u64,
+        /// The revision that was awaited.
+        rev: i64,
+    },
+}
+
+/// The store. See the module's description.
+#[derive(Debug)]
+pub struct Store {
+    tree: Tree,
+    waiters: Waiters,
+    cursors: Cursors,
+}
+
+impl Store {
+    /// An empty store at revision 0 that keeps the last `hist` revisions readable (at least one, the current).
+    pub fn new(hist: u64) -> Store {
+        Store::with(Tree::new(hist))
+    }
+
+    fn with(tree: Tree) -> Store {
+        Store { tree, waiters: Waiters::new(), cursors: Cursors::default() }
+    }
+
+    /// Applies a mutation and gives the revision that it made. Those who waited for it are queued for [`Store::take_woken`]. The
+    /// value is copied, to its exact size; its length is the caller's business.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing was changed then.
+    pub fn apply(&mut self, mutation: Mutation<'_>) -> Result<i64, Refused> {
+        let path = match mutation {
+            Mutation::Set { path, .. } | Mutation::Del { path, .. } => path,
+            Mutation::Nop => b"/",
+        };
+        let rev = self.tree.apply(mutation)?;
+        self.waiters.applied(rev, path);
+        Ok(rev)
+    }
+
+    /// The number of mutations applied in the store's life: the revision of the latest.
+    pub fn revision(&self) -> i64 {
+        self.tree.revision()
+    }
+
+    /// The oldest readable revision: 0 of a store at revision 0 (or pinned there), else at least 1.
+    pub fn first_revision(&self) -> i64 {
+        self.tree.first()
+    }
+
+    /// What was at `path` at `rev`, which has to be readable. A bad path, and one that leads through a file, is `Missing`.
+    pub fn lookup(&self, path: &[u8], rev: i64) -> Lookup<'_> {
+        self.tree.lookup(path, rev)
+    }
+
+    /// The event of `rev`; its path is put in the place of `path`'s content. `None` if `rev` is not readable, or 0.
+    pub fn event(&self, rev: i64, path: &mut Vec<u8>) -> Option<Event<'_>> {
+        self.tree.event(rev, path)
+    }
+
+    /// Moves those who have fired to the end of `out`, in the order in which they did.
+    pub fn take_woken(&mut self, out: &mut Vec<Woken>) {
+        self.waiters.take_woken(out);
+    }
+
+    /// Removes a waiter; false if it is gone, by an earlier call or because it has fired (it may still be in the queue then).
+    pub fn cancel(&mut self, id: WaiterId) -> bool {
+        self.waiters.cancel(id)
+    }
+
+    /// Waits for revision `rev` to exist. If it does already, the waiter fires with the next mutation.
+    pub fn await_revision(&mut self, rev: i64, token: u64) -> WaiterId {
+        self.waiters.await_revision(rev, token)
+    }
+
+    /// How many wait, for events or revisions.
+    pub fn waiters(&self) -> usize {
+        self.waiters.len()
+    }
+
+    /// Holds trimming: from now on [`Store::first_revision`], which is given, stays as it is. There is one pin; pinning
+    /// again leaves it where it is.
+    pub fn pin(&mut self) -> i64 {
+        self.tree.pin()
+    }
+
+    /// Lets trimming go on up to `rev` and holds it there. A pin does not go back, nor beyond the current revision.
+    pub fn pin_to(&mut self, rev: i64) {
+        self.tree.pin_to(rev);
+    }
+
+    /// Lets trimming go on: a few revisions with each mutation, until `hist` are left.
+    pub fn unpin(&mut self) {
+        self.tree.unpin();
+    }
+
+    /// Gives the files of `rev` to `each`, in walk order, until it returns false or `budget` entries were looked at; what was used
+    /// is taken off. Begins after the path `after`, if there is one. `rev` has to be readable: pin it.
+    ///
+    /// Gives the path after which to go on, or `None` when all were given.
+    pub fn files_at(
+        &self,
+        rev: i64,
+        after: Option<&[u8]>,
+        budget: &mut usize,
+        mut each: impl FnMut(&[u8], i64, &[u8]) -> bool,
+    ) -> Option<Vec<u8>> {
+        let mut walker = Walker::new(&self.tree, None, rev, after, budget);
+        loop {
+            match walker.next(budget) {
+                Step::Done => return None,
+                Step::Paused => return Some(walker.into_path()),
+                Step::File(id) => {
+                    let Some((written, value)) = self.tree.arena[id].file_at(rev) else { continue };
+                    if !each(walker.path(), written, value) {
+                        return Some(walker.into_path());
+                    }
+                }
+            }
+        }
+    }
+}

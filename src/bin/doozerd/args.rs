@@ -1,0 +1,141 @@
+//! The command line: the original's flags, with one dash or two, and our own.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::Parser;
+
+const ABOUT: &str = "\
+A durable Doozer: a small, consistent store for the data that everything else depends on.
+
+Without flags it listens on 127.0.0.1:8046 and keeps its data in ./doozer-data.
+Say hello to it with `doozer find /ctl`, from another terminal.";
+
+const AFTER: &str = "\
+Flags may be written with one dash or two: `-l ADDR`, `--l ADDR`, `-l=ADDR`.
+
+Environment:
+  DOOZER_RWSECRET   the secret that grants reading and writing (default: everyone may)
+  DOOZER_ROSECRET   the secret that grants reading (default: everyone may); needs DOOZER_RWSECRET
+  DOOZER_BOOT_URI   as -b
+
+Exit status: 0 stopped on request; 1 could not start; 2 wrong flags; 65 the data is damaged;
+74 an I/O error on the data directory.";
+
+/// The flags, as they were given.
+#[derive(Debug, Parser)]
+#[command(name = "doozerd", about = ABOUT, after_help = AFTER, disable_version_flag = true)]
+#[command(disable_help_flag = true, max_term_width = 100)]
+pub struct Args {
+    /// Listen on this address (clients; in a cluster, peers too)
+    #[arg(long = "l", value_name = "HOST:PORT", default_value = "127.0.0.1:8046")]
+    pub listen: String,
+
+    /// Keep the data in this directory; it is made if it is not there
+    #[arg(long = "d", value_name = "DIR", default_value = "doozer-data")]
+    pub dir: PathBuf,
+
+    /// Pin the server to this core; a core of its own, the one that takes the disk's interrupts, serves best
+    #[arg(long = "core", value_name = "N")]
+    pub core: Option<usize>,
+
+    /// Name of the cluster to found [default: local]; for one that is there, checked against its name
+    #[arg(long = "c", value_name = "NAME")]
+    pub cluster: Option<String>,
+
+    /// Keep this many past revisions readable
+    #[arg(long = "hist", value_name = "N", default_value_t = doozer::limits::HISTORY_DEFAULT,
+          value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub history: u64,
+
+    /// Write the applied revision to /ctl/node/<id>/applied every so many seconds; 0 does not
+    #[arg(long = "pulse", value_name = "SECONDS", default_value_t = 0.0)]
+    pub pulse: f64,
+
+    /// Attach to the cluster of a node that listens on this address; may be given again (not yet available)
+    #[arg(long = "a", value_name = "HOST:PORT")]
+    pub attach: Vec<String>,
+
+    /// URI of the cluster that serves as name service (not yet available)
+    #[arg(long = "b", value_name = "URI", env = "DOOZER_BOOT_URI", hide_env = true)]
+    pub boot: Option<String>,
+
+    /// Take a node that was not heard for so long out of its slot (no effect on a single node)
+    #[arg(long = "timeout", value_name = "SECONDS", default_value_t = 60.0)]
+    pub timeout: f64,
+
+    /// Address for the original's web view; accepted, serves nothing yet
+    #[arg(long = "w", value_name = "HOST:PORT")]
+    pub web: Option<String>,
+
+    /// Of the original; accepted, unused
+    #[arg(long = "fill", value_name = "SECONDS")]
+    pub fill: Option<f64>,
+
+    /// Go on with what precedes damage in the data directory; the damaged files are kept beside the others
+    #[arg(long = "salvage")]
+    pub salvage: bool,
+
+    /// Print the version
+    #[arg(long = "v")]
+    pub version: bool,
+
+    /// Print this help
+    #[arg(long = "help", alias = "h", action = clap::ArgAction::HelpShort)]
+    pub help: Option<bool>,
+}
+
+/// Parses the command line; on wrong flags, says so and ends the process with 2.
+pub fn parse() -> Args {
+    Args::parse_from(normalize(std::env::args_os()))
+}
+
+/// Writes every flag with two dashes, for the original's take one as well.
+fn normalize(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut only_operands = false;
+    args.into_iter()
+        .enumerate()
+        .map(|(i, arg)| {
+            let bytes = arg.as_encoded_bytes();
+            only_operands |= bytes == b"--";
+            let one_dash = bytes.len() > 1 && bytes[0] == b'-' && bytes[1].is_ascii_alphabetic();
+            if i == 0 || only_operands || !one_dash {
+                return arg;
+            }
+            let mut two = OsString::from("-");
+            two.push(&arg);
+            two
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_from(args: &[&str]) -> Result<Args, clap::Error> {
+        let all = std::iter::once("doozerd").chain(args.iter().copied());
+        Args::try_parse_from(normalize(all.map(OsString::from)))
+    }
+
+    /// Scripts of the original write `-hist 10` and `-l=:8046`; others write two dashes.
+    #[test]
+    fn one_dash_two_dashes_and_equals_signs_mean_the_same() {
+        for args in [
+            ["-hist", "10", "-l", "127.0.0.1:1"].as_slice(),
+            &["--hist", "10", "--l", "127.0.0.1:1"],
+            &["-hist=10", "--l=127.0.0.1:1"],
+        ] {
+            let args = parse_from(args).unwrap();
+            assert_eq!((args.history, args.listen.as_str()), (10, "127.0.0.1:1"));
+        }
+    }
+
+    /// A mistyped flag must not be taken for something else, nor a number out of range for a default.
+    #[test]
+    fn wrong_flags_are_refused() {
+        for args in [&["-nope"][..], &["-hist", "0"], &["-hist", "many"], &["-core", "-1"], &["x"]] {
+            assert!(parse_from(args).is_err(), "{args:?}");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! `doozerd`, the server: flags and environment in, exit status out.
+
+mod args;
+
+use std::os::unix::ffi::OsStringExt;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use doozer::limits::CLUSTER_NAME_MAX;
+use doozer::replica::desk::Secrets;
+use doozer::server::{self, Options};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let args = args::parse();
+    if args.version {
+        println!("doozerd {}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
+    let options = match options(args) {
+        Ok(options) => options,
+        Err(line) => {
+            eprintln!("doozerd: {line}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match server::run(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("doozerd: {e}");
+            ExitCode::from(e.status())
+        }
+    }
+}
+
+/// What the flags and the environment mean, or one line that says what is wrong with them.
+fn options(args: args::Args) -> Result<Options, String> {
+    if !args.attach.is_empty() {
+        return Err("-a: attaching to a cluster is not possible yet; without -a this node founds one of its own".into());
+    }
+    if args.boot.is_some() {
+        return Err("-b, DOOZER_BOOT_URI: a name service is not supported yet; leave it away to found a cluster".into());
+    }
+    if args.fill.is_some() {
+        eprintln!("doozerd: -fill is accepted and has no effect: this server does not need it");
+    }
+    if args.web.is_some() {
+        eprintln!("doozerd: -w is accepted and has no effect: there is no web view");
+    }
+    let seconds = |name: &str, value: f64| {
+        Duration::try_from_secs_f64(value).map_err(|_| format!("-{name} {value}: give a number of seconds, 0 or more"))
+    };
+    seconds("timeout", args.timeout)?;
+    if let Some(name) = &args.cluster {
+        let valid = |c: u8| c.is_ascii_alphanumeric() || c == b'.' || c == b'-';
+        if name.is_empty() || name.len() > CLUSTER_NAME_MAX || !name.bytes().all(valid) {
+            return Err(format!("-c {name}: give 1 to {CLUSTER_NAME_MAX} letters, digits, dots and hyphens"));
+        }
+    }
+    let secrets = Secrets { read_write: secret("DOOZER_RWSECRET"), read_only: secret("DOOZER_ROSECRET") };
+    if secrets.read_write.is_empty() && !secrets.read_only.is_empty() {
+        return Err("DOOZER_ROSECRET is set and DOOZER_RWSECRET is not, so everyone could write; set DOOZER_RWSECRET too, or neither".into());
+    }
+    Ok(Options {
+        pulse: seconds("pulse", args.pulse)?,
+        listen: args.listen,
+        dir: args.dir,
+        core: args.core,
+        cluster: args.cluster,
+        history: args.history,
+        secrets,
+        salvage: args.salvage,
+        version: env!("CARGO_PKG_VERSION").into(),
+    })
+}
+
+fn secret(name: &str) -> Vec<u8> {
+    std::env::var_os(name).map(OsStringExt::into_vec).unwrap_or_default()
+}

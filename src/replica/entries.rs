@@ -1,0 +1,210 @@
+//! What raft reads of the log: the entries that are not yet applied or that a peer may still ask for, kept in memory.
+//!
+//! The log on disk is written by [`crate::log`] and read only at start; raft is served from here. Entries behind
+//! the applied index are kept up to a bound of bytes and then forgotten: who needs older ones gets a snapshot.
+//!
+//! Invariants: indices are consecutive; `before` is the index and the term of the entry in front of the first one, so
+//! that raft can match there; entries that are not applied are never forgotten.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::{Error, GetEntriesContext, RaftState, StorageError};
+
+/// The in-memory log, shared between raft, which reads it, and the replica, which appends.
+#[derive(Clone, Debug)]
+pub struct Entries {
+    inner: Rc<RefCell<Inner>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    hard_state: HardState,
+    conf_state: ConfState,
+    before: (u64, u64),
+    entries: VecDeque<Entry>,
+    bytes: usize,
+}
+
+impl Entries {
+    /// A log that begins behind the entry `before` = (index, term), with (0, 0) for a new one.
+    pub fn new(hard_state: HardState, conf_state: ConfState, before: (u64, u64)) -> Entries {
+        let inner = Inner { hard_state, conf_state, before, entries: VecDeque::new(), bytes: 0 };
+        Entries { inner: Rc::new(RefCell::new(inner)) }
+    }
+
+    /// Appends entries; one whose index exists already replaces it and all behind it.
+    ///
+    /// # Panics
+    /// When the entries would leave a gap, or replace what was forgotten: raft does neither.
+    pub fn append(&self, entries: &[Entry]) {
+        let inner = &mut *self.inner.borrow_mut();
+        for entry in entries {
+            assert!(entry.index > inner.before.0, "entry {} replaces an applied one", entry.index);
+            while inner.last() >= entry.index {
+                let gone = inner.entries.pop_back().expect("an entry at or behind the index");
+                inner.bytes -= gone.data.len();
+            }
+            assert_eq!(entry.index, inner.last() + 1, "entries are consecutive");
+            inner.bytes += entry.data.len();
+            inner.entries.push_back(entry.clone());
+        }
+    }
+
+    /// Forgets entries up to and including `applied`, the oldest first, until no more than `keep` bytes are held.
+    pub fn forget(&self, applied: u64, keep: usize) {
+        let inner = &mut *self.inner.borrow_mut();
+        while inner.bytes > keep
+            && let Some(first) = inner.entries.front()
+            && first.index <= applied
+        {
+            inner.before = (first.index, first.term);
+            inner.bytes -= first.data.len();
+            inner.entries.pop_front();
+        }
+    }
+
+    /// Remembers the durable term, vote and commit index.
+    pub fn set_hard_state(&self, hard_state: HardState) {
+        self.inner.borrow_mut().hard_state = hard_state;
+    }
+
+    /// Index of the last entry.
+    pub fn last(&self) -> u64 {
+        self.inner.borrow().last()
+    }
+
+    /// Term of the entry at `index`, if it is known.
+    pub fn term_of(&self, index: u64) -> Option<u64> {
+        self.inner.borrow().term(index)
+    }
+}
+
+impl Inner {
+    fn last(&self) -> u64 {
+        self.entries.back().map_or(self.before.0, |e| e.index)
+    }
+
+    fn position(&self, index: u64) -> Option<usize> {
+        usize::try_from(index.checked_sub(self.before.0 + 1)?).ok()
+    }
+
+    fn term(&self, index: u64) -> Option<u64> {
+        if index == self.before.0 {
+            return Some(self.before.1);
+        }
+        self.position(index).and_then(|i| self.entries.get(i)).map(|e| e.term)
+    }
+}
+
+impl raft::Storage for Entries {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        let inner = self.inner.borrow();
+        Ok(RaftState::new(inner.hard_state.clone(), inner.conf_state.clone()))
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _context: GetEntriesContext,
+    ) -> raft::Result<Vec<Entry>> {
+        let inner = self.inner.borrow();
+        if low <= inner.before.0 {
+            return Err(Error::Store(StorageError::Compacted));
+        }
+        assert!(high <= inner.last() + 1, "raft asks for entries behind the last one");
+        let (Some(from), Some(to)) = (inner.position(low), inner.position(high)) else {
+            return Err(Error::Store(StorageError::Unavailable));
+        };
+        let max = max_size.into().unwrap_or(u64::MAX);
+        let mut size = 0;
+        let mut found = Vec::with_capacity(to - from);
+        for entry in inner.entries.range(from..to) {
+            size += entry.data.len() as u64;
+            // At least one, whatever its size.
+            if size > max && !found.is_empty() {
+                break;
+            }
+            found.push(entry.clone());
+        }
+        Ok(found)
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        let inner = self.inner.borrow();
+        if index < inner.before.0 {
+            return Err(Error::Store(StorageError::Compacted));
+        }
+        inner.term(index).ok_or(Error::Store(StorageError::Unavailable))
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.inner.borrow().before.0 + 1)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last())
+    }
+
+    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft::Storage;
+
+    fn entry(index: u64, term: u64, size: usize) -> Entry {
+        Entry { index, term, data: vec![0; size].into(), ..Entry::default() }
+    }
+
+    fn log() -> Entries {
+        Entries::new(HardState::default(), ConfState::default(), (0, 0))
+    }
+
+    fn read(log: &Entries, low: u64, high: u64, max: u64) -> Vec<u64> {
+        let found = log.entries(low, high, max, GetEntriesContext::empty(false)).unwrap();
+        found.iter().map(|e| e.index).collect()
+    }
+
+    /// raft panics when an entry that it has not applied is gone; only applied ones may be forgotten.
+    #[test]
+    fn an_entry_that_is_not_applied_is_never_forgotten() {
+        let log = log();
+        log.append(&[entry(1, 1, 100), entry(2, 1, 100), entry(3, 2, 100)]);
+        log.forget(2, 0);
+        assert_eq!(log.first_index().unwrap(), 3);
+        assert_eq!(log.term(2).unwrap(), 1, "the term in front of the first entry stays known");
+        assert_eq!(log.term(3).unwrap(), 2);
+        assert!(matches!(log.term(1), Err(Error::Store(StorageError::Compacted))));
+        log.forget(3, 0);
+        assert_eq!((log.first_index().unwrap(), log.last_index().unwrap()), (4, 3));
+    }
+
+    /// A new leader's entries replace a suffix that was never committed.
+    #[test]
+    fn a_conflicting_suffix_is_replaced() {
+        let log = log();
+        log.append(&[entry(1, 1, 10), entry(2, 1, 10), entry(3, 1, 10)]);
+        log.append(&[entry(2, 2, 10)]);
+        assert_eq!(log.last(), 2);
+        assert_eq!(log.term_of(2), Some(2));
+        assert_eq!(log.inner.borrow().bytes, 20);
+    }
+
+    /// A message is bounded in size, but an entry larger than the bound must still get through.
+    #[test]
+    fn reads_are_bounded_but_never_empty() {
+        let log = log();
+        log.append(&[entry(1, 1, 100), entry(2, 1, 100), entry(3, 1, 100)]);
+        assert_eq!(read(&log, 1, 4, u64::MAX), [1, 2, 3]);
+        assert_eq!(read(&log, 1, 4, 200), [1, 2]);
+        assert_eq!(read(&log, 2, 4, 0), [2]);
+    }
+}

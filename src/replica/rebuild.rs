@@ -1,0 +1,190 @@
+//! From what recovery reads to where the replica goes on: the snapshot's state, the entries behind it that are known to
+//! be committed applied to it, and the others in the memory of raft.
+//!
+//! An entry is held only until a hard state says that it is committed, so a long log costs time, not memory. A change of
+//! the members is left to raft, with all that follows it: raft hands it out again as committed.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use raft::eraftpb::{ConfState, Entry, EntryType, HardState};
+
+use super::batch::BadBatch;
+use super::group;
+use super::machine::Machine;
+use super::snapshot::{BadSnapshot, Restore};
+use crate::log::{self, Event, Record};
+use crate::store::Store;
+
+/// Why what was read cannot be used, although all its checksums are right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unusable {
+    /// The snapshot's contents.
+    Snapshot(BadSnapshot),
+    /// The batch of an entry.
+    Batch {
+        /// The entry.
+        index: u64,
+        /// What is wrong with it.
+        bad: BadBatch,
+    },
+}
+
+impl std::fmt::Display for Unusable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Unusable::Snapshot(bad) => write!(f, "the snapshot cannot be used: {bad}"),
+            Unusable::Batch { index, bad } => write!(f, "entry {index} of the log cannot be used: {bad}"),
+        }
+    }
+}
+
+impl std::error::Error for Unusable {}
+
+/// Takes the events of [`log::recover`].
+#[derive(Debug)]
+pub struct Rebuild {
+    history: u64,
+    founder: ConfState,
+    /// A snapshot that is being read.
+    restore: Option<Restore>,
+    machine: Machine,
+    conf: ConfState,
+    applied: (u64, u64),
+    commit: u64,
+    entries: VecDeque<Entry>,
+    failed: Option<Unusable>,
+}
+
+impl Rebuild {
+    /// From the empty state, in which the node `raft_id` is the only member; `history` is how many revisions are to stay
+    /// readable.
+    pub fn new(raft_id: u64, history: u64) -> Rebuild {
+        let founder = ConfState { voters: vec![raft_id], ..ConfState::default() };
+        Rebuild {
+            history,
+            conf: founder.clone(),
+            founder,
+            restore: None,
+            machine: Machine::new(Store::new(history), BTreeMap::new()),
+            applied: (0, 0),
+            commit: 0,
+            entries: VecDeque::new(),
+            failed: None,
+        }
+    }
+
+    /// Takes the next event.
+    pub fn take(&mut self, event: Event<'_>) {
+        if let Event::Void = event {
+            *self = Rebuild { founder: self.founder.clone(), ..Rebuild::new(0, self.history) };
+            self.conf = self.founder.clone();
+        } else if self.failed.is_none()
+            && let Err(failed) = self.try_take(event)
+        {
+            self.failed = Some(failed);
+        }
+    }
+
+    fn try_take(&mut self, event: Event<'_>) -> Result<(), Unusable> {
+        match event {
+            Event::Void => {}
+            Event::Snapshot { index, term, meta } => {
+                self.restore = Some(Restore::begin(meta, self.history).map_err(Unusable::Snapshot)?);
+                self.applied = (index, term);
+                self.commit = index;
+            }
+            Event::SnapshotRecord(record) => {
+                if let Some(restore) = &mut self.restore {
+                    restore.record(record).map_err(Unusable::Snapshot)?;
+                }
+            }
+            Event::Record { record, .. } => {
+                self.finish_snapshot()?;
+                self.record(record)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn finish_snapshot(&mut self) -> Result<(), Unusable> {
+        if let Some(restore) = self.restore.take() {
+            (self.machine, self.conf) = restore.finish().map_err(Unusable::Snapshot)?;
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, record: Record<'_>) -> Result<(), Unusable> {
+        match record {
+            Record::Entry { index, term, entry_type, data } => {
+                if index <= self.applied.0 {
+                    return Ok(());
+                }
+                while self.entries.back().is_some_and(|last| last.index >= index) {
+                    self.entries.pop_back();
+                }
+                let entry_type = match entry_type {
+                    0 => EntryType::EntryNormal,
+                    1 => EntryType::EntryConfChange,
+                    _ => EntryType::EntryConfChangeV2,
+                };
+                let data = bytes::Bytes::copy_from_slice(data);
+                self.entries.push_back(Entry { index, term, entry_type, data, ..Entry::default() });
+            }
+            Record::HardState(state) => {
+                self.commit = self.commit.max(state.commit);
+                self.apply_committed()?;
+            }
+            // What a snapshot covers that came from the leader is in its state already.
+            Record::Restart { .. } => self.entries.clear(),
+        }
+        Ok(())
+    }
+
+    fn apply_committed(&mut self) -> Result<(), Unusable> {
+        while let Some(entry) =
+            self.entries.pop_front_if(|e| e.index <= self.commit && e.entry_type == EntryType::EntryNormal)
+        {
+            if !entry.data.is_empty() {
+                self.machine
+                    .apply(&entry.data, |_, _, _, _| ())
+                    .map_err(|bad| Unusable::Batch { index: entry.index, bad })?;
+            }
+            self.applied = (entry.index, entry.term);
+        }
+        Ok(())
+    }
+
+    /// The state, and where raft goes on, once everything was taken.
+    ///
+    /// # Errors
+    /// What was wrong with an event.
+    pub fn finish(
+        mut self,
+        raft_id: u64,
+        seed: u64,
+        recovered: &log::Recovered,
+    ) -> Result<(Machine, group::Start), Unusable> {
+        if let Some(failed) = self.failed {
+            return Err(failed);
+        }
+        self.finish_snapshot()?;
+        self.commit = self.commit.max(recovered.hard_state.commit);
+        self.apply_committed()?;
+        let log::HardState { term, vote, commit } = recovered.hard_state;
+        let start = group::Start {
+            id: raft_id,
+            seed,
+            hard_state: HardState { term, vote, commit, ..HardState::default() },
+            conf_state: self.conf,
+            applied: self.applied,
+            entries: self.entries.into(),
+        };
+        Ok((self.machine, start))
+    }
+
+    /// The state of a node that has just been founded.
+    pub fn founded(self, raft_id: u64, seed: u64) -> (Machine, group::Start) {
+        let start = group::Start { id: raft_id, seed, conf_state: self.conf, ..group::Start::default() };
+        (self.machine, start)
+    }
+}

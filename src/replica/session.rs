@@ -1,0 +1,214 @@
+//! Sessions: what the replica knows of each connection. Access, output that is not sent yet, what is outstanding.
+//!
+//! Back-pressure lives here: a session whose output is over [`OUTPUT_HIGH`] takes no further request until it has been
+//! sent, and answers that come without a request of the moment (events, reads of a future revision) are kept as a few
+//! bytes and composed when there is room. So a client that does not read costs no more than that.
+
+use std::collections::VecDeque;
+
+use slab::Slab;
+
+use super::desk::Deferred;
+use crate::wire::Response;
+
+/// Output, in bytes, from which on a session takes no further request. One answer (at most a value of 1 MiB) may
+/// still exceed it.
+pub const OUTPUT_HIGH: usize = 256 << 10;
+
+/// A connection, for as long as it lives. A number is not used again, so a late answer meets nobody, never somebody
+/// else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Conn {
+    slot: usize,
+    serial: u64,
+}
+
+/// What a session may do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// Reads and waits.
+    pub read: bool,
+    /// Mutations.
+    pub write: bool,
+}
+
+/// One connection's state.
+#[derive(Debug)]
+pub struct Session {
+    serial: u64,
+    /// What it may do now.
+    pub access: Access,
+    out: Vec<u8>,
+    dirty: bool,
+    /// Tokens of its parked requests; a parked request knows its place here.
+    pub parked: Vec<usize>,
+    /// Answers that wait for room in the output.
+    pub deferred: VecDeque<Deferred>,
+    /// Mutations that are not answered yet.
+    pub unanswered: usize,
+    paused: bool,
+    ended: bool,
+}
+
+impl Session {
+    /// The client will send no more.
+    pub fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// The output is so large that it must be sent before more is added.
+    pub fn full(&self) -> bool {
+        self.out.len() >= OUTPUT_HIGH
+    }
+
+    fn finished(&self) -> bool {
+        self.ended && self.unanswered == 0 && self.deferred.is_empty() && self.parked.is_empty() && self.out.is_empty()
+    }
+}
+
+/// What there is to send on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Nothing at the moment.
+    Nothing,
+    /// The bytes in the buffer.
+    Send,
+    /// Nothing any more: everything is answered, and the client will ask no more. Close the connection.
+    Finish,
+}
+
+/// All sessions.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    slab: Slab<Session>,
+    serial: u64,
+    dirty: Vec<Conn>,
+    resumed: Vec<Conn>,
+    buffered: usize,
+}
+
+impl Sessions {
+    /// Opens a session.
+    pub fn open(&mut self, access: Access) -> Conn {
+        self.serial += 1;
+        let serial = self.serial;
+        let slot = self.slab.insert(Session {
+            serial,
+            access,
+            out: Vec::new(),
+            dirty: false,
+            parked: Vec::new(),
+            deferred: VecDeque::new(),
+            unanswered: 0,
+            paused: false,
+            ended: false,
+        });
+        Conn { slot, serial }
+    }
+
+    /// The session of a connection, if it still lives.
+    pub fn get(&mut self, conn: Conn) -> Option<&mut Session> {
+        self.slab.get_mut(conn.slot).filter(|s| s.serial == conn.serial)
+    }
+
+    /// Ends a session; what it has parked is for the caller to cancel.
+    pub fn remove(&mut self, conn: Conn) -> Option<Session> {
+        self.get(conn)?;
+        let session = self.slab.remove(conn.slot);
+        self.buffered -= session.out.len();
+        Some(session)
+    }
+
+    /// How many sessions there are.
+    pub fn count(&self) -> usize {
+        self.slab.len()
+    }
+
+    /// Bytes of output that wait to be sent, over all sessions.
+    pub fn buffered(&self) -> usize {
+        self.buffered
+    }
+
+    /// The connection with the most unsent output.
+    pub fn fattest(&self) -> Option<Conn> {
+        let (slot, session) = self.slab.iter().max_by_key(|(_, s)| s.out.len())?;
+        Some(Conn { slot, serial: session.serial })
+    }
+
+    /// Adds an answer to a connection's output; one that is gone is ignored.
+    pub fn reply(&mut self, conn: Conn, response: &Response<'_>) {
+        let Some(session) = self.slab.get_mut(conn.slot).filter(|s| s.serial == conn.serial) else {
+            return;
+        };
+        let before = session.out.len();
+        response.encode(&mut session.out);
+        self.buffered += session.out.len() - before;
+        if !session.dirty {
+            session.dirty = true;
+            self.dirty.push(conn);
+        }
+    }
+
+    /// Has the shell look at a connection at the end of the turn.
+    pub fn touch(&mut self, conn: Conn) {
+        if let Some(session) = self.get(conn)
+            && !session.dirty
+        {
+            session.dirty = true;
+            self.dirty.push(conn);
+        }
+    }
+
+    /// The client will send no more, or nothing that could be understood.
+    pub fn end(&mut self, conn: Conn) {
+        if let Some(session) = self.get(conn) {
+            session.ended = true;
+            self.touch(conn);
+        }
+    }
+
+    /// Moves the output into `into`, which must be empty and whose room is used for the next.
+    pub fn output(&mut self, conn: Conn, into: &mut Vec<u8>) -> Output {
+        let Some(session) = self.get(conn) else {
+            return Output::Finish;
+        };
+        session.dirty = false;
+        if session.finished() {
+            return Output::Finish;
+        }
+        if session.out.is_empty() {
+            return Output::Nothing;
+        }
+        std::mem::swap(&mut session.out, into);
+        self.buffered -= into.len();
+        Output::Send
+    }
+
+    /// Marks a connection as paused: it is in the list of the resumed once there is room for its next request.
+    pub fn pause(&mut self, conn: Conn) {
+        if let Some(session) = self.get(conn) {
+            session.paused = true;
+        }
+    }
+
+    /// Lets a paused connection go on.
+    pub fn resume(&mut self, conn: Conn) {
+        if let Some(session) = self.get(conn)
+            && session.paused
+            && !session.full()
+        {
+            session.paused = false;
+            self.resumed.push(conn);
+        }
+    }
+
+    /// Connections with something to look at since the last call.
+    pub fn take_dirty(&mut self, into: &mut Vec<Conn>) {
+        into.append(&mut self.dirty);
+    }
+
+    /// Connections that may go on.
+    pub fn take_resumed(&mut self, into: &mut Vec<Conn>) {
+        into.append(&mut self.resumed);
+    }
+}

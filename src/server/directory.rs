@@ -1,0 +1,372 @@
+//! The data directory: who owns it, who the node is, what it holds.
+//!
+//! ```text
+//! lock      held (flock) while a server runs; holds its process id, for the message to a second one
+//! damaged/  what --salvage and recovery have set aside
+//! others    see crate::log
+//! ```
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::time::Instant;
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::disk::Disk;
+use super::{Options, StartError};
+use crate::limits;
+use crate::log::{self, Erase, FileInfo, Identity, Log, NodeId, Params, Refusal, Salvage, Step, Survey};
+use crate::replica::Recovered;
+use crate::replica::rebuild::Rebuild;
+
+/// Where files are set aside.
+const DAMAGED: &str = "damaged";
+/// The founder's raft id.
+const FOUNDER: u64 = 1;
+/// Letters of a node's id: base 32 of RFC 4648.
+const LETTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+
+/// A data directory that is open, and what was found in it.
+pub struct Opened {
+    /// The node, with the epoch of this boot.
+    pub identity: Identity,
+    /// Where the replica goes on.
+    pub recovered: Recovered,
+    /// For writing.
+    pub disk: Disk,
+    /// Lines for the operator.
+    pub report: Vec<String>,
+    /// Held as long as the server runs.
+    pub lock: File,
+}
+
+/// Opens the data directory, making it if it is not there.
+///
+/// # Errors
+/// When it cannot be read or written, another server uses it, or its data cannot be relied on.
+pub async fn open(options: &Options) -> Result<Opened, StartError> {
+    let dir = &options.dir;
+    let cannot = |what: &str, e: io::Error| {
+        StartError::new(format!("cannot {what} the data directory {}: {e}; choose another with -d", dir.display()))
+    };
+    fs::create_dir_all(dir).map_err(|e| cannot("make", e))?;
+    let lock = lock(dir)?;
+    let disk = Disk::probe(dir).await.map_err(|e| cannot("write to", e))?;
+    let mut opener = Opener { options, disk, report: Vec::new() };
+    if !opener.disk.is_direct() {
+        opener.report.push(format!(
+            "the file system of {} refuses O_DIRECT: the log is written with buffered writes and fdatasync, which is slower",
+            dir.display()
+        ));
+    }
+    let (identity, recovered) = opener.open().await?;
+    Ok(Opened { identity, recovered, disk: opener.disk, report: opener.report, lock })
+}
+
+fn lock(dir: &Path) -> Result<File, StartError> {
+    let path = dir.join("lock");
+    let cannot = |e: io::Error| StartError::new(format!("cannot lock {}: {e}", path.display()));
+    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(cannot)?;
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut pid = String::new();
+        let holder = match file.read_to_string(&mut pid) {
+            Ok(_) if !pid.trim().is_empty() => format!("process {}", pid.trim()),
+            _ => "another process".into(),
+        };
+        return Err(StartError::new(format!(
+            "the data directory {} is in use by {holder}; stop that server, or choose another directory with -d",
+            dir.display()
+        )));
+    }
+    file.set_len(0).map_err(cannot)?;
+    file.rewind().map_err(cannot)?;
+    writeln!(file, "{}", std::process::id()).map_err(cannot)?;
+    Ok(file)
+}
+
+struct Opener<'a> {
+    options: &'a Options,
+    disk: Disk,
+    report: Vec<String>,
+}
+
+impl Opener<'_> {
+    async fn open(&mut self) -> Result<(Identity, Recovered), StartError> {
+        let survey = match log::survey(&self.listing()?) {
+            Ok(survey) => survey,
+            Err(damage) => return Err(self.damaged(&damage)),
+        };
+        let mut identity = match survey {
+            Survey::Empty => self.found().await?,
+            Survey::IdentityOnly | Survey::Founded => self.identity()?,
+        };
+        if let Some(wanted) = &self.options.cluster
+            && *wanted != identity.cluster
+        {
+            return Err(StartError::new(format!(
+                "-c {wanted}: {} holds a node of the cluster {}; leave -c away, or choose another directory with -d",
+                self.options.dir.display(),
+                identity.cluster,
+            )));
+        }
+        let recovered = if identity.boot_epoch == 0 && survey != Survey::Founded {
+            self.begin(&identity).await?
+        } else {
+            self.recover(&identity).await?
+        };
+        identity.boot_epoch += 1;
+        self.write_identity(&identity).await?;
+        Ok((identity, recovered))
+    }
+
+    fn error(&self, what: &str, e: &io::Error) -> StartError {
+        StartError::new(format!("cannot {what} in {}: {e}", self.options.dir.display()))
+    }
+
+    fn damaged(&self, damage: &dyn std::fmt::Display) -> StartError {
+        StartError::damaged(format!("the data in {} cannot be used: {damage}", self.options.dir.display()))
+    }
+
+    fn listing(&self) -> Result<Vec<FileInfo>, StartError> {
+        let read = || -> io::Result<Vec<FileInfo>> {
+            let mut files = Vec::new();
+            for entry in fs::read_dir(&self.options.dir)? {
+                let entry = entry?;
+                let meta = entry.metadata()?;
+                if let (true, Ok(name)) = (meta.is_file(), entry.file_name().into_string()) {
+                    files.push(FileInfo { name, length: meta.len() });
+                }
+            }
+            Ok(files)
+        };
+        read().map_err(|e| self.error("list the files", &e))
+    }
+
+    // ---- founding ----
+
+    /// A new node's identity, written.
+    async fn found(&mut self) -> Result<Identity, StartError> {
+        let cluster = self.options.cluster.clone().unwrap_or_else(|| super::CLUSTER_DEFAULT.into());
+        let identity = Identity { node: new_node_id()?, raft_id: FOUNDER, boot_epoch: 0, cluster };
+        self.write_identity(&identity).await?;
+        Ok(identity)
+    }
+
+    /// The empty log of a node that never ran.
+    async fn begin(&mut self, identity: &Identity) -> Result<Recovered, StartError> {
+        let mut log = Log::create(Params { segment_size: limits::SEGMENT, node: identity.node });
+        self.prepare(&mut log).await?;
+        let (machine, start) = Rebuild::new(identity.raft_id, self.options.history).founded(identity.raft_id, seed()?);
+        self.describe(identity);
+        self.report.push("a new data directory: nothing to recover".into());
+        Ok(Recovered { machine, start, log, snapshot: 0, snapshot_bytes: 0 })
+    }
+
+    /// Makes the segment that the log asks for.
+    async fn prepare(&mut self, log: &mut Log) -> Result<(), StartError> {
+        if let Some(prepare) = log.wants_segment() {
+            let generation = prepare.generation;
+            self.disk.prepare(prepare).await.map_err(|e| self.error("make a segment of the log", &e))?;
+            log.prepared(generation);
+        }
+        Ok(())
+    }
+
+    // ---- identity ----
+
+    fn identity(&self) -> Result<Identity, StartError> {
+        let bytes =
+            fs::read(self.disk.path(log::name::IDENTITY)).map_err(|e| self.error("read the identity file", &e))?;
+        Identity::decode(&bytes).map_err(|e| self.damaged(&e))
+    }
+
+    async fn write_identity(&self, identity: &Identity) -> Result<(), StartError> {
+        let write = async {
+            let draft = self.disk.create(&log::name::temporary(log::name::IDENTITY))?;
+            draft.write(identity.encode(), 0).await.0?;
+            draft.commit(&self.disk, log::name::IDENTITY).await
+        };
+        write.await.map_err(|e| self.error("write the identity file", &e))
+    }
+
+    // ---- recovery ----
+
+    async fn recover(&mut self, identity: &Identity) -> Result<Recovered, StartError> {
+        let began = Instant::now();
+        loop {
+            let mut rebuild = Rebuild::new(identity.raft_id, self.options.history);
+            let listing = self.listing()?;
+            let mut read = reader(&self.options.dir);
+            match log::recover(&identity.node, &listing, &mut read, &mut |event| rebuild.take(event)) {
+                Ok(found) => return self.resume(identity, rebuild, &found, began).await,
+                Err(Refusal::Damage(damage)) if self.options.salvage => match &damage.salvage {
+                    Some(salvage) => {
+                        self.report.push(format!("salvage: {damage}"));
+                        self.salvage(identity, salvage).await?;
+                    }
+                    None => return Err(self.damaged(&damage)),
+                },
+                Err(Refusal::Read { file, offset, error }) => {
+                    return Err(StartError::new(format!(
+                        "cannot read {}, byte {offset}: {error}; see to the disk",
+                        self.disk.path(&file).display()
+                    )));
+                }
+                Err(refusal) => return Err(self.damaged(&refusal)),
+            }
+        }
+    }
+
+    async fn resume(
+        &mut self,
+        identity: &Identity,
+        rebuild: Rebuild,
+        found: &log::Recovered,
+        began: Instant,
+    ) -> Result<Recovered, StartError> {
+        let (machine, start) = rebuild.finish(identity.raft_id, seed()?, found).map_err(|e| self.damaged(&e))?;
+        for step in &found.steps {
+            self.carry_out(step, identity).await?;
+        }
+        let params = Params { segment_size: limits::SEGMENT, node: identity.node };
+        let log = Log::resume(params, found);
+        self.describe(identity);
+        if let Some(torn) = &found.torn {
+            self.report.push(format!(
+                "cut a write that was not finished, and so never acknowledged: {}, {} bytes at {}",
+                torn.file, torn.length, torn.offset
+            ));
+        }
+        if let Some((file, damage)) = &found.fell_back {
+            self.report
+                .push(format!("the snapshot {file} is damaged ({damage}); an older one and the log stand in for it"));
+        }
+        let s = &found.statistics;
+        self.report.push(format!(
+            "recovered revision {} in {} ms: {} records of a snapshot ({}), {} records of the log ({})",
+            machine.store.revision(),
+            began.elapsed().as_millis(),
+            s.snapshot_records,
+            size(s.snapshot_bytes),
+            s.records,
+            size(s.bytes),
+        ));
+        let snapshot = found.snapshot.map_or(0, |(index, _)| index);
+        Ok(Recovered { machine, start, log, snapshot, snapshot_bytes: s.snapshot_bytes })
+    }
+
+    fn describe(&mut self, identity: &Identity) {
+        self.report.push(format!(
+            "data in {} (node {}, cluster {})",
+            fs::canonicalize(&self.options.dir).unwrap_or_else(|_| self.options.dir.clone()).display(),
+            identity.node.escape_ascii(),
+            identity.cluster,
+        ));
+    }
+
+    async fn carry_out(&self, step: &Step, identity: &Identity) -> Result<(), StartError> {
+        match step {
+            Step::Erase(erase) => self.erase(erase).await,
+            Step::Sync(name) => File::open(self.disk.path(name))
+                .and_then(|file| file.sync_all())
+                .map_err(|e| self.error(&format!("sync {name}"), &e)),
+            Step::SetAside(name) => self.set_aside(name, identity),
+            Step::Remove(name) => {
+                fs::remove_file(self.disk.path(name)).map_err(|e| self.error(&format!("remove {name}"), &e))
+            }
+            Step::SyncDirectory => self.disk.sync_dir().map_err(|e| self.error("sync the directory", &e)),
+        }
+    }
+
+    async fn erase(&self, erase: &Erase) -> Result<(), StartError> {
+        let Erase { file, offset, length } = erase;
+        self.disk.erase(file, *offset, *length).await.map_err(|e| self.error(&format!("erase a part of {file}"), &e))
+    }
+
+    // ---- salvage ----
+
+    async fn salvage(&mut self, identity: &Identity, salvage: &Salvage) -> Result<(), StartError> {
+        for name in &salvage.set_aside {
+            self.set_aside(name, identity)?;
+        }
+        for name in &salvage.copy {
+            let to = self.aside(name, identity)?;
+            fs::copy(self.disk.path(name), &to)
+                .and_then(|_| File::open(&to)?.sync_all())
+                .map_err(|e| self.error(&format!("copy {name} to {}", to.display()), &e))?;
+        }
+        self.disk.sync_dir().map_err(|e| self.error("sync the directory", &e))?;
+        for erase in &salvage.erase {
+            self.erase(erase).await?;
+        }
+        if salvage.new_log {
+            let mut log = Log::create(Params { segment_size: limits::SEGMENT, node: identity.node });
+            self.prepare(&mut log).await?;
+        }
+        Ok(())
+    }
+
+    fn set_aside(&self, name: &str, identity: &Identity) -> Result<(), StartError> {
+        let to = self.aside(name, identity)?;
+        fs::rename(self.disk.path(name), &to).map_err(|e| self.error(&format!("move {name} to {}", to.display()), &e))
+    }
+
+    /// A name under which a file is kept; no two boots use the same.
+    fn aside(&self, name: &str, identity: &Identity) -> Result<std::path::PathBuf, StartError> {
+        let dir = self.disk.path(DAMAGED);
+        fs::create_dir_all(&dir).map_err(|e| self.error("make the directory for damaged files", &e))?;
+        let mut to = dir.join(format!("{}-{name}", identity.boot_epoch));
+        let mut more = 1;
+        while to.exists() {
+            more += 1;
+            to = dir.join(format!("{}.{more}-{name}", identity.boot_epoch));
+        }
+        Ok(to)
+    }
+}
+
+/// Reads parts of the directory's files, each of which is kept open for the next part.
+fn reader(dir: &Path) -> impl FnMut(&str, u64, &mut [u8]) -> io::Result<()> {
+    let mut open: Option<(String, File)> = None;
+    move |name, offset, into| {
+        if open.as_ref().is_none_or(|(of, _)| of != name) {
+            open = Some((name.to_string(), File::open(dir.join(name))?));
+        }
+        match &open {
+            Some((_, file)) => file.read_exact_at(into, offset),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+}
+
+fn new_node_id() -> Result<NodeId, StartError> {
+    let mut random = [0u8; 16];
+    fill_random(&mut random)?;
+    Ok(random.map(|byte| LETTERS[usize::from(byte % 32)]))
+}
+
+fn seed() -> Result<u64, StartError> {
+    let mut random = [0u8; 8];
+    fill_random(&mut random)?;
+    Ok(u64::from_le_bytes(random))
+}
+
+fn fill_random(bytes: &mut [u8]) -> Result<(), StartError> {
+    let got = rustix::rand::getrandom(&mut *bytes, rustix::rand::GetRandomFlags::empty());
+    match got {
+        Ok(n) if n == bytes.len() => Ok(()),
+        Ok(_) => Err(StartError::new("the system gives no random numbers".into())),
+        Err(e) => Err(StartError::new(format!("the system gives no random numbers: {e}"))),
+    }
+}
+
+/// A size for people.
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..10_000 => format!("{bytes} bytes"),
+        10_000..10_000_000 => format!("{} kB", bytes / 1_000),
+        _ => format!("{} MB", bytes / 1_000_000),
+    }
+}

@@ -1,0 +1,370 @@
+//! The disk: carries out what the log and the snapshots ask for, and ends the process when it cannot.
+//!
+//! A failed write or sync is fatal, for nobody knows then what is durable; it is never tried again. Want of space is
+//! not a failure: it shows where files are made (a segment, a snapshot), not where the log is written, and is tried
+//! again until there is space.
+//!
+//! The log is written with one O_DIRECT|O_DSYNC write a batch into a segment that was filled with zeros, and synced,
+//! beforehand. Where the file system refuses O_DIRECT, with a buffered write and fdatasync.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio_uring::buf::IoBuf;
+use tokio_uring::fs::File;
+
+use super::{Shell, fatal};
+use crate::limits;
+use crate::log::{Block, Prepare, Write, bytes_of};
+use crate::replica::snapshot::Part;
+
+/// Bytes of zeros that are written at once, small enough for the log's writes to pass in between.
+const ZEROS: usize = 256 << 10;
+/// Time between two attempts to get space.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The data directory's files, as they are written.
+#[derive(Debug)]
+pub struct Disk {
+    dir: PathBuf,
+    direct: bool,
+    segments: RefCell<BTreeMap<u64, Rc<Segment>>>,
+}
+
+struct Segment(File);
+
+impl std::fmt::Debug for Segment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Segment")
+    }
+}
+
+/// Blocks on their way to the disk.
+struct Blocks(Vec<Block>);
+
+// SAFETY: the pointer is into the heap memory of a `Vec` that nobody resizes while it is in here, so it stays valid
+// when the value is moved; all of its bytes are initialized.
+unsafe impl IoBuf for Blocks {
+    fn stable_ptr(&self) -> *const u8 {
+        bytes_of(&self.0).as_ptr()
+    }
+
+    fn bytes_init(&self) -> usize {
+        bytes_of(&self.0).len()
+    }
+
+    fn bytes_total(&self) -> usize {
+        self.bytes_init()
+    }
+}
+
+/// Whether a file could not be made for want of space, quota included.
+pub fn is_full(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+impl Disk {
+    /// Finds out how files of `dir` can be written.
+    ///
+    /// # Errors
+    /// When not even a small file can be written there.
+    pub async fn probe(dir: &Path) -> io::Result<Disk> {
+        let mut disk = Disk { dir: dir.to_path_buf(), direct: true, segments: RefCell::new(BTreeMap::new()) };
+        let path = dir.join("probe.tmp");
+        let refused = |e: &io::Error| e.kind() == io::ErrorKind::InvalidInput;
+        match disk.try_write(&path).await {
+            Err(e) if refused(&e) => {
+                disk.direct = false;
+                disk.try_write(&path).await?;
+            }
+            outcome => outcome?,
+        }
+        std::fs::remove_file(&path)?;
+        Ok(disk)
+    }
+
+    async fn try_write(&self, path: &Path) -> io::Result<()> {
+        let file = self.open(path, true, true)?;
+        write(&file, vec![Block::ZERO], 0).await.0
+    }
+
+    /// Whether O_DIRECT is in use.
+    pub fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// Path of a file of the data directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    fn open(&self, path: &Path, create: bool, synced: bool) -> io::Result<File> {
+        let mut flags = 0;
+        if self.direct {
+            flags |= libc::O_DIRECT;
+            if synced {
+                flags |= libc::O_DSYNC;
+            }
+        }
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .create(create)
+            .truncate(create)
+            .custom_flags(flags)
+            .mode(0o600)
+            .open(path)?;
+        Ok(File::from_std(file))
+    }
+
+    /// Makes what was renamed or created in the directory durable.
+    pub fn sync_dir(&self) -> io::Result<()> {
+        std::fs::File::open(&self.dir)?.sync_all()
+    }
+
+    /// Carries out a write of the log.
+    pub async fn append(&self, mut log_write: Write) -> io::Result<Write> {
+        let segment = self.segment(log_write.generation)?;
+        let blocks = std::mem::take(&mut log_write.blocks);
+        let (written, blocks) = write(&segment.0, blocks, log_write.offset).await;
+        written?;
+        if !self.direct {
+            segment.0.sync_data().await?;
+        }
+        log_write.blocks = blocks;
+        Ok(log_write)
+    }
+
+    fn segment(&self, generation: u64) -> io::Result<Rc<Segment>> {
+        if let Some(segment) = self.segments.borrow().get(&generation) {
+            return Ok(Rc::clone(segment));
+        }
+        let file = self.open(&self.dir.join(crate::log::name::segment(generation)), false, true)?;
+        let segment = Rc::new(Segment(file));
+        let mut segments = self.segments.borrow_mut();
+        // The log never goes back to an earlier segment.
+        segments.clear();
+        segments.insert(generation, Rc::clone(&segment));
+        Ok(segment)
+    }
+
+    /// Makes a segment, durably. When it fails for want of space, nothing is left of it.
+    pub async fn prepare(&self, prepare: Prepare) -> io::Result<()> {
+        let temporary = self.path(&prepare.temporary());
+        let made = self.make_segment(&prepare, &temporary).await;
+        if made.is_err() {
+            // What is left is removed at the next start at the latest.
+            let _removed = std::fs::remove_file(&temporary);
+        }
+        made
+    }
+
+    async fn make_segment(&self, prepare: &Prepare, temporary: &Path) -> io::Result<()> {
+        let file = if let Some(old) = prepare.recycled_file() {
+            std::fs::rename(self.path(&old), temporary)?;
+            self.open(temporary, false, false)?
+        } else {
+            let file = self.open(temporary, true, false)?;
+            // Asks for all the space at once, so that want of it shows before anything is written.
+            match file.fallocate(0, prepare.size, 0).await {
+                Err(e) if e.kind() == io::ErrorKind::Unsupported => {}
+                outcome => outcome?,
+            }
+            self.zero(&file, 0, prepare.size).await?;
+            file
+        };
+        write(&file, prepare.header.clone(), 0).await.0?;
+        file.sync_all().await?;
+        file.close().await?;
+        std::fs::rename(temporary, self.path(&prepare.file()))?;
+        self.sync_dir()
+    }
+
+    /// Begins a file that gets its name when it is whole.
+    pub fn create(&self, temporary: &str) -> io::Result<Draft> {
+        let path = self.path(temporary);
+        Ok(Draft { file: self.open(&path, true, false)?, path })
+    }
+
+    /// Erases a part of a file, durably: what a crash has left behind the end of the log.
+    pub async fn erase(&self, name: &str, offset: u64, length: u64) -> io::Result<()> {
+        let file = self.open(&self.path(name), false, false)?;
+        self.zero(&file, offset, length).await?;
+        file.sync_all().await?;
+        file.close().await
+    }
+
+    /// Writes zeros, a piece at a time.
+    async fn zero(&self, file: &File, mut offset: u64, length: u64) -> io::Result<()> {
+        let end = offset + length;
+        let mut zeros = vec![Block::ZERO; ZEROS / limits::BLOCK];
+        while offset < end {
+            let left = usize::try_from(end - offset).unwrap_or(usize::MAX);
+            zeros.truncate(left / limits::BLOCK);
+            let (written, back) = write(file, zeros, offset).await;
+            written?;
+            zeros = back;
+            offset += bytes_of(&zeros).len() as u64;
+        }
+        Ok(())
+    }
+}
+
+/// A file in the making.
+pub struct Draft {
+    file: File,
+    path: PathBuf,
+}
+
+impl Draft {
+    /// Writes blocks at an offset in bytes; they are durable with [`Draft::commit`].
+    pub async fn write(&self, blocks: Vec<Block>, offset: u64) -> (io::Result<()>, Vec<Block>) {
+        write(&self.file, blocks, offset).await
+    }
+
+    /// Makes the file durable under its name.
+    pub async fn commit(self, disk: &Disk, name: &str) -> io::Result<()> {
+        self.file.sync_all().await?;
+        self.file.close().await?;
+        std::fs::rename(&self.path, disk.path(name))?;
+        disk.sync_dir()
+    }
+
+    /// Drops the file.
+    pub async fn abandon(self) -> io::Result<()> {
+        self.file.close().await?;
+        std::fs::remove_file(&self.path)
+    }
+}
+
+async fn write(file: &File, blocks: Vec<Block>, offset: u64) -> (io::Result<()>, Vec<Block>) {
+    let (written, blocks) = file.write_all_at(Blocks(blocks), offset).await;
+    (written, blocks.0)
+}
+
+/// Starts the tasks that write.
+pub fn start(shell: &Rc<Shell>) {
+    let s = Rc::clone(shell);
+    tokio_uring::spawn(async move { write_log(&s).await });
+    let s = Rc::clone(shell);
+    tokio_uring::spawn(async move { prepare_segments(&s).await });
+    let s = Rc::clone(shell);
+    tokio_uring::spawn(async move { write_snapshots(&s).await });
+}
+
+async fn write_log(shell: &Rc<Shell>) {
+    loop {
+        shell.write.wait().await;
+        loop {
+            let Some(write) = shell.replica.borrow_mut().next_write() else { break };
+            let file = write.file();
+            match shell.disk.append(write).await {
+                Ok(write) => shell.replica.borrow_mut().written(write),
+                Err(e) => fatal(&format!(
+                    "cannot write the log {}: {e}; what was acknowledged is safe, see to the disk and start again",
+                    shell.disk.path(&file).display(),
+                )),
+            }
+            shell.turn.set();
+        }
+    }
+}
+
+async fn prepare_segments(shell: &Rc<Shell>) {
+    let mut told = false;
+    loop {
+        shell.prepare.wait().await;
+        let Some(prepare) = shell.replica.borrow_mut().next_prepare() else { continue };
+        let (generation, name) = (prepare.generation, prepare.file());
+        match shell.disk.prepare(prepare).await {
+            Ok(()) => {
+                if told {
+                    shell.say("there is room for the log again");
+                }
+                told = false;
+                shell.replica.borrow_mut().prepared(generation);
+            }
+            Err(e) if is_full(&e) => {
+                if !told {
+                    told = true;
+                    shell.say(&format!(
+                        "disk full: no room for the next segment of the log in {}; reads go on, writes only while the \
+                         current segment lasts; make room there and they go on by themselves",
+                        shell.disk.dir.display(),
+                    ));
+                }
+                shell.replica.borrow_mut().prepare_failed(generation);
+                shell.turn.set();
+                tokio::time::sleep(RETRY).await;
+                shell.replica.borrow_mut().retry_prepare();
+                shell.prepare.set();
+            }
+            Err(e) => fatal(&format!("cannot make the log segment {}: {e}", shell.disk.path(&name).display())),
+        }
+        shell.turn.set();
+    }
+}
+
+/// Writes the snapshot that is being taken, a part at a time: the next is composed when this one is on the disk.
+async fn write_snapshots(shell: &Rc<Shell>) {
+    loop {
+        shell.snapshot.wait().await;
+        if !shell.replica.borrow_mut().begin_snapshot() {
+            continue;
+        }
+        match write_snapshot(shell).await {
+            Ok(()) => {
+                let old = shell.replica.borrow_mut().snapshot_done();
+                remove(shell, old);
+                let removals = shell.replica.borrow_mut().take_removals();
+                remove(shell, removals);
+            }
+            Err(e) if is_full(&e) => {
+                shell.say(&format!(
+                    "disk full: no room for a snapshot in {}; the log grows until there is",
+                    shell.disk.dir.display(),
+                ));
+                shell.replica.borrow_mut().snapshot_failed();
+                tokio::time::sleep(RETRY).await;
+            }
+            Err(e) => fatal(&format!("cannot write a snapshot in {}: {e}", shell.disk.dir.display())),
+        }
+        shell.turn.set();
+    }
+}
+
+async fn write_snapshot(shell: &Rc<Shell>) -> io::Result<()> {
+    let name = shell.replica.borrow().snapshot_name();
+    let draft = shell.disk.create(&crate::log::name::temporary(&name))?;
+    loop {
+        let part = shell.replica.borrow_mut().next_snapshot_part();
+        match part {
+            Part::Nothing => return draft.commit(&shell.disk, &name).await,
+            // Lets the runtime park, and so the commits have their turn, before the next slice.
+            Part::Later => tokio_uring::no_op().await?,
+            Part::Write(mut part) => {
+                let (written, blocks) = draft.write(std::mem::take(&mut part.blocks), part.offset).await;
+                if let Err(e) = written {
+                    if is_full(&e) {
+                        draft.abandon().await?;
+                    }
+                    return Err(e);
+                }
+                part.blocks = blocks;
+                shell.replica.borrow_mut().snapshot_part_written(part);
+            }
+        }
+    }
+}
+
+fn remove(shell: &Shell, names: impl IntoIterator<Item = String>) {
+    for name in names {
+        if let Err(e) = std::fs::remove_file(shell.disk.path(&name)) {
+            shell.say(&format!("cannot remove {name}, which is of no use any more: {e}"));
+        }
+    }
+}

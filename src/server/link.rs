@@ -1,0 +1,142 @@
+//! A connection: one task that receives, one that sends.
+//!
+//! The receiver keeps one receive posted and hands what came to the replica, which frames it where it lies. The sender takes all output of a turn and sends it at once. An
+//! operation in flight is never dropped: a link is closed by shutting its socket down, whereupon both tasks come to
+//! their end.
+
+use std::cell::Cell;
+use std::net::Shutdown;
+use std::rc::Rc;
+
+use tokio_uring::buf::BoundedBuf;
+use tokio_uring::net::TcpStream;
+
+use super::Shell;
+use super::buffer::Buffer;
+use super::signal::Signal;
+use crate::replica::{Conn, Output, Then};
+
+/// A send buffer that had to grow beyond this is not kept.
+const KEEP: usize = 512 << 10;
+
+/// One connection.
+#[derive(Debug)]
+pub struct Link {
+    /// The replica's name for it.
+    pub conn: Conn,
+    /// There may be something to send.
+    pub send: Signal,
+    /// Receiving may go on.
+    pub resume: Signal,
+    closed: Cell<bool>,
+    stream: Stream,
+}
+
+struct Stream(TcpStream);
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Stream")
+    }
+}
+
+impl Link {
+    /// Serves a connection that was accepted.
+    pub fn start(shell: &Rc<Shell>, stream: TcpStream) {
+        let conn = shell.replica.borrow_mut().open();
+        let link = Rc::new(Link {
+            conn,
+            send: Signal::default(),
+            resume: Signal::default(),
+            closed: Cell::new(false),
+            stream: Stream(stream),
+        });
+        shell.links.borrow_mut().insert(conn, Rc::clone(&link));
+        let (s, l) = (Rc::clone(shell), Rc::clone(&link));
+        tokio_uring::spawn(async move { l.receive(&s).await });
+        let s = Rc::clone(shell);
+        tokio_uring::spawn(async move { link.send(&s).await });
+    }
+
+    /// Ends the connection: both tasks come to their end, and the replica forgets it.
+    pub fn close(&self, shell: &Shell) {
+        if self.closed.replace(true) {
+            return;
+        }
+        shell.links.borrow_mut().remove(&self.conn);
+        shell.replica.borrow_mut().close(self.conn);
+        // It fails only when the connection is down already.
+        let _down = self.stream.0.shutdown(Shutdown::Both);
+        self.send.set();
+        self.resume.set();
+        shell.turn.set();
+    }
+
+    async fn receive(&self, shell: &Shell) {
+        let mut buffer = Buffer::new(&shell.receive_budget);
+        loop {
+            let room = buffer.bytes().len();
+            let (received, slice) = self.stream.0.read(buffer.lend().slice(room..)).await;
+            buffer.received(slice.into_inner());
+            // A stopping server takes no more.
+            if self.closed.get() || shell.stopping.get() {
+                return;
+            }
+            let got = match received {
+                Ok(0) => {
+                    shell.replica.borrow_mut().end_of_stream(self.conn);
+                    return shell.turn.set();
+                }
+                Ok(got) => got,
+                Err(_) => return self.close(shell),
+            };
+            let mut used = 0;
+            let needed = loop {
+                let receipt = shell.replica.borrow_mut().receive(self.conn, &buffer.bytes()[used..]);
+                used += receipt.consumed;
+                shell.turn.set();
+                match receipt.then {
+                    Then::More { needed } => break needed,
+                    Then::Close => return,
+                    Then::Paused => self.resume.wait().await,
+                }
+                if self.closed.get() {
+                    return;
+                }
+            };
+            if buffer.make_room(used, got, needed).is_err() {
+                shell.say("closed a connection: the receive buffers of all connections have reached their limit");
+                return self.close(shell);
+            }
+        }
+    }
+
+    async fn send(&self, shell: &Shell) {
+        let mut buffer = Vec::new();
+        loop {
+            self.send.wait().await;
+            loop {
+                if self.closed.get() {
+                    return;
+                }
+                let output = shell.replica.borrow_mut().output(self.conn, &mut buffer);
+                match output {
+                    Output::Nothing => break,
+                    Output::Finish => return self.close(shell),
+                    Output::Send => {
+                        shell.sending.set(shell.sending.get() + 1);
+                        let (sent, mut sent_buffer) = self.stream.0.write_all(buffer).await;
+                        shell.sending.set(shell.sending.get() - 1);
+                        sent_buffer.clear();
+                        buffer = if sent_buffer.capacity() > KEEP { Vec::new() } else { sent_buffer };
+                        if sent.is_err() {
+                            return self.close(shell);
+                        }
+                        shell.replica.borrow_mut().sent(self.conn);
+                        shell.turn.set();
+                    }
+                }
+            }
+        }
+    }
+}

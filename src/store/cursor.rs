@@ -1,0 +1,218 @@
+//! Where listings stand: what makes n calls with the offsets 0, 1, 2, … cost what one listing does.
+//!
+//! A client lists by asking for one entry after the other, by number, each time with the whole pattern, perhaps at the
+//! revision current just then, perhaps on another connection. The cache remembers where the last answers were found: at this
+//! revision, this pattern has `count` matches up to and including `position`, the last of which is there.
+//! An answer moves the cursor that it was found with, so that each of many walks at once has one; every [`KEEP`]th is left
+//! behind for those who have to go back a little.
+//!
+//! At another revision the count is corrected by the events between, if they are retained and not too many: +1 for each match that
+//! began to exist at or before the position, -1 for each that ceased to.
+//!
+//! The cache is small and searched from end to end. Nothing depends on what it holds but the time that an answer takes.
+
+use super::glob::Glob;
+use super::path::{Path, walk_order};
+use super::tree::Tree;
+use std::cmp::Ordering;
+
+/// Listings that can go on at the same time.
+const CURSORS: usize = 128;
+/// The cursor whose count is a multiple of this is not moved but left behind.
+const KEEP: u64 = 128;
+/// Most events that counts are corrected by in one call, and most of them that changed what exists.
+const REPLAY: i64 = 65_536;
+const REPLAY_STRUCTURAL: usize = 4096;
+/// Most cursors whose count is corrected for one call.
+const TRIES: usize = 8;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Walk,
+    Getdir,
+}
+
+#[derive(Debug)]
+struct Cursor {
+    hash: u64,
+    kind: Kind,
+    rev: i64,
+    count: u64,
+    used: u64,
+    pattern: Box<[u8]>,
+    position: Vec<u8>,
+}
+
+/// From where to search.
+#[derive(Clone, Debug)]
+pub(super) struct Start {
+    /// Matches up to `position`.
+    pub(super) count: u64,
+    /// The path, for a walk, or the name, for a directory.
+    pub(super) position: Vec<u8>,
+    /// The cursor to move once there is an answer.
+    slot: Option<usize>,
+}
+
+impl Start {
+    /// A place that no cursor led to.
+    pub(super) fn new(count: u64, position: Vec<u8>) -> Start {
+        Start { count, position, slot: None }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Cursors {
+    cursors: Vec<Cursor>,
+    clock: u64,
+    scratch: Vec<u8>,
+}
+
+/// What is listed.
+#[derive(Clone, Copy)]
+pub(super) enum Listing<'a> {
+    Walk(&'a Glob),
+    Getdir(Path<'a>),
+}
+
+impl<'a> Listing<'a> {
+    fn key(self) -> (Kind, &'a [u8]) {
+        match self {
+            Listing::Walk(glob) => (Kind::Walk, glob.as_bytes()),
+            Listing::Getdir(path) => (Kind::Getdir, path.as_bytes()),
+        }
+    }
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+impl Cursors {
+    /// The nearest known position from which entry number `target` (from 0) at `rev` can be reached going forward; or
+    /// the position of that entry itself, if `count` is `target + 1`.
+    pub(super) fn find(&mut self, tree: &Tree, listing: Listing<'_>, rev: i64, target: u64) -> Option<Start> {
+        let (kind, pattern) = listing.key();
+        let hash = hash(pattern);
+        let fits = |(_, cursor): &(usize, &Cursor)| {
+            cursor.hash == hash && cursor.kind == kind && cursor.count <= target + 1 && *cursor.pattern == *pattern
+        };
+        let all = || self.cursors.iter().enumerate();
+        if let Some((slot, cursor)) = all().filter(|(_, c)| c.rev == rev).filter(fits).max_by_key(|(_, c)| c.count) {
+            return Some(Start { count: cursor.count, position: cursor.position.clone(), slot: Some(slot) });
+        }
+        let mut candidates: Vec<(u64, i64, usize)> =
+            all().filter(fits).map(|(slot, c)| (c.count, c.rev, slot)).collect();
+        candidates.sort_unstable_by(|a, b| b.cmp(a));
+        let mut left = Replay { events: REPLAY, structural: REPLAY_STRUCTURAL };
+        for (_, _, slot) in candidates.into_iter().take(TRIES) {
+            let cursor = &self.cursors[slot];
+            let Some(count) = recount(tree, listing, cursor, rev, &mut left, &mut self.scratch) else { continue };
+            let there = || match listing {
+                Listing::Walk(_) => Path::parse(&cursor.position).and_then(|path| tree.find(path)),
+                Listing::Getdir(path) => {
+                    let name = std::str::from_utf8(&cursor.position).ok()?;
+                    tree.find(path).and_then(|dir| tree.child(dir, name))
+                }
+            };
+            let alive = || match kind {
+                Kind::Walk => there().is_some_and(|id| tree.arena[id].file_at(rev).is_some()),
+                Kind::Getdir => there().is_some_and(|id| tree.arena[id].alive_at(rev)),
+            };
+            if count <= target || count == target + 1 && alive() {
+                return Some(Start { count, position: cursor.position.clone(), slot: Some(slot) });
+            }
+        }
+        None
+    }
+
+    /// Remembers that `position` is the match that makes `count` at `rev`, which was found from `start`.
+    pub(super) fn found(&mut self, listing: Listing<'_>, rev: i64, count: u64, position: &[u8], start: Option<Start>) {
+        let (kind, pattern) = listing.key();
+        self.clock += 1;
+        if let Some(slot) = start.and_then(|start| start.slot) {
+            let at = self.cursors[slot].count;
+            // One cursor at each such count is enough, however many walks come by.
+            let same = |c: &&Cursor| c.count == at && c.kind == kind && *c.pattern == *pattern;
+            let stays = at.is_multiple_of(KEEP) && at < count && self.cursors.iter().filter(same).count() == 1;
+            let cursor = &mut self.cursors[slot];
+            cursor.used = self.clock;
+            if !stays {
+                (cursor.rev, cursor.count) = (rev, count);
+                cursor.position.clear();
+                cursor.position.extend_from_slice(position);
+                return;
+            }
+        }
+        let cursor = Cursor {
+            hash: hash(pattern),
+            kind,
+            rev,
+            count,
+            used: self.clock,
+            pattern: pattern.into(),
+            position: position.into(),
+        };
+        if self.cursors.len() < CURSORS {
+            self.cursors.push(cursor);
+        } else if let Some(oldest) = self.cursors.iter_mut().min_by_key(|cursor| cursor.used) {
+            *oldest = cursor;
+        }
+    }
+}
+
+/// How many more events may be looked at.
+struct Replay {
+    events: i64,
+    structural: usize,
+}
+
+/// A cursor's count at another revision; `None` if the events between are gone or too many.
+fn recount(
+    tree: &Tree,
+    listing: Listing<'_>,
+    cursor: &Cursor,
+    rev: i64,
+    left: &mut Replay,
+    path: &mut Vec<u8>,
+) -> Option<u64> {
+    let (after, until) = (cursor.rev.min(rev), cursor.rev.max(rev));
+    if until - after > left.events || after + 1 < tree.first() {
+        return None;
+    }
+    left.events -= until - after;
+    let mut delta: i64 = 0;
+    let change = |entry: super::tree::Entry| if entry.kind == super::Kind::Set { 1 } else { -1 };
+    match listing {
+        Listing::Walk(glob) => {
+            for r in after + 1..=until {
+                let entry = tree.entry(r)?;
+                if !entry.structural {
+                    continue;
+                }
+                left.structural = left.structural.checked_sub(1)?;
+                tree.arena.path(entry.node, path);
+                if walk_order(path, &cursor.position) != Ordering::Greater && glob.matches(path) {
+                    delta += change(entry);
+                }
+            }
+        }
+        Listing::Getdir(dir) => {
+            let id = tree.find(dir)?;
+            let base = if dir.is_root() { 0 } else { dir.as_bytes().len() };
+            let count = &tree.arena[id].dir.as_ref()?.count;
+            // The directory's own past names the events that changed its entries.
+            for r in count.between(after, until) {
+                left.structural = left.structural.checked_sub(1)?;
+                let entry = tree.entry(r)?;
+                tree.arena.path(entry.node, path);
+                let name = path.get(base + 1..)?.split(|b| *b == b'/').next()?;
+                if *name <= *cursor.position {
+                    delta += change(entry);
+                }
+            }
+        }
+    }
+    let delta = if rev > cursor.rev { delta } else { -delta };
+    cursor.count.checked_add_signed(delta)
+}

@@ -1,0 +1,167 @@
+//! Work, counted rather than timed: what must not grow with the size of the store, or with what others do.
+
+use crate::store::*;
+
+fn set(store: &mut Store, path: &str) {
+    store.apply(Mutation::Set { path: path.as_bytes(), rev: -1, value: b"v" }).unwrap();
+}
+
+fn filled(files: usize, hist: u64) -> Store {
+    let mut store = Store::new(hist);
+    for i in 0..files {
+        set(&mut store, &format!("/d{}/f{i:06}", i % 7));
+    }
+    store
+}
+
+/// The offset-th match is found by a search; n of them, one after the other, must not cost n searches.
+#[test]
+fn listing_by_offsets_costs_one_walk() {
+    let mut store = filled(5000, 100);
+    let rev = store.revision();
+    let glob = Glob::new(b"/**").unwrap();
+    let (mut used, mut path) = (0, Vec::new());
+    for offset in 0..5000 {
+        let mut budget = usize::MAX;
+        assert!(matches!(store.walk(&glob, rev, offset, &mut budget, &mut path), Walk::Found { .. }));
+        used += usize::MAX - budget;
+    }
+    assert!(used < 5000 * 10, "{used}");
+    used = 0;
+    for offset in 0..700 {
+        let mut budget = usize::MAX;
+        assert!(matches!(store.getdir(b"/d0", rev, offset, &mut budget, &mut path), Getdir::Found));
+        used += usize::MAX - budget;
+    }
+    assert!(used < 700 * 10, "{used}");
+}
+
+/// Clients list at the current revision, which moves on under them; and several at a time.
+#[test]
+fn listing_by_offsets_costs_one_walk_under_writes() {
+    let mut store = filled(3000, 10_000);
+    let glob = Glob::new(b"/**").unwrap();
+    let (mut used, mut path) = (0, Vec::new());
+    for step in 0..3000 {
+        match step % 5 {
+            0 => set(&mut store, &format!("/d3/g{step}")),
+            1 if step % 3 == 0 => set(&mut store, &format!("/d0/a{step}")),
+            2 => drop(store.apply(Mutation::Del { path: format!("/d0/f{:06}", step * 7).as_bytes(), rev: -1 })),
+            _ => set(&mut store, "/d1/f000001"),
+        }
+        let rev = store.revision();
+        for behind in 0..20 {
+            let mut budget = usize::MAX;
+            let offset = step - behind * 50;
+            if offset >= 0 {
+                assert!(matches!(store.walk(&glob, rev, offset, &mut budget, &mut path), Walk::Found { .. }));
+            }
+            used += usize::MAX - budget;
+        }
+        let mut files = Vec::new();
+        if step % 500 == 250 {
+            drop(store.files_at(rev, None, &mut usize::MAX.clone(), |path, _, _| {
+                files.push(path.to_vec());
+                true
+            }));
+            assert!(matches!(store.walk(&glob, rev, step - 1, &mut usize::MAX.clone(), &mut path), Walk::Found { .. }));
+            assert_eq!(path, files[usize::try_from(step - 1).unwrap()]);
+        }
+    }
+    assert!(used < 3000 * 20 * 10, "{used}");
+}
+
+/// A pattern that names its directory must not be searched for through its neighbours.
+#[test]
+fn a_walk_looks_only_where_matches_can_be() {
+    let mut store = filled(5000, 100);
+    for (pattern, most) in [
+        ("/d3/f00001*", 20),
+        ("/none/**", 5),
+        ("/d3/f00001?/*", 20),
+        ("/*/none", 20),
+        ("/d3/x*", 5),
+        ("/d?/f000012", 40),
+    ] {
+        let mut budget = 10_000;
+        let walk = store.walk(&Glob::new(pattern.as_bytes()).unwrap(), 5000, 1000, &mut budget, &mut Vec::new());
+        assert!(matches!(walk, Walk::Range));
+        assert!(10_000 - budget <= most, "{pattern} {}", 10_000 - budget);
+    }
+}
+
+/// Waiters on other paths cost an apply nothing: the places that a path reaches in the index are counted.
+#[test]
+fn a_hundred_thousand_waiters_elsewhere_do_not_show() {
+    let mut store = Store::new(10);
+    for i in 0..100_000u64 {
+        let pattern = match i % 5 {
+            0 => format!("/other/{i}/*"),
+            1 => format!("/**/x{i}"),
+            2 => format!("/w/*a{i}"),
+            3 => format!("/w/f{i}"),
+            _ => format!("/*/?/{i}?"),
+        };
+        assert!(matches!(store.wait(&Glob::new(pattern.as_bytes()).unwrap(), 1, i, &mut 9), Wait::Waiting(_)));
+    }
+    for path in ["/w/banana", "/a/b/c/d/e", "/w/f1234567", "/xx/x/y"] {
+        set(&mut store, path);
+        assert!(store.waiters.steps() < 100, "{path}: {}", store.waiters.steps());
+    }
+    assert_eq!(store.waiters(), 100_000);
+    set(&mut store, "/w/za17");
+    set(&mut store, "/any/x16");
+    let mut woken = Vec::new();
+    store.take_woken(&mut woken);
+    assert_eq!(woken, [Woken::Event { token: 17, rev: 5 }, Woken::Event { token: 16, rev: 6 }]);
+}
+
+/// Patterns made to be slow: each is done in one pass over the path, whatever it holds.
+#[test]
+fn hostile_globs_finish() {
+    let path = format!("/{}", "a".repeat(4095));
+    let mut store = Store::new(10);
+    set(&mut store, &path);
+    for pattern in [
+        format!("/{}b", "*a".repeat(2046)),
+        format!("/{}", "*?".repeat(2047)),
+        format!("/{}b", "**a".repeat(1364)),
+        format!("/{}b", "?*".repeat(2047)),
+    ] {
+        let glob = Glob::new(pattern.as_bytes()).unwrap();
+        for _ in 0..3 {
+            glob.matches(path.as_bytes());
+        }
+        let mut budget = 100_000;
+        drop(store.walk(&glob, 1, 0, &mut budget, &mut Vec::new()));
+        assert!(matches!(store.wait(&glob, 2, 1, &mut 9), Wait::Waiting(_)));
+    }
+    set(&mut store, &path);
+    assert_eq!(store.waiters(), 3);
+}
+
+/// However little is done at a time, it comes to an end, and to the same end.
+#[test]
+fn the_smallest_budget_makes_progress() {
+    let mut store = filled(100, 1000);
+    for i in 0..50 {
+        store.apply(Mutation::Del { path: format!("/d{}/f{i:06}", i % 7).as_bytes(), rev: -1 }).unwrap();
+    }
+    let rev = store.revision();
+    let glob = Glob::new(b"/*/f*9*").unwrap();
+    let mut path = Vec::new();
+    let mut walk = store.walk(&glob, rev, 7, &mut 1, &mut path);
+    let mut slices = 0;
+    while let Walk::More(state) = walk {
+        slices += 1;
+        walk = store.resume_walk(state, &mut 3, &mut path);
+    }
+    assert!(matches!(walk, Walk::Found { .. }) && slices > 20);
+    assert_eq!(path, store_path(&mut store, &glob, rev, 7));
+
+    fn store_path(store: &mut Store, glob: &Glob, rev: i64, offset: i32) -> Vec<u8> {
+        let mut path = Vec::new();
+        assert!(matches!(store.walk(glob, rev, offset, &mut usize::MAX.clone(), &mut path), Walk::Found { .. }));
+        path
+    }
+}

@@ -1,0 +1,382 @@
+//! Random lives of a store, each step of which is compared with the model.
+
+use super::model::{Found, Model, naive_match, names};
+use crate::store::*;
+use proptest::prelude::*;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Apply(Kind, String, i64, u8),
+    /// Overwrites with a revision near the file's own.
+    Near(Kind, String, i64),
+    Walk(String, i64, i32, usize),
+    List(String, i64, usize),
+    Getdir(String, i64, i32, usize),
+    ResumeWalk(usize),
+    ResumeGetdir(usize),
+    Wait(String, i64, usize),
+    ResumeWait(usize),
+    Cancel(usize),
+    Await(i64),
+    Pin,
+    PinTo(i64),
+    Unpin,
+}
+
+fn path() -> impl Strategy<Value = String> {
+    let name = prop_oneof![4 => Just("a"), 3 => Just("b"), 1 => Just("a-"), 1 => Just("ab"), 1 => Just(".")];
+    prop_oneof![
+        20 => prop::collection::vec(name, 1..4).prop_map(|names| format!("/{}", names.join("/"))),
+        1 => Just("/".to_owned()),
+        1 => Just("/a/".to_owned()),
+        1 => Just("a".to_owned()),
+    ]
+}
+
+pub(super) fn glob() -> impl Strategy<Value = String> {
+    let token =
+        prop_oneof![4 => Just("a"), 2 => Just("b"), 1 => Just("-"), 3 => Just("*"), 2 => Just("**"), 2 => Just("?")];
+    let name = prop::collection::vec(token, 1..4).prop_map(|tokens| tokens.concat());
+    prop_oneof![
+        12 => prop::collection::vec(name, 1..4).prop_map(|names| format!("/{}", names.join("/"))),
+        2 => Just("/**".to_owned()),
+        1 => Just("/*".to_owned()),
+        1 => Just("/".to_owned()),
+    ]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let kind = prop_oneof![6 => Just(Kind::Set), 3 => Just(Kind::Del)];
+    prop_oneof![
+        20 => (kind.clone(), path(), prop_oneof![6 => Just(-1), 4 => -4..40i64], any::<u8>()).prop_map(|(k, p, r, v)| Op::Apply(k, p, r, v)),
+        4 => (kind, path(), -1..2i64).prop_map(|(k, p, r)| Op::Near(k, p, r)),
+        1 => Just(Op::Apply(Kind::Nop, "/".to_owned(), 0, 0)),
+        6 => (glob(), -8..1i64, -1..6, 1..9usize).prop_map(|(g, r, o, b)| Op::Walk(g, r, o, b)),
+        2 => (glob(), -8..1i64, 1..9usize).prop_map(|(g, r, b)| Op::List(g, r, b)),
+        6 => (path(), -8..1i64, -1..4, 1..5usize).prop_map(|(p, r, o, b)| Op::Getdir(p, r, o, b)),
+        3 => any::<usize>().prop_map(Op::ResumeWalk),
+        2 => any::<usize>().prop_map(Op::ResumeGetdir),
+        6 => (glob(), -12..6i64, 1..9usize).prop_map(|(g, r, b)| Op::Wait(g, r, b)),
+        3 => (path().prop_filter("a glob", |p| Glob::new(p.as_bytes()).is_ok()), -12..6i64, 1..9usize).prop_map(|(g, r, b)| Op::Wait(g, r, b)),
+        3 => any::<usize>().prop_map(Op::ResumeWait),
+        2 => any::<usize>().prop_map(Op::Cancel),
+        2 => (1..6i64).prop_map(Op::Await),
+        1 => Just(Op::Pin),
+        1 => (-8..1i64).prop_map(Op::PinTo),
+        2 => Just(Op::Unpin),
+    ]
+}
+
+/// A waiter that the model knows of.
+#[derive(Debug)]
+struct Waiting {
+    token: u64,
+    /// None for a revision.
+    glob: Option<String>,
+    from: i64,
+    id: WaiterId,
+}
+
+struct Pair {
+    store: Store,
+    model: Model,
+    waiting: Vec<Waiting>,
+    walks: Vec<(WalkState, String, i64, i32)>,
+    getdirs: Vec<(GetdirState, String, i64, i32)>,
+    waits: Vec<(WaitState, String, i64, u64)>,
+    token: u64,
+}
+
+impl Pair {
+    fn new(hist: i64) -> Pair {
+        Pair {
+            store: Store::new(hist.unsigned_abs()),
+            model: Model::new(hist),
+            waiting: Vec::new(),
+            walks: Vec::new(),
+            getdirs: Vec::new(),
+            waits: Vec::new(),
+            token: 0,
+        }
+    }
+
+    /// A revision that may be asked for, so many below the current.
+    fn rev(&self, back: i64) -> i64 {
+        (self.model.revision() + back).max(0)
+    }
+
+    fn apply(&mut self, kind: Kind, path: &str, rev: i64, value: &[u8]) {
+        let mutation = match kind {
+            Kind::Set => Mutation::Set { path: path.as_bytes(), rev, value },
+            Kind::Del => Mutation::Del { path: path.as_bytes(), rev },
+            Kind::Nop => Mutation::Nop,
+        };
+        let result = self.store.apply(mutation);
+        assert_eq!(result, self.model.apply(kind, path, rev, value));
+        let mut woken = Vec::new();
+        self.store.take_woken(&mut woken);
+        let mut expected = Vec::new();
+        if let Ok(rev) = result {
+            let path = self.model.event(rev).1.clone();
+            let matches = |w: &Waiting| {
+                w.from <= rev && w.glob.as_ref().is_some_and(|g| naive_match(g.as_bytes(), path.as_bytes()))
+            };
+            let fired = self.waiting.extract_if(.., |w| matches(w)).map(|w| Woken::Event { token: w.token, rev });
+            expected.extend(fired);
+            let reached = self.waiting.extract_if(.., |w| w.glob.is_none() && w.from <= rev);
+            expected.extend(reached.map(|w| Woken::Revision { token: w.token, rev: w.from }));
+        }
+        assert_eq!(woken, expected);
+    }
+
+    fn walked(model: &Model, found: Walk<'_>, path: &[u8], glob: &str, rev: i64, offset: i32) -> Option<WalkState> {
+        let expected = usize::try_from(offset).ok().and_then(|offset| model.walk(glob, rev).get(offset).cloned());
+        match found {
+            Walk::Found { rev: written, value } => {
+                let path = std::str::from_utf8(path).unwrap();
+                assert_eq!(Some(path), expected.as_deref(), "{glob} {offset} at {rev}");
+                assert_eq!(model.look(path, rev), Found::File(written, value.to_vec()));
+            }
+            Walk::Range => assert_eq!(None, expected, "{glob} {offset} at {rev}"),
+            Walk::TooLate => assert!(rev < model.first),
+            Walk::More(state) => return Some(state),
+        }
+        None
+    }
+
+    fn list_dir(model: &Model, found: Getdir, name: &[u8], path: &str, rev: i64, offset: i32) -> Option<GetdirState> {
+        let entries = || {
+            assert!(rev >= model.first);
+            assert!(matches!(model.look(path, rev), Found::Dir(_)));
+            model.entries(&names(path), rev)
+        };
+        let number = usize::try_from(offset).ok();
+        match found {
+            Getdir::Found => assert_eq!(name, entries()[number.unwrap()].as_bytes()),
+            Getdir::Range => assert!(number.is_none_or(|number| number >= entries().len())),
+            Getdir::NoEnt => assert_eq!(model.look(path, rev), Found::Missing),
+            Getdir::NotDir => assert!(matches!(model.look(path, rev), Found::File(..))),
+            Getdir::TooLate => assert!(rev < model.first),
+            Getdir::More(state) => return Some(state),
+        }
+        None
+    }
+
+    fn waited(&mut self, wait: Wait, glob: String, from: i64, token: u64) {
+        let expected = self.model.wait(&glob, from);
+        match wait {
+            Wait::Event { rev } => assert_eq!(Some(rev), expected),
+            Wait::TooLate => assert!(from.max(1) < self.model.first),
+            Wait::Waiting(id) => {
+                assert_eq!(expected, None);
+                self.waiting.push(Waiting { token, glob: Some(glob), from, id });
+            }
+            Wait::More(state) => self.waits.push((state, glob, from, token)),
+        }
+    }
+
+    fn step(&mut self, op: Op) {
+        let mut out = Vec::new();
+        match op {
+            Op::Apply(kind, path, rev, value) => self.apply(kind, &path, rev, &vec![value; usize::from(value % 4)]),
+            Op::Near(kind, path, near) => {
+                let rev = match self.model.look(&path, self.model.revision()) {
+                    Found::File(rev, _) => rev + near,
+                    Found::Dir(_) => near - 2,
+                    Found::Missing => near,
+                };
+                self.apply(kind, &path, rev, b"near");
+            }
+            Op::Walk(glob, back, offset, mut budget) => {
+                let rev = self.rev(back);
+                let compiled = Glob::new(glob.as_bytes()).unwrap();
+                let found = self.store.walk(&compiled, rev, offset, &mut budget, &mut out);
+                if let Some(state) = Pair::walked(&self.model, found, &out, &glob, rev, offset) {
+                    self.walks.push((state, glob, rev, offset));
+                }
+            }
+            Op::List(glob, back, budget) => {
+                let rev = self.rev(back);
+                let compiled = Glob::new(glob.as_bytes()).unwrap();
+                if rev < self.model.first {
+                    return;
+                }
+                for offset in 0..i32::try_from(self.model.walk(&glob, rev).len()).unwrap() + 1 {
+                    let mut left = budget;
+                    let mut found = self.store.walk(&compiled, rev, offset, &mut left, &mut out);
+                    while let Some(state) = Pair::walked(&self.model, found, &out, &glob, rev, offset) {
+                        left = budget;
+                        found = self.store.resume_walk(state, &mut left, &mut out);
+                    }
+                }
+            }
+            Op::Getdir(path, back, offset, mut budget) => {
+                let rev = self.rev(back);
+                let found = self.store.getdir(path.as_bytes(), rev, offset, &mut budget, &mut out);
+                if let Some(state) = Pair::list_dir(&self.model, found, &out, &path, rev, offset) {
+                    self.getdirs.push((state, path, rev, offset));
+                }
+            }
+            Op::ResumeWalk(which) if !self.walks.is_empty() => {
+                let (state, glob, rev, offset) = self.walks.swap_remove(which % self.walks.len());
+                let found = self.store.resume_walk(state, &mut 3, &mut out);
+                if let Some(state) = Pair::walked(&self.model, found, &out, &glob, rev, offset) {
+                    self.walks.push((state, glob, rev, offset));
+                }
+            }
+            Op::ResumeGetdir(which) if !self.getdirs.is_empty() => {
+                let (state, path, rev, offset) = self.getdirs.swap_remove(which % self.getdirs.len());
+                let found = self.store.resume_getdir(state, &mut 4, &mut out);
+                if let Some(state) = Pair::list_dir(&self.model, found, &out, &path, rev, offset) {
+                    self.getdirs.push((state, path, rev, offset));
+                }
+            }
+            Op::Wait(glob, back, mut budget) => {
+                let from = self.model.revision() + back;
+                self.token += 1;
+                let wait = self.store.wait(&Glob::new(glob.as_bytes()).unwrap(), from, self.token, &mut budget);
+                self.waited(wait, glob, from, self.token);
+            }
+            Op::ResumeWait(which) if !self.waits.is_empty() => {
+                let (state, glob, from, token) = self.waits.swap_remove(which % self.waits.len());
+                let wait = self.store.resume_wait(state, &mut 3);
+                self.waited(wait, glob, from, token);
+            }
+            Op::Cancel(which) if !self.waiting.is_empty() => {
+                let waiting = self.waiting.remove(which % self.waiting.len());
+                assert!(self.store.cancel(waiting.id));
+                assert!(!self.store.cancel(waiting.id));
+            }
+            Op::Await(ahead) => {
+                self.token += 1;
+                let from = self.model.revision() + ahead;
+                let id = self.store.await_revision(from, self.token);
+                let token = self.token;
+                let at =
+                    self.waiting.iter().position(|w| w.glob.is_none() && w.from > from).unwrap_or(self.waiting.len());
+                self.waiting.insert(at, Waiting { token, glob: None, from, id });
+            }
+            Op::Pin => {
+                self.model.pin = Some(self.model.first);
+                assert_eq!(self.store.pin(), self.model.first);
+            }
+            Op::PinTo(back) => {
+                let to = self.rev(back);
+                self.model.pin = self.model.pin.map(|pin| pin.max(to));
+                self.store.pin_to(to);
+            }
+            Op::Unpin => {
+                self.model.pin = None;
+                self.store.unpin();
+            }
+            Op::ResumeWalk(_) | Op::ResumeGetdir(_) | Op::ResumeWait(_) | Op::Cancel(_) => {}
+        }
+    }
+
+    fn compare(&self) {
+        let (store, model) = (&self.store, &self.model);
+        assert_eq!(store.revision(), model.revision());
+        assert_eq!(store.first_revision(), model.first);
+        assert_eq!(store.waiters(), self.waiting.len());
+        assert_eq!(store.tree.arena.len(), model.nodes(), "nodes leak or are missing");
+        same(store, model);
+    }
+}
+
+/// Compares all that is retained.
+pub(super) fn same(store: &Store, model: &Model) {
+    let mut path = Vec::new();
+    for rev in model.first.max(1)..=model.revision() {
+        let event = store.event(rev, &mut path).unwrap();
+        let (kind, text, value) = model.event(rev);
+        assert_eq!(
+            (event.rev, event.kind, event.value, path.as_slice()),
+            (rev, *kind, value.as_slice(), text.as_bytes())
+        );
+    }
+    assert_eq!(store.event(model.first.max(1) - 1, &mut path), None);
+    assert_eq!(store.event(model.revision() + 1, &mut path), None);
+    for rev in model.first..=model.revision() {
+        for text in model.events.iter().map(|(_, path, _)| path.as_str()).chain(["/", "/a", "/a/", "", "/a/b/c/d"]) {
+            for end in text.match_indices('/').map(|(at, _)| at.max(1)).chain([text.len()]) {
+                let path = &text[..end.min(text.len())];
+                let found = match store.lookup(path.as_bytes(), rev) {
+                    Lookup::Missing => Found::Missing,
+                    Lookup::File { rev, value } => Found::File(rev, value.to_vec()),
+                    Lookup::Dir { entries } => Found::Dir(usize::try_from(entries).unwrap()),
+                };
+                assert_eq!(found, model.look(path, rev), "{path} at {rev}");
+            }
+        }
+        let mut files = Vec::new();
+        let mut after = None;
+        loop {
+            let each = |path: &[u8], rev: i64, value: &[u8]| {
+                files.push((names(std::str::from_utf8(path).unwrap()), (rev, value.to_vec())));
+                files.len() % 2 == 1
+            };
+            after = store.files_at(rev, after.as_deref(), &mut 3, each);
+            if after.is_none() {
+                break;
+            }
+        }
+        let expected: Vec<_> = model.at(rev).iter().map(|(names, file)| (names.clone(), file.clone())).collect();
+        assert_eq!(files, expected, "files at {rev}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Everything at once: mutations that are refused or not, all reads at all revisions, cursors under writes, work that goes on
+    /// after the tree has changed, waiters, pins and trimming.
+    #[test]
+    fn lives_as_the_model_does(hist in 1..12i64, ops in prop::collection::vec(op(), 1..80)) {
+        let mut pair = Pair::new(hist);
+        for op in ops {
+            pair.step(op);
+            pair.compare();
+        }
+        // What waits can be cancelled, and leaves nothing behind.
+        for waiting in std::mem::take(&mut pair.waiting) {
+            prop_assert!(pair.store.cancel(waiting.id));
+        }
+        prop_assert_eq!(pair.store.waiters.nodes(), 1);
+        prop_assert_eq!(pair.store.waiters(), 0);
+    }
+
+    /// The automaton against the definition.
+    #[test]
+    fn globs_match_as_defined(glob in glob(), path in path().prop_filter("a path", |p| Path::parse(p.as_bytes()).is_some())) {
+        let compiled = Glob::new(glob.as_bytes()).unwrap();
+        prop_assert_eq!(compiled.matches(path.as_bytes()), naive_match(glob.as_bytes(), path.as_bytes()));
+    }
+
+    /// The index of waiters against one glob after the other, with many patterns in it at once.
+    #[test]
+    fn the_index_finds_what_each_glob_would(
+        globs in prop::collection::vec(glob(), 1..60),
+        paths in prop::collection::vec(path().prop_filter("a path", |p| Path::parse(p.as_bytes()).is_some()), 1..12),
+        gone in prop::collection::vec(any::<bool>(), 60),
+    ) {
+        let mut waiters = super::super::waiters::Waiters::new();
+        let mut left: Vec<(u64, &str)> = Vec::new();
+        for ((token, glob), gone) in (0..).zip(&globs).zip(&gone) {
+            let id = waiters.listen(Glob::new(glob.as_bytes()).unwrap().tokens(), token);
+            if *gone {
+                prop_assert!(waiters.cancel(id));
+            } else {
+                left.push((token, glob));
+            }
+        }
+        for (rev, path) in (1..).zip(&paths) {
+            waiters.applied(rev, path.as_bytes());
+            let mut woken = Vec::new();
+            waiters.take_woken(&mut woken);
+            let fired = left.extract_if(.., |(_, glob)| naive_match(glob.as_bytes(), path.as_bytes()));
+            let expected: Vec<_> = fired.map(|(token, _)| Woken::Event { token, rev }).collect();
+            prop_assert_eq!(woken, expected);
+        }
+        prop_assert_eq!(waiters.len(), left.len());
+    }
+}

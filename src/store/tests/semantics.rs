@@ -1,0 +1,250 @@
+//! The protocol's rules, one by one, where they are easily got wrong.
+
+use crate::store::*;
+
+fn set(store: &mut Store, path: &str, rev: i64) -> Result<i64, Refused> {
+    store.apply(Mutation::Set { path: path.as_bytes(), rev, value: b"v" })
+}
+
+fn del(store: &mut Store, path: &str, rev: i64) -> Result<i64, Refused> {
+    store.apply(Mutation::Del { path: path.as_bytes(), rev })
+}
+
+fn glob(pattern: &str) -> Glob {
+    Glob::new(pattern.as_bytes()).unwrap()
+}
+
+/// The order of the checks decides which error a client sees.
+#[test]
+fn checks_run_in_the_order_of_the_protocol() {
+    let mut store = Store::new(10);
+    assert_eq!(set(&mut store, "/d/f", 0), Ok(1));
+    assert_eq!(set(&mut store, "/d/f/", -1), Err(Refused::BadPath));
+    assert_eq!(set(&mut store, "/d/f/x", -5), Err(Refused::NotDir));
+    assert_eq!(set(&mut store, "/d/f/x/y", -1), Err(Refused::NotDir));
+    assert_eq!(set(&mut store, "/d/f", 0), Err(Refused::RevMismatch));
+    assert_eq!(set(&mut store, "/d", -3), Err(Refused::RevMismatch));
+    for rev in [-2, -1, 0, 7] {
+        assert_eq!(set(&mut store, "/d", rev), Err(Refused::IsDir));
+        assert_eq!(del(&mut store, "/d", rev), Err(Refused::IsDir));
+        assert_eq!(set(&mut store, "/", rev), Err(Refused::IsDir));
+    }
+    assert_eq!(set(&mut store, "/", -3), Err(Refused::RevMismatch));
+    assert_eq!(set(&mut store, "/new", -2), Err(Refused::RevMismatch));
+    assert_eq!(del(&mut store, "/new", -2), Err(Refused::RevMismatch));
+    assert_eq!(store.revision(), 1, "a refused mutation makes no revision");
+    assert_eq!(set(&mut store, "/d/f", 100), Ok(2));
+}
+
+/// The original deleted `/f` when told to delete `/f/x`.
+#[test]
+fn deleting_below_a_file_leaves_the_file() {
+    let mut store = Store::new(10);
+    set(&mut store, "/f", -1).unwrap();
+    assert_eq!(del(&mut store, "/f/x", 0), Ok(2));
+    assert_eq!(del(&mut store, "/f/x", -2), Err(Refused::RevMismatch));
+    assert_eq!(store.lookup(b"/f", 2), Lookup::File { rev: 1, value: b"v" });
+    assert_eq!(store.lookup(b"/f/x", 2), Lookup::Missing);
+    let mut path = Vec::new();
+    assert_eq!(store.event(2, &mut path), Some(Event { rev: 2, kind: Kind::Del, value: b"" }));
+    assert_eq!(path, b"/f/x");
+    assert!(matches!(store.wait(&glob("/f/x"), 1, 7, &mut 10), Wait::Event { rev: 2 }));
+}
+
+#[test]
+fn a_new_store_can_be_read_at_revision_0() {
+    let mut store = Store::new(10);
+    assert_eq!((store.first_revision(), store.revision()), (0, 0));
+    assert_eq!(store.lookup(b"/", 0), Lookup::Dir { entries: 0 });
+    assert_eq!(store.lookup(b"/a", 0), Lookup::Missing);
+    assert!(matches!(store.walk(&glob("/**"), 0, 0, &mut 9, &mut Vec::new()), Walk::Range));
+    assert!(matches!(store.getdir(b"/", 0, 0, &mut 9, &mut Vec::new()), Getdir::Range));
+    assert!(matches!(store.wait(&glob("/**"), 0, 1, &mut 9), Wait::Waiting(_)));
+    store.apply(Mutation::Nop).unwrap();
+    assert_eq!((store.first_revision(), store.revision()), (1, 1));
+    let mut woken = Vec::new();
+    store.take_woken(&mut woken);
+    assert_eq!(woken, [Woken::Event { token: 1, rev: 1 }]);
+}
+
+/// `hist` revisions are readable, the current one among them.
+#[test]
+fn history_is_as_long_as_it_was_asked_to_be() {
+    for (hist, kept) in [(0, 1), (1, 1), (2, 2), (5, 5)] {
+        let mut store = Store::new(hist);
+        for _ in 0..20 {
+            set(&mut store, "/f", -1).unwrap();
+        }
+        assert_eq!(store.first_revision(), 20 - kept + 1);
+        assert_eq!(store.lookup(b"/f", 20 - kept + 1), Lookup::File { rev: 20 - kept + 1, value: b"v" });
+        assert_eq!(store.event(20 - kept, &mut Vec::new()), None);
+    }
+}
+
+/// A snapshot holds trimming; when it lets go, catching up must not stall one unlucky mutation.
+#[test]
+fn trimming_catches_up_a_little_at_a_time() {
+    let mut store = Store::new(10);
+    store.apply(Mutation::Nop).unwrap();
+    assert_eq!(store.pin(), 1);
+    for _ in 0..100 {
+        set(&mut store, "/f", -1).unwrap();
+    }
+    assert_eq!(store.first_revision(), 1);
+    store.unpin();
+    let mut before = 1;
+    for _ in 0..60 {
+        set(&mut store, "/f", -1).unwrap();
+        assert!(store.first_revision() - before <= 3);
+        before = store.first_revision();
+    }
+    assert_eq!(store.revision() - store.first_revision() + 1, 10);
+}
+
+/// One that waits from a revision far ahead must not be answered by an earlier event.
+#[test]
+fn a_wait_from_the_future_sleeps_through_the_present() {
+    let mut store = Store::new(10);
+    assert!(matches!(store.wait(&glob("/f"), 3, 1, &mut 9), Wait::Waiting(_)));
+    let gone = store.await_revision(3, 2);
+    let Wait::Waiting(cancelled) = store.wait(&glob("/*"), 2, 3, &mut 9) else { panic!() };
+    let later = store.await_revision(3, 4);
+    let mut woken = Vec::new();
+    set(&mut store, "/f", -1).unwrap();
+    assert!(store.cancel(gone) && store.cancel(cancelled));
+    set(&mut store, "/f", -1).unwrap();
+    store.take_woken(&mut woken);
+    assert_eq!(woken, []);
+    set(&mut store, "/f", -1).unwrap();
+    store.take_woken(&mut woken);
+    assert_eq!(woken, [Woken::Event { token: 1, rev: 3 }, Woken::Revision { token: 4, rev: 3 }]);
+    assert!(!store.cancel(later));
+    assert_eq!(store.waiters(), 0);
+}
+
+#[test]
+fn bad_globs_are_refused() {
+    for bad in ["", "a", "*", "//", "/a/", "/*/", "/a[b]", "/a b", "/+", "/\u{e9}"] {
+        assert_eq!(Glob::new(bad.as_bytes()).unwrap_err(), BadGlob, "{bad}");
+    }
+    for good in ["/", "/*", "/**", "/***", "/a?*/**/b"] {
+        assert_eq!(glob(good).as_bytes(), good.as_bytes());
+    }
+    assert!(Glob::new(format!("/{}", "*".repeat(4095)).as_bytes()).is_ok());
+    assert!(Glob::new(format!("/{}", "*".repeat(4096)).as_bytes()).is_err());
+}
+
+#[test]
+fn globs_of_the_protocol() {
+    for (pattern, path, matches) in [
+        ("/", "/", true),
+        ("/*", "/", true),
+        ("/**", "/", true),
+        ("/?", "/", false),
+        ("/a", "/a", true),
+        ("/a", "/ab", false),
+        ("/a*", "/a", true),
+        ("/a*", "/a/b", false),
+        ("/a**", "/a/b/c", true),
+        ("/**b", "/a/ab", true),
+        ("/a/*/c", "/a/b/c", true),
+        ("/a/*/c", "/a/b/b/c", false),
+        ("/a/**/c", "/a/c", false),
+        ("/a/**/c", "/a/b/b/c", true),
+        ("/a**/c", "/a/c", true),
+        ("/***x", "/a/x", true),
+        ("/a?c", "/a/c", false),
+        ("/a/?/c", "/a/b/c", true),
+    ] {
+        assert_eq!(glob(pattern).matches(path.as_bytes()), matches, "{pattern} {path}");
+    }
+}
+
+/// The longest patterns have 65 words of states: a carry lost between two of them shows only there.
+#[test]
+fn globs_longer_than_a_word_carry_over() {
+    for length in [1, 31, 62, 63, 64, 65, 127, 128, 129, 1000, 4093] {
+        let path = format!("/{}b", "a".repeat(length));
+        assert!(glob(&format!("/*{}b", "a".repeat(length))).matches(path.as_bytes()), "{length}");
+        assert!(glob(&format!("/*{}?", "a".repeat(length - 1))).matches(path.as_bytes()), "{length}");
+        assert!(!glob(&format!("/*{}c", "a".repeat(length))).matches(path.as_bytes()), "{length}");
+        assert!(!glob(&format!("/?{}b", "a".repeat(length))).matches(path.as_bytes()), "{length}");
+    }
+}
+
+/// A path may have 2,048 components: what recurses over them overflows the stack.
+#[test]
+fn the_deepest_path_needs_no_stack() {
+    let mut store = Store::new(2);
+    let path = "/a".repeat(2048);
+    let run = move || {
+        set(&mut store, &path, 0).unwrap();
+        assert_eq!(store.lookup(b"/a/a/a", 1), Lookup::Dir { entries: 1 });
+        let mut found = Vec::new();
+        assert!(matches!(
+            store.walk(&glob("/**a"), 1, 0, &mut usize::MAX.clone(), &mut found),
+            Walk::Found { rev: 1, .. }
+        ));
+        assert_eq!(found, path.as_bytes());
+        assert!(matches!(store.walk(&glob("/**a"), 1, 1, &mut usize::MAX.clone(), &mut found), Walk::Range));
+        for at in [1, 2000] {
+            assert!(matches!(store.wait(&glob(&"/*".repeat(at)), 2, 0, &mut 9), Wait::Waiting(_)));
+        }
+        assert!(matches!(store.wait(&glob(&"/*".repeat(2048)), 2, 0, &mut 9), Wait::Waiting(_)));
+        del(&mut store, &path, -1).unwrap();
+        assert_eq!(store.waiters(), 2);
+        store.apply(Mutation::Nop).unwrap();
+        store.apply(Mutation::Nop).unwrap();
+        assert_eq!(store.tree.arena.len(), 1);
+    };
+    std::thread::Builder::new().stack_size(128 << 10).spawn(run).unwrap().join().unwrap();
+}
+
+/// More entries than one row holds, added and taken away from both ends and from the middle.
+#[test]
+fn large_directories_stay_in_order() {
+    let mut store = Store::new(1);
+    let mut names = std::collections::BTreeSet::new();
+    let mut seed = 1u64;
+    for step in 0..6000u64 {
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let name = match step % 3000 {
+            0..700 => format!("n{step:05}"),
+            700..1000 => format!("n{:05}", 10_000 - step),
+            _ => format!("n{:05}", (seed >> 33) % 9000),
+        };
+        if step < 4000 && step % 3 > 0 || !names.contains(&name) && step % 2 == 0 {
+            set(&mut store, &format!("/d/{name}"), -1).unwrap();
+            names.insert(name);
+        } else if let Some(name) = names.range(name..).next().cloned() {
+            del(&mut store, &format!("/d/{name}"), -1).unwrap();
+            names.remove(&name);
+        }
+        if step % 500 == 0 || step > 5990 {
+            check(&store, &names);
+        }
+    }
+    while let Some(name) = if names.len() % 2 == 0 { names.pop_first() } else { names.pop_last() } {
+        del(&mut store, &format!("/d/{name}"), -1).unwrap();
+        if names.len() % 97 == 0 || names.len() < 3 {
+            check(&store, &names);
+        }
+    }
+    store.apply(Mutation::Nop).unwrap();
+    assert_eq!(store.tree.arena.len(), 1);
+
+    fn check(store: &Store, names: &std::collections::BTreeSet<String>) {
+        let mut found = Vec::new();
+        let rest = store.files_at(store.revision(), None, &mut usize::MAX.clone(), |path, _, _| {
+            found.push(String::from_utf8(path[3..].to_vec()).unwrap());
+            true
+        });
+        assert_eq!(rest, None);
+        assert!(found.iter().eq(names.iter()));
+        let middle = names.iter().nth(names.len() / 2);
+        assert!(
+            middle
+                .is_none_or(|name| store.lookup(format!("/d/{name}").as_bytes(), store.revision()) != Lookup::Missing)
+        );
+    }
+}

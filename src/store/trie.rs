@@ -1,0 +1,278 @@
+//! An index of patterns: finds those that match a path without looking at the others.
+//!
+//! A radix tree over the patterns' tokens (literal bytes, `?`, `*`, `**`). A path is led through it as through one automaton
+//! of all patterns: a set of places (node, offset into its label), each of which a byte of the path moves on, keeps, or
+//! removes. Patterns that do not fit the path's beginning have no place in the set, however many there are; patterns that begin
+//! alike share their places. The set is kept without duplicates, so that no row of stars makes it grow beyond the index.
+//!
+//! Invariants: a node other than the root has a label, and at least two children or a waiter; labels of siblings differ in
+//! their first token.
+
+use super::glob::{ONE, STAR, STARS};
+use compact_str::CompactString;
+
+/// A node's place; used again once the node is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct TrieId(u32);
+
+pub(super) const ROOT: TrieId = TrieId(0);
+
+#[derive(Debug)]
+struct Node {
+    label: CompactString,
+    /// First token of the child's label, and the child; in order.
+    kids: Vec<(u8, TrieId)>,
+    /// Of a free node: the next free one.
+    parent: TrieId,
+    /// First and last of the waiters on the pattern that ends here.
+    ends: Option<(u32, u32)>,
+}
+
+#[derive(Debug)]
+pub(super) struct Trie {
+    nodes: Vec<Node>,
+    free: Vec<TrieId>,
+    now: Vec<Place>,
+    next: Vec<Place>,
+    /// Places that the latest path has been at.
+    #[cfg(test)]
+    pub(super) steps: usize,
+}
+
+/// So many tokens of a node's label are matched.
+type Place = (TrieId, u32);
+
+impl Trie {
+    pub(super) fn new() -> Trie {
+        let root = Node { label: CompactString::const_new(""), kids: Vec::new(), parent: ROOT, ends: None };
+        Trie {
+            nodes: vec![root],
+            free: Vec::new(),
+            now: Vec::new(),
+            next: Vec::new(),
+            #[cfg(test)]
+            steps: 0,
+        }
+    }
+
+    /// Whether there is no pattern.
+    pub(super) fn is_empty(&self) -> bool {
+        self.node(ROOT).kids.is_empty()
+    }
+
+    /// First and last of the waiters on the pattern that ends at `id`.
+    pub(super) fn ends(&mut self, id: TrieId) -> &mut Option<(u32, u32)> {
+        &mut self.node_mut(id).ends
+    }
+
+    /// The node of this pattern, made if it is missing. It has to be given a waiter, or pruned.
+    pub(super) fn insert(&mut self, tokens: &str) -> TrieId {
+        let mut at = ROOT;
+        let mut rest = tokens;
+        while let Some(&first) = rest.as_bytes().first() {
+            let kid = match self.kid(at, first) {
+                Some(kid) => kid,
+                None => return self.add(at, rest),
+            };
+            let label = &self.node(kid).label;
+            let common = label.bytes().zip(rest.bytes()).take_while(|(a, b)| a == b).count();
+            rest = &rest[common..];
+            at = if common == label.len() { kid } else { self.split(kid, common) };
+        }
+        at
+    }
+
+    /// Removes `id` if it has neither waiters nor children, and what is left without purpose by that.
+    pub(super) fn prune(&mut self, id: TrieId) {
+        let mut at = id;
+        while at != ROOT && self.node(at).ends.is_none() {
+            let parent = self.node(at).parent;
+            match *self.node(at).kids {
+                [] => {
+                    let first = self.first(at);
+                    self.node_mut(parent).kids.retain(|(token, _)| *token != first);
+                    self.release(at);
+                    at = parent;
+                }
+                [(_, kid)] => {
+                    let first = self.first(at);
+                    let mut label = std::mem::take(&mut self.node_mut(at).label);
+                    label.push_str(&self.node(kid).label);
+                    label.shrink_to_fit();
+                    let node = self.node_mut(kid);
+                    (node.label, node.parent) = (label, parent);
+                    for entry in &mut self.node_mut(parent).kids {
+                        if entry.0 == first {
+                            entry.1 = kid;
+                        }
+                    }
+                    self.release(at);
+                    return;
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// Adds the nodes of all patterns that match `path` to `out`, each once.
+    pub(super) fn matches(&mut self, path: &[u8], out: &mut Vec<TrieId>) {
+        let mut now = std::mem::take(&mut self.now);
+        let mut next = std::mem::take(&mut self.next);
+        now.clear();
+        #[cfg(test)]
+        {
+            self.steps = 0;
+        }
+        self.reach((ROOT, 0), &mut now);
+        let mut rest = path;
+        while let Some((&byte, after)) = rest.split_first() {
+            rest = after;
+            next.clear();
+            #[cfg(test)]
+            {
+                self.steps += now.len();
+            }
+            for &place in &now {
+                self.step(place, byte, &mut next);
+            }
+            if next.len() > 1 {
+                next.sort_unstable();
+                next.dedup();
+            }
+            std::mem::swap(&mut now, &mut next);
+            match *now {
+                [] => break,
+                // The usual case: one place, amid literal text.
+                [(id, offset)] => {
+                    let label = &self.node(id).label.as_bytes()[offset as usize..];
+                    let common = label.iter().zip(rest).take_while(|(a, b)| a == b).count();
+                    if common > 0 {
+                        rest = &rest[common..];
+                        now.clear();
+                        self.reach((id, offset + length(common)), &mut now);
+                    }
+                }
+                _ => {}
+            }
+        }
+        let ended = now.iter().filter(|(id, offset)| {
+            let node = self.node(*id);
+            node.ends.is_some() && *offset as usize == node.label.len()
+        });
+        out.extend(ended.map(|(id, _)| *id));
+        (self.now, self.next) = (now, next);
+    }
+
+    /// Adds `place` to the set, and the places that are reached from it without a byte.
+    fn reach(&self, place: Place, set: &mut Vec<Place>) {
+        set.push(place);
+        let (id, offset) = place;
+        let node = self.node(id);
+        match node.label.as_bytes().get(offset as usize) {
+            // A star may match nothing.
+            Some(&(STAR | STARS)) => self.reach((id, offset + 1), set),
+            Some(_) => {}
+            None => {
+                for &(token, kid) in &node.kids {
+                    if token == STAR || token == STARS {
+                        self.reach((kid, 0), set);
+                    }
+                }
+            }
+        }
+    }
+
+    fn step(&self, (id, offset): Place, byte: u8, next: &mut Vec<Place>) {
+        let node = self.node(id);
+        match node.label.as_bytes().get(offset as usize) {
+            Some(&STARS) => self.reach((id, offset), next),
+            Some(&STAR) if byte != b'/' => self.reach((id, offset), next),
+            Some(&ONE) if byte != b'/' => self.reach((id, offset + 1), next),
+            Some(&token) if token == byte => self.reach((id, offset + 1), next),
+            Some(_) => {}
+            None => {
+                if let Some(kid) = self.kid(id, byte) {
+                    self.reach((kid, 1), next);
+                }
+                if byte != b'/'
+                    && let Some(kid) = self.kid(id, ONE)
+                {
+                    self.reach((kid, 1), next);
+                }
+            }
+        }
+    }
+
+    fn node(&self, id: TrieId) -> &Node {
+        &self.nodes[id.0 as usize]
+    }
+
+    fn node_mut(&mut self, id: TrieId) -> &mut Node {
+        &mut self.nodes[id.0 as usize]
+    }
+
+    fn first(&self, id: TrieId) -> u8 {
+        self.node(id).label.as_bytes()[0]
+    }
+
+    fn kid(&self, id: TrieId, first: u8) -> Option<TrieId> {
+        let kids = &self.node(id).kids;
+        kids.binary_search_by_key(&first, |(token, _)| *token).ok().map(|at| kids[at].1)
+    }
+
+    fn add(&mut self, parent: TrieId, label: &str) -> TrieId {
+        let id = self.alloc(Node { label: label.into(), kids: Vec::new(), parent, ends: None });
+        let first = self.first(id);
+        let kids = &mut self.node_mut(parent).kids;
+        let at = kids.partition_point(|(token, _)| *token < first);
+        kids.insert(at, (first, id));
+        id
+    }
+
+    /// Puts a node above `id` that takes the first `at` tokens of its label.
+    fn split(&mut self, id: TrieId, at: usize) -> TrieId {
+        let label = std::mem::take(&mut self.node_mut(id).label);
+        let (upper, lower) = label.split_at(at);
+        let parent = self.node(id).parent;
+        let kids = vec![(lower.as_bytes()[0], id)];
+        let above = self.alloc(Node { label: upper.into(), kids, parent, ends: None });
+        let node = self.node_mut(id);
+        (node.label, node.parent) = (lower.into(), above);
+        for entry in &mut self.node_mut(parent).kids {
+            if entry.1 == id {
+                entry.1 = above;
+            }
+        }
+        above
+    }
+
+    fn alloc(&mut self, node: Node) -> TrieId {
+        if let Some(id) = self.free.pop() {
+            *self.node_mut(id) = node;
+            return id;
+        }
+        let id = TrieId(length(self.nodes.len()));
+        self.nodes.push(node);
+        id
+    }
+
+    fn release(&mut self, id: TrieId) {
+        *self.node_mut(id) = Node { label: CompactString::const_new(""), kids: Vec::new(), parent: ROOT, ends: None };
+        self.free.push(id);
+        if self.free.len() + 1 == self.nodes.len() {
+            // Only the root is left.
+            self.free.clear();
+            self.nodes.truncate(1);
+        }
+    }
+
+    /// Nodes in use, the root among them.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len() - self.free.len()
+    }
+}
+
+fn length(n: usize) -> u32 {
+    u32::try_from(n).expect("fewer than 2^32 waiters, and shorter labels")
+}
