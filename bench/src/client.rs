@@ -1,7 +1,8 @@
 //! One blocking connection: one write and one read an operation.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use doozer::wire::frame::{self, Split};
@@ -73,24 +74,69 @@ impl Client {
     /// It is one, or it does not come.
     pub fn receive(&mut self) -> Result<Response<'_>, Failure> {
         let body = loop {
-            match frame::split(&self.input[self.start..self.end]).context("from the server")? {
-                Split::Whole { body, consumed } => {
-                    let body = self.start + body.start..self.start + body.end;
-                    self.start += consumed;
-                    break body;
-                }
-                Split::Partial { needed } => {
-                    self.make_room(needed.unwrap_or(frame::HEADER));
-                    match self.stream.read(&mut self.input[self.end..]) {
-                        Ok(0) => return Err(Failure::new("the server closed the connection")),
-                        Ok(n) => self.end += n,
-                        Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                        Err(e) => return Err(e).context("cannot receive"),
-                    }
-                }
+            if let Some(body) = self.front()? {
+                break body;
+            }
+            if !self.fill()? {
+                return Err(Failure::new(format!("no answer within {} s", PATIENCE.as_secs())));
             }
         };
-        checked(Response::decode(&self.input[body]).context("from the server")?)
+        decode(&self.input[body])
+    }
+
+    /// The next answer, which is no error, if there is one. For connections that do not block.
+    ///
+    /// # Errors
+    /// It is one, or there will be none.
+    pub fn try_receive(&mut self) -> Result<Option<Response<'_>>, Failure> {
+        let body = loop {
+            if let Some(body) = self.front()? {
+                break body;
+            }
+            if !self.fill()? {
+                return Ok(None);
+            }
+        };
+        decode(&self.input[body]).map(Some)
+    }
+
+    /// Takes the frame that is whole, if there is one, and returns where its body is.
+    fn front(&mut self) -> Result<Option<Range<usize>>, Failure> {
+        match frame::split(&self.input[self.start..self.end]).context("from the server")? {
+            Split::Whole { body, consumed } => {
+                let body = self.start + body.start..self.start + body.end;
+                self.start += consumed;
+                Ok(Some(body))
+            }
+            Split::Partial { needed } => {
+                self.make_room(needed.unwrap_or(frame::HEADER));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Receives once. False if nothing came within the socket's patience.
+    fn fill(&mut self) -> Result<bool, Failure> {
+        loop {
+            match self.stream.read(&mut self.input[self.end..]) {
+                Ok(0) => return Err(Failure::new("the server closed the connection")),
+                Ok(n) => {
+                    self.end += n;
+                    return Ok(true);
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(e) => return Err(e).context("cannot receive"),
+            }
+        }
+    }
+
+    /// Whether sending and receiving wait.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn set_blocking(&self, blocking: bool) -> Result<(), Failure> {
+        self.stream.set_nonblocking(!blocking).context("O_NONBLOCK")
     }
 
     fn make_room(&mut self, needed: usize) {
@@ -113,13 +159,13 @@ impl Client {
         if self.start < self.end {
             return Ok(false);
         }
-        self.stream.set_nonblocking(true).context("O_NONBLOCK")?;
+        self.set_blocking(false)?;
         let peeked = self.stream.peek(&mut [0]);
-        self.stream.set_nonblocking(false).context("O_NONBLOCK")?;
+        self.set_blocking(true)?;
         match peeked {
             Ok(0) => Err(Failure::new("the server closed the connection")),
             Ok(_) => Ok(false),
-            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => Ok(true),
+            Err(e) if e.kind() == ErrorKind::WouldBlock => Ok(true),
             Err(e) => Err(e).context("cannot receive"),
         }
     }
@@ -175,6 +221,10 @@ impl Client {
         }
         Ok(latency)
     }
+}
+
+fn decode(body: &[u8]) -> Result<Response<'_>, Failure> {
+    checked(Response::decode(body).context("from the server")?)
 }
 
 /// The answer, unless it is an error.
@@ -246,6 +296,27 @@ mod tests {
         client.set(b"/large", &value).unwrap();
         let get = Request { path: Some(b"/large"), ..Request::new(Verb::Get) };
         assert_eq!(client.call(get).unwrap().value, Some(&value[..]));
+    }
+
+    #[test]
+    fn nothing_is_received_without_waiting_until_it_is_there() {
+        let fake = Fake::start();
+        let mut client = Client::connect(fake.addr()).unwrap();
+        client.set_blocking(false).unwrap();
+        assert_eq!(client.try_receive().unwrap(), None);
+        for tag in [3, 4] {
+            client.send(Request { tag: Some(tag), ..Request::new(Verb::Rev) });
+        }
+        client.flush().unwrap();
+        for tag in [3, 4] {
+            let answer = loop {
+                if let Some(answer) = client.try_receive().unwrap() {
+                    break answer.tag;
+                }
+            };
+            assert_eq!(answer, Some(tag));
+        }
+        assert_eq!(client.try_receive().unwrap(), None);
     }
 
     #[test]

@@ -66,7 +66,7 @@ fn measure(what: &What, options: &args::Options) -> Result<(), Failure> {
     }
     if options.json {
         println!("{}", record.json()?);
-    } else {
+    } else if record.reports.len() > 1 {
         print!("{record}");
     }
     Ok(())

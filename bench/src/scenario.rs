@@ -20,6 +20,7 @@ use crate::failure::{Context, Failure};
 use crate::figure::Report;
 use crate::machine::{self, Cores, Machine, on_core};
 use crate::pool::{Driven, Pool};
+use crate::process::Others;
 use crate::scratch::Scratch;
 use crate::traffic::{Creates, Layout};
 
@@ -27,6 +28,8 @@ use crate::traffic::{Creates, Layout};
 const CONNS: usize = 64;
 /// Requests outstanding on each.
 const WINDOW: u8 = 16;
+/// Hundredths of a core that others may take without a word about it.
+const NOISE: f64 = 3.0;
 /// A file by itself, for the scenarios that measure latency.
 const ALONE: &[u8] = b"/bench/alone";
 
@@ -91,6 +94,7 @@ impl Scenario {
     /// The run is no result.
     pub fn run(self, bench: &Bench) -> Result<Report, Failure> {
         let mut report = Report::new(self.name(), !bench.quick);
+        let others = Others::begin()?;
         match self {
             Scenario::Latency => latency::run(bench, &mut report)?,
             Scenario::Throughput => throughput::run(bench, &mut report)?,
@@ -98,6 +102,12 @@ impl Scenario {
             Scenario::Memory { flat } => memory::run(bench, flat, &mut report)?,
             Scenario::Snapshot => snapshot::run(bench, &mut report)?,
             Scenario::Disk => disk::run(bench, &mut report)?,
+        }
+        let (others, stolen) = others.since()?;
+        for (who, percent) in [("other processes", others), ("other guests of this machine", stolen)] {
+            if percent >= NOISE {
+                report.remarks.push(format!("{who} took {percent:.0} % of a core meanwhile"));
+            }
         }
         Ok(report)
     }

@@ -1,14 +1,17 @@
 //! SET while a snapshot of a large tree is taken, against the same load without, in one run.
 //!
-//! Sets of random files of the tree are sent at fixed times, one outstanding; a latency counts from when its request was
-//! to be sent, so that a stall is charged to all that it delayed. Meanwhile the log grows and the server takes a
-//! snapshot whenever that is due. The data directory tells from outside when: `*.snap.tmp` appears, and gets its name.
+//! Sets of random files of the tree are sent at fixed times, whether the ones before are answered or not, and a latency
+//! counts from when its request was to be sent: so a stall is charged to all that came during it. Meanwhile the log
+//! grows, and the server takes a snapshot whenever that is due. The data directory tells from outside when: `*.snap.tmp`
+//! appears, and gets its name.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use doozer::wire::{Request, Verb};
 use hdrhistogram::Histogram;
 
-use super::{ALONE, Bench, large, load};
+use super::{Bench, large, load};
 use crate::client::{Client, histogram, nanos};
 use crate::failure::Failure;
 use crate::figure::{Goal, Report, Unit, float, micros};
@@ -16,10 +19,10 @@ use crate::scratch::{Seen, SnapshotWatch};
 use crate::traffic::{Layout, Random, value};
 
 const NAME: &str = "snapshot";
-/// The least time between two sets.
+/// Time between two sets.
 const INTERVAL: Duration = Duration::from_micros(200);
-/// Sets are sent at this share of the rate that one after the other makes.
-const SHARE: f64 = 0.4;
+/// Sets that may be unanswered; with more, the server does not keep up.
+const OUTSTANDING: usize = 10_000;
 /// What removing the old snapshot and the log behind the new one may take counts as part of a snapshot.
 const AFTERMATH: Duration = Duration::from_millis(20);
 /// Without a snapshot for so long there will be none.
@@ -29,7 +32,6 @@ const PATIENCE: Duration = Duration::from_secs(600);
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     due: Duration,
-    sent: Duration,
     answered: Duration,
 }
 
@@ -46,85 +48,123 @@ pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
     let mut watch = SnapshotWatch::new(&bench.scratch.path(NAME))?;
     load(bench, &server, layout)?;
     watch.settle()?;
-    let windows = if bench.quick { 1 } else { bench.rounds };
-    let (interval, samples, windows) = bench.client(&server, || {
+    let count = if bench.quick { 1 } else { bench.rounds };
+    let (samples, windows) = bench.client(&server, || {
         let mut client = Client::connect(server.addr())?;
-        let alone = client.time_sets(ALONE, &value(0), bench.count(5000, 500))?;
-        let interval = INTERVAL.max(Duration::from_nanos(alone.value_at_quantile(0.5)).div_f64(SHARE));
-        let (samples, windows) = probe(&mut client, layout, &mut watch, interval, windows)?;
-        Ok((interval, samples, windows))
+        let before = client.revision()?;
+        let probed = Probe::new(&mut client, layout).run(&mut watch, count)?;
+        super::count_revisions(server.addr(), before, probed.0.len() as u64)?;
+        Ok(probed)
     })?;
     let split = Split::of(&samples, &windows);
-    report.add("sets sent", Unit::PerSecond, 1.0 / interval.as_secs_f64());
-    report.add_rounds("a snapshot takes", Unit::Seconds, windows.iter().map(|w| (w.to - w.from).as_secs_f64()));
+    report.add("sets sent", Unit::PerSecond, 1.0 / INTERVAL.as_secs_f64());
     report.add("snapshots", Unit::Count, float(windows.len() as u64));
-    for (name, latency) in [("SET without", &split.without), ("SET while a snapshot is taken", &split.with)] {
+    report.add_rounds("a snapshot takes", Unit::Seconds, windows.iter().map(|w| (w.to - w.from).as_secs_f64()));
+    for (name, latency) in [("SET without", &split.without), ("SET with", &split.with)] {
         report.add(format!("{name}: samples"), Unit::Count, float(latency.len()));
         for (label, quantile) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("most", 1.0)] {
             report.add(format!("{name} {label}"), Unit::Micros, micros(latency, quantile));
         }
     }
     let ratio = |quantile| micros(&split.with, quantile) / micros(&split.without, quantile);
-    report.add("p50, with / without", Unit::Ratio, ratio(0.5));
-    report.add("p99, with / without", Unit::Ratio, ratio(0.99));
-    report.add("p99.9, with / without", Unit::Ratio, ratio(0.999));
+    report.add("SET p50 with / without", Unit::Ratio, ratio(0.5));
+    report.add("SET p99 with / without", Unit::Ratio, ratio(0.99));
+    report.add("SET p99.9 with / without", Unit::Ratio, ratio(0.999));
     report.goal(Goal::AtMost(3.0));
-    let bare = micros(&split.with_bare, 0.999) / micros(&split.without_bare, 0.999);
-    report.add("p99.9 from when it was sent, with / without", Unit::Ratio, bare);
     server.terminate()?;
     bench.remove(NAME)
 }
 
-/// Sets files at fixed times until `count` snapshots have been taken, and as many sets were made without one as with.
-fn probe(
-    client: &mut Client,
+/// Sets files at fixed times.
+struct Probe<'a> {
+    client: &'a mut Client,
     layout: Layout,
-    watch: &mut SnapshotWatch,
-    interval: Duration,
-    count: u32,
-) -> Result<(Vec<Sample>, Vec<Window>), Failure> {
-    let count = usize::try_from(count).unwrap_or(1);
-    let begun = Instant::now();
-    let (mut samples, mut windows) = (Vec::new(), Vec::<Window>::new());
-    let (mut open, mut inside, mut last_end) = (None, 0, Duration::ZERO);
-    let mut random = Random::new(layout.files);
-    let mut last = None;
-    let mut due = Duration::ZERO;
-    loop {
-        let number = random.next() % layout.files;
-        let (path, value) = (layout.path(number), value(number));
-        while begun.elapsed() < due {
-            std::hint::spin_loop();
-        }
-        let sent = begun.elapsed();
-        let rev = client.set(path.as_bytes(), &value)?;
-        let answered = begun.elapsed();
-        samples.push(Sample { due, sent, answered });
-        if last.is_some_and(|last| rev != last + 1) {
-            return Err(Failure::new(format!("revision {rev} after {last:?}, though nobody else writes")));
-        }
-        last = Some(rev);
-        inside += usize::from(open.is_some());
-        let mut abandoned = false;
-        watch.poll(|seen| match seen {
-            // It began while this set was on its way at the earliest.
-            Seen::Begun => open = Some(sent),
-            Seen::Done => {
-                windows.extend(open.take().map(|from| Window { from, to: answered }));
-                last_end = answered;
+    random: Random,
+    begun: Instant,
+    /// When the sets that are not answered were due, from tag `first` on; those in between that are have none.
+    unanswered: VecDeque<Option<Duration>>,
+    first: i32,
+    samples: Vec<Sample>,
+}
+
+impl<'a> Probe<'a> {
+    fn new(client: &'a mut Client, layout: Layout) -> Probe<'a> {
+        let (random, begun) = (Random::new(layout.files), Instant::now());
+        Probe { client, layout, random, begun, unanswered: VecDeque::new(), first: 0, samples: Vec::new() }
+    }
+
+    /// Until `count` snapshots have been taken, and as many sets were made without one as with, and all is answered.
+    fn run(mut self, watch: &mut SnapshotWatch, count: u32) -> Result<(Vec<Sample>, Vec<Window>), Failure> {
+        self.client.set_blocking(false)?;
+        let mut windows = Vec::<Window>::new();
+        let mut during = Duration::ZERO;
+        let mut open = None;
+        let (mut due, mut looked) = (Duration::ZERO, Duration::ZERO);
+        loop {
+            let now = self.begun.elapsed();
+            let enough = windows.len() as u64 >= u64::from(count) && open.is_none() && now >= 2 * during;
+            if now >= due && !enough {
+                self.send(due)?;
+                due += INTERVAL;
             }
-            Seen::Abandoned => abandoned = true,
-        })?;
-        if abandoned {
-            return Err(Failure::new("the server has given up a snapshot"));
+            if !self.receive()? {
+                if enough && self.unanswered.is_empty() {
+                    return Ok((self.samples, windows));
+                }
+                continue;
+            }
+            let now = self.begun.elapsed();
+            let mut abandoned = false;
+            watch.poll(|seen| match seen {
+                // It was not there when we last looked.
+                Seen::Begun => open = Some(looked),
+                Seen::Done => {
+                    windows.extend(open.take().map(|from| Window { from, to: now }));
+                    during = windows.iter().map(|w| w.to - w.from).sum();
+                }
+                Seen::Abandoned => abandoned = true,
+            })?;
+            looked = now;
+            if abandoned {
+                return Err(Failure::new("the server has given up a snapshot"));
+            }
+            if now > open.or(windows.last().map(|w| w.to)).unwrap_or_default() + PATIENCE {
+                return Err(Failure::new("the server takes no snapshot"));
+            }
         }
-        if windows.len() >= count && open.is_none() && samples.len() >= 2 * inside {
-            return Ok((samples, windows));
+    }
+
+    fn send(&mut self, due: Duration) -> Result<(), Failure> {
+        if self.unanswered.len() >= OUTSTANDING {
+            return Err(Failure::new(format!("{OUTSTANDING} sets are not answered: the server does not keep up")));
         }
-        if answered > last_end + PATIENCE {
-            return Err(Failure::new("the server takes no snapshot"));
+        let number = self.random.next() % self.layout.files;
+        let (path, value) = (self.layout.path(number), value(number));
+        // Tags begin again long after the last use of any.
+        let tag = (usize::try_from(self.first).unwrap_or(0) + self.unanswered.len()) & 0x7fff_ffff;
+        let (tag, path) = (i32::try_from(tag).ok(), Some(path.as_bytes()));
+        self.client.send(Request { tag, path, value: Some(&value), rev: Some(-1), ..Request::new(Verb::Set) });
+        self.unanswered.push_back(Some(due));
+        self.client.flush()
+    }
+
+    /// Takes the answers that are there. False if there is none.
+    fn receive(&mut self) -> Result<bool, Failure> {
+        let mut any = false;
+        while let Some(response) = self.client.try_receive()? {
+            any = true;
+            let at = response.tag.and_then(|tag| usize::try_from(tag.wrapping_sub(self.first) & i32::MAX).ok());
+            let due = at.and_then(|at| self.unanswered.get_mut(at)).and_then(Option::take);
+            let Some(due) = due.filter(|_| response.rev.is_some_and(|rev| rev > 0)) else {
+                return Err(Failure::new(format!("not an answer to a SET that is outstanding: {response:?}")));
+            };
+            self.samples.push(Sample { due, answered: self.begun.elapsed() });
+            while self.unanswered.front().is_some_and(Option::is_none) {
+                self.unanswered.pop_front();
+                self.first = self.first.wrapping_add(1) & i32::MAX;
+            }
         }
-        due += interval;
+        Ok(any)
     }
 }
 
@@ -132,24 +172,15 @@ fn probe(
 struct Split {
     with: Histogram<u64>,
     without: Histogram<u64>,
-    /// From when they were sent, not from when they were to be sent.
-    with_bare: Histogram<u64>,
-    without_bare: Histogram<u64>,
 }
 
 impl Split {
     fn of(samples: &[Sample], windows: &[Window]) -> Split {
-        let new = histogram;
-        let mut split = Split { with: new(), without: new(), with_bare: new(), without_bare: new() };
+        let mut split = Split { with: histogram(), without: histogram() };
         for sample in samples {
             let touches = |w: &Window| sample.answered >= w.from && sample.due <= w.to + AFTERMATH;
-            let (full, bare) = if windows.iter().any(touches) {
-                (&mut split.with, &mut split.with_bare)
-            } else {
-                (&mut split.without, &mut split.without_bare)
-            };
-            full.saturating_record(nanos(sample.answered - sample.due));
-            bare.saturating_record(nanos(sample.answered - sample.sent));
+            let latency = if windows.iter().any(touches) { &mut split.with } else { &mut split.without };
+            latency.saturating_record(nanos(sample.answered - sample.due));
         }
         split
     }
@@ -159,28 +190,50 @@ impl Split {
 mod tests {
     use super::*;
 
-    /// A set that was delayed by a snapshot belongs to it, though it was sent before or answered after.
+    /// A set that was delayed by a snapshot belongs to it, though it was due before or answered after.
     #[test]
     fn what_touches_a_snapshot_belongs_to_it() {
         let ms = Duration::from_millis;
-        let sample = |due, answered| Sample { due: ms(due), sent: ms(due), answered: ms(answered) };
         let windows = [Window { from: ms(100), to: ms(200) }, Window { from: ms(500), to: ms(600) }];
-        let split = |due, answered| Split::of(&[sample(due, answered)], &windows).with.len() == 1;
-        assert!(!split(0, 99));
-        assert!(split(99, 101));
-        assert!(split(150, 160));
-        assert!(split(199, 300));
-        assert!(split(215, 216), "the aftermath");
-        assert!(!split(221, 222));
-        assert!(split(400, 700));
-        assert!(!split(700, 701));
+        let with = |due, answered| {
+            let split = Split::of(&[Sample { due: ms(due), answered: ms(answered) }], &windows);
+            assert_eq!(split.with.len() + split.without.len(), 1);
+            split.with.len() == 1
+        };
+        assert!(!with(0, 99));
+        assert!(with(99, 101));
+        assert!(with(150, 160));
+        assert!(with(199, 300));
+        assert!(with(215, 216), "the aftermath");
+        assert!(!with(221, 222));
+        assert!(with(400, 700));
+        assert!(!with(700, 701));
     }
 
+    /// The whole way against a server of a map, whose snapshots are made by hand.
     #[test]
-    fn a_delay_before_sending_counts() {
-        let ms = Duration::from_millis;
-        let split = Split::of(&[Sample { due: ms(1), sent: ms(4), answered: ms(5) }], &[]);
-        assert!((3_990_000..4_010_000).contains(&split.without.max()), "{}", split.without.max());
-        assert!((990_000..1_010_000).contains(&split.without_bare.max()), "{}", split.without_bare.max());
+    fn sets_go_on_until_a_snapshot_has_come_and_gone() {
+        let addr = crate::fake::Fake::start().addr();
+        let dir = tempfile::tempdir().unwrap();
+        let mut watch = SnapshotWatch::new(dir.path()).unwrap();
+        let draft = dir.path().join("1.snap.tmp");
+        let server = std::thread::spawn(move || {
+            let mut watched = Client::connect(addr).unwrap();
+            let mut until = |revision| while watched.revision().unwrap() < revision {};
+            until(100);
+            std::fs::write(&draft, "").unwrap();
+            until(300);
+            std::fs::rename(&draft, draft.with_file_name("1.snap")).unwrap();
+        });
+        let mut client = Client::connect(addr).unwrap();
+        let before = client.revision().unwrap();
+        let layout = Layout { files: 100, per_directory: 10 };
+        let (samples, windows) = Probe::new(&mut client, layout).run(&mut watch, 1).unwrap();
+        server.join().unwrap();
+        assert_eq!(windows.len(), 1);
+        let split = Split::of(&samples, &windows);
+        assert!(split.with.len() > 100 && split.without.len() > 50, "{} {}", split.with.len(), split.without.len());
+        client.set_blocking(true).unwrap();
+        assert_eq!(client.revision().unwrap(), before + i64::try_from(samples.len()).unwrap());
     }
 }
