@@ -166,6 +166,8 @@ impl Disk {
     async fn make_segment(&self, prepare: &Prepare, temporary: &Path) -> io::Result<()> {
         let file = if let Some(old) = prepare.recycled_file() {
             std::fs::rename(self.path(&old), temporary)?;
+            // Else the new preface could be on the disk under the old name after a crash, which is damage.
+            self.sync_dir()?;
             self.open(temporary, false, false)?
         } else {
             let file = self.open(temporary, true, false)?;
