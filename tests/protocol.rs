@@ -567,7 +567,8 @@ fn a_bad_glob_is_taken_for_one_that_matches_nothing() {
     let bad = ["", "a", "*", "**", "//", "/a//b", "/a/", "/*/", "/[a]", "/a b", "/a_b", "/\u{e9}", "/{a}", &long];
     for glob in bad {
         let mut detail = b"invalid glob pattern: ".to_vec();
-        detail.extend_from_slice(glob.as_bytes());
+        // A long one is echoed up to the length of a path.
+        detail.extend_from_slice(&glob.as_bytes()[..glob.len().min(PATH_MAX)]);
         for request in [walk(glob, 0), walk(glob, 0).at(1), wait(glob, 1), wait(glob, i64::MAX)] {
             let answer = c.call(&request);
             assert_eq!((answer.err_code, answer.err_detail), (Some(127), Some(detail.clone())), "{glob:?}");
