@@ -21,6 +21,7 @@ mod signal;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::Write as _;
 use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -107,9 +108,14 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
+/// Says something to the operator, on stderr. Where nobody reads that any more, the server goes on all the same.
+pub fn say(line: &str) {
+    let _nobody = std::io::stderr().write_all(format!("doozerd: {line}\n").as_bytes());
+}
+
 /// Says why the server cannot go on, and ends the process: the disk has failed, and what is durable is not known.
 pub fn fatal(reason: &str) -> ! {
-    eprintln!("doozerd: fatal: {reason}");
+    say(&format!("fatal: {reason}"));
     std::process::exit(EXIT_IO)
 }
 
@@ -137,7 +143,7 @@ struct Shell {
 impl Shell {
     /// Says something to the operator.
     fn say(&self, line: &str) {
-        eprintln!("doozerd: {line}");
+        say(line);
     }
 }
 
@@ -161,9 +167,9 @@ pub fn run(options: Options) -> Result<(), StartError> {
             .local_addr()
             .map_err(|e| StartError::new(format!("cannot tell the address of the listener: {e}")))?;
         let opened = directory::open(&options).await?;
-        eprintln!("doozerd: listening on {addr}");
+        say(&format!("listening on {addr}"));
         for line in &opened.report {
-            eprintln!("doozerd: {line}");
+            say(line);
         }
         let node = opened.identity.node.escape_ascii().to_string();
         let config = crate::replica::Config {

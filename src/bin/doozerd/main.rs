@@ -22,14 +22,14 @@ fn main() -> ExitCode {
     let options = match options(args) {
         Ok(options) => options,
         Err(line) => {
-            eprintln!("doozerd: {line}");
+            server::say(&line);
             return ExitCode::FAILURE;
         }
     };
     match server::run(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("doozerd: {e}");
+            server::say(&e.to_string());
             ExitCode::from(e.status())
         }
     }
@@ -44,10 +44,10 @@ fn options(args: args::Args) -> Result<Options, String> {
         return Err("-b, DOOZER_BOOT_URI: a name service is not supported yet; leave it away to found a cluster".into());
     }
     if args.fill.is_some() {
-        eprintln!("doozerd: -fill is accepted and has no effect: this server does not need it");
+        server::say("-fill is accepted and has no effect: this server does not need it");
     }
     if args.web.is_some() {
-        eprintln!("doozerd: -w is accepted and has no effect: there is no web view");
+        server::say("-w is accepted and has no effect: there is no web view");
     }
     let seconds = |name: &str, value: f64| {
         Duration::try_from_secs_f64(value).map_err(|_| format!("-{name} {value}: give a number of seconds, 0 or more"))
