@@ -286,7 +286,7 @@ impl Replica {
 
     /// The output last taken has been sent.
     pub fn sent(&mut self, conn: Conn) {
-        self.desk.sessions.resume(conn);
+        self.desk.sessions.sent(conn);
     }
 
     /// Connections that have output, or are to be closed.
@@ -721,7 +721,7 @@ impl Replica {
         self.snapshots.failed(&mut self.machine.store);
     }
 
-    /// Output that waits to be taken, in bytes.
+    /// Output that is waiting or being sent, in bytes.
     pub fn buffered(&self) -> usize {
         self.desk.sessions.buffered()
     }

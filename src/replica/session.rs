@@ -39,6 +39,8 @@ pub struct Session {
     /// What it may do now.
     pub access: Access,
     out: Vec<u8>,
+    /// Bytes that were taken and are being sent.
+    sending: usize,
     dirty: bool,
     /// Tokens of its parked requests; a parked request knows its place here.
     pub parked: Vec<usize>,
@@ -59,6 +61,11 @@ impl Session {
     /// The output is so large that it must be sent before more is added.
     pub fn full(&self) -> bool {
         self.out.len() >= OUTPUT_HIGH
+    }
+
+    /// Bytes of output that are waiting or being sent.
+    fn unsent(&self) -> usize {
+        self.out.len() + self.sending
     }
 
     fn finished(&self) -> bool {
@@ -96,6 +103,7 @@ impl Sessions {
             serial,
             access,
             out: Vec::new(),
+            sending: 0,
             dirty: false,
             parked: Vec::new(),
             deferred: VecDeque::new(),
@@ -115,7 +123,7 @@ impl Sessions {
     pub fn remove(&mut self, conn: Conn) -> Option<Session> {
         self.get(conn)?;
         let session = self.slab.remove(conn.slot);
-        self.buffered -= session.out.len();
+        self.buffered -= session.unsent();
         Some(session)
     }
 
@@ -124,14 +132,14 @@ impl Sessions {
         self.slab.len()
     }
 
-    /// Bytes of output that wait to be sent, over all sessions.
+    /// Bytes of output that are waiting or being sent, over all sessions.
     pub fn buffered(&self) -> usize {
         self.buffered
     }
 
     /// The connection with the most unsent output.
     pub fn fattest(&self) -> Option<Conn> {
-        let (slot, session) = self.slab.iter().max_by_key(|(_, s)| s.out.len())?;
+        let (slot, session) = self.slab.iter().max_by_key(|(_, s)| s.unsent())?;
         Some(Conn { slot, serial: session.serial })
     }
 
@@ -180,8 +188,17 @@ impl Sessions {
             return Output::Nothing;
         }
         std::mem::swap(&mut session.out, into);
-        self.buffered -= into.len();
+        session.sending += into.len();
         Output::Send
+    }
+
+    /// The output last taken has been sent: its memory is free, and the connection may go on.
+    pub fn sent(&mut self, conn: Conn) {
+        if let Some(session) = self.get(conn) {
+            let sent = std::mem::take(&mut session.sending);
+            self.buffered -= sent;
+        }
+        self.resume(conn);
     }
 
     /// Marks a connection as paused: it is in the list of the resumed once there is room for its next request.
