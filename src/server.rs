@@ -50,6 +50,8 @@ const RING: u32 = 2048;
 const BACKLOG: i32 = 4096;
 /// How long a busy port is asked for: the kernel takes down the ring of a server that was killed only after its end.
 const PORT_PATIENCE: Duration = Duration::from_secs(2);
+/// Open files that are not for connections: those of the log, of snapshots, of the ring.
+const FILES_RESERVED: u64 = 64;
 /// How long a stopping server waits for clients to take their answers.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -308,9 +310,28 @@ async fn clock(shell: &Rc<Shell>, began: Instant) {
     }
 }
 
+/// Connections that leave enough of the open files that this process may have: each takes one, and the log, which fails
+/// for good without, must find its own.
+fn most_connections() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(limit.saturating_sub(FILES_RESERVED).max(limit / 2)).unwrap_or(usize::MAX)
+}
+
 async fn accept(shell: &Rc<Shell>, listener: TcpListener) {
+    let most = most_connections();
     let mut told = false;
     while !shell.stopping.get() {
+        let there_are = shell.replica.borrow().connections();
+        if there_are >= most {
+            if !told {
+                told = true;
+                shell.say(&format!(
+                    "cannot accept more connections: there are {there_are}, raise the limit of open files (ulimit -n)"
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        }
         match listener.accept().await {
             Ok((stream, _)) => {
                 told = false;
