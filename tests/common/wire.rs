@@ -154,6 +154,8 @@ pub struct Client {
     bytes: Vec<u8>,
     /// Where the next answer begins.
     at: usize,
+    /// The server may be killed: an answer may be cut short.
+    killed: bool,
 }
 
 impl Client {
@@ -168,7 +170,7 @@ impl Client {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         stream.set_write_timeout(Some(LIMIT)).unwrap();
-        Client { stream, bytes: Vec::new(), at: 0 }
+        Client { stream, bytes: Vec::new(), at: 0, killed: false }
     }
 
     /// The socket.
@@ -219,13 +221,25 @@ impl Client {
             self.at = 0;
             let mut chunk = [0; 65536];
             match self.stream.read(&mut chunk) {
-                Ok(0) if self.bytes.is_empty() => return None,
+                Ok(0) if self.bytes.is_empty() || self.killed => return None,
                 Ok(0) => panic!("the connection ended within an answer: {:?}", self.bytes),
                 Ok(n) => self.bytes.extend_from_slice(&chunk[..n]),
                 Err(e) if e.kind() == ErrorKind::ConnectionReset => return None,
                 Err(e) => panic!("no answer within {LIMIT:?}: {e}"),
             }
         }
+    }
+
+    /// Sends what can be sent to a server that may be killed meanwhile.
+    pub fn try_raw(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).is_ok()
+    }
+
+    /// The next answer of a server that may be killed meanwhile, also in the midst of it.
+    #[track_caller]
+    pub fn try_next(&mut self) -> Option<Reply> {
+        self.killed = true;
+        self.next()
     }
 
     /// The next answer.
