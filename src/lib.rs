@@ -1,17 +1,48 @@
 //! Doozer: a small, consistent, highly available, durable store for the data that everything else depends on.
 //!
+//! This is the architecture; what the program does for its users is in the README.
+//!
 //! # Floors
 //! A module imports only from lower floors, or from its own children; `tests/floors.rs` keeps it so.
 //!
 //! | floor | module | what it is |
 //! |---|---|---|
-//! | 7 | `bin/doozerd`, `bin/doozer`, [`cli`] | flags, exit codes, text in and out |
-//! | 6 | [`server`], [`client`] | the io_uring shell: sockets, disk, clock, pinning; and the client library |
-//! | 5 | [`replica`] | sans-IO: inputs in, effects out. Sessions, the raft group, apply |
+//! | 7 | `bin/doozerd`, `bin/doozer`, `cli` | flags, exit codes, text in and out |
+//! | 6 | `server`, `client` | the io_uring shell: sockets, disk, clock, pinning; and the client library |
+//! | 5 | `replica` | sans-IO: what happened in, what is to be done out. Sessions, the raft group, apply |
 //! | 4 | [`log`] | bytes of segments, records, snapshots; recovery as a decision table |
 //! | 2 | [`store`] | paths, globs, the versioned tree, history, waiters |
 //! | 1 | [`wire`] | frames and messages of the client protocol |
-//! | 0 | [`limits`] | every bound in one place |
+//! | 0 | [`limits`] | every bound in one place, related to each other at compile time |
+//!
+//! # The way of a write
+//! 1. `server/link.rs` receives bytes; `replica.rs` finds the frames where they lie ([`wire::frame`]) and decodes the request.
+//! 2. The mutation is encoded into the batch that is being gathered (`replica/batch.rs`); its client's buffer is free again.
+//! 3. At the end of the turn the batch becomes one raft entry (`replica/group.rs`), which is staged with the log
+//!    ([`log::Log`]) and written with one O_DIRECT|O_DSYNC write (`server/disk.rs`). Meanwhile the next batch gathers.
+//! 4. The completed write is a proof ([`log::Durable`]) that lets raft commit. The commands are applied in order
+//!    (`replica/machine.rs`, [`store::Store::apply`]), and each is answered into its session's output.
+//! 5. Each connection's output of the turn is sent at once.
+//!
+//! Reads never wait for the log: they run in the turn in which they come, against what is applied.
+//!
+//! # Invariants
+//! * **Durable before visible.** No answer, vote or acknowledgement leaves, and no reader sees a change, before what it rests
+//!   on is durable. It is a type: only a completed write makes a [`log::Durable`].
+//! * **Deterministic below the shell.** Floors 0 to 5 have no clock, no randomness, no socket, no file, no thread, no hash
+//!   order: time is an argument, a seed is handed in. The same inputs give the same outputs, so a simulator can run them.
+//! * **Everything is bounded**: what a client can make the server hold is in [`limits`], and a client over its bound is
+//!   paused or refused, never buffered.
+//! * **Work is bounded per turn**: a scan, a trim, a snapshot go on in slices between commits.
+//! * **Three kinds of failure**: a bug asserts; the environment (disk) ends the process through one `fatal`, with an exit
+//!   status of its own; a client that misbehaves gets a typed error, or loses its connection.
+//!
+//! Deliberately absent: threads, locks and channels in the server; retries of a failed write or sync; consensus of our own;
+//! knowledge of the clients' liveness; lease reads.
+//!
+//! # Where to begin
+//! [`limits`], [`wire`], [`store`], [`log`], `replica`, `server`: each opens with its design and says in which order its
+//! files are read. Then `tests/`, where each test is named for the failure that it guards against.
 
 #[cfg(feature = "cli")]
 pub mod cli;

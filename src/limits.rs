@@ -69,3 +69,18 @@ pub const SNAPSHOT_WRITE: usize = 256 << 10;
 const _: () = assert!(SNAPSHOT_AFTER >= SEGMENT && SNAPSHOT_WRITE.is_multiple_of(BLOCK));
 // A file of the largest size is one record of a snapshot.
 const _: () = assert!(PATH_MAX + VALUE_MAX + 1024 <= SNAPSHOT_RECORD_MAX);
+
+// ---- the client library ----
+
+/// Calls of one client that may be queued before callers have to wait for room.
+pub const CLIENT_QUEUE: usize = 256;
+/// Bytes of requests that a client gathers before it waits for the kernel to take some.
+pub const CLIENT_OUTPUT: usize = 64 << 10;
+/// Calls that a client takes from its queue while it has no connection.
+pub const CLIENT_WAITING: usize = 1024;
+/// Calls that were given up by their callers and are still held by the server (the protocol cannot take a request back),
+/// at which a client replaces its connection.
+pub const CLIENT_ABANDONED: usize = 1024;
+
+// Without a connection, more is taken from the queue than it holds: its callers learn of it all at once.
+const _: () = assert!(CLIENT_QUEUE <= CLIENT_WAITING);

@@ -15,8 +15,8 @@
 //! ```
 //!
 //! # A node's life
-//! 1. [`survey`] tells from the names what the directory is. If it is empty: [`Identity`] with epoch 0, [`Log::create`],
-//!    [`Log::wants_segment`], then the epoch 1.
+//! 1. [`survey`] tells from the names what the directory is. If it is empty: [`Identity`] with boot epoch 0, [`Log::create`] and
+//!    the first segment that it wants, [`Identity`] with boot epoch 1.
 //! 2. Else [`recover`] reads snapshot and log, and hands them to a visitor. Its [`Recovered::steps`] are carried out. Then
 //!    [`Log::resume`].
 //! 3. A turn stages records: entries first, then the hard state that calls them committed. [`Log::next_write`] makes them one write;
@@ -26,20 +26,23 @@
 //! 5. When [`Log::bytes_since`] has grown, a snapshot is written; once it is durable, [`Log::release`].
 //!
 //! # Invariants
-//! * A torn write is told from damage ([`table`]); the former is cut, the latter is refused, with what can be done about it.
+//! * A torn write is told from damage (`table`); the former is cut, the latter is refused, with what can be done about it.
 //! * No answer of recovery loses what [`Durable`] ever covered.
 //! * Absent on purpose: a retry of anything that failed to be written or synced. The server ends the process instead.
 //!
-//! To be read in this order: `block`, `record`, `segment`, `gather`, `writer`, `table`, `scan`, `recovery`, `snapshot`.
+//! To be read in this order: `block`, `record`, `segment`, `gather`, `writer`, `table`, `scan`, `replay`, `recovery`, `snapshot`.
 
 mod block;
 mod damage;
+mod directory;
 mod gather;
 mod identity;
 pub mod name;
 mod preface;
+mod read;
 mod record;
 mod recovery;
+mod replay;
 mod scan;
 mod segment;
 mod snapshot;
@@ -48,10 +51,11 @@ mod writer;
 
 pub use block::{Block, bytes_of, bytes_of_mut};
 pub use damage::{Damage, Erase, Refusal, Salvage, Wrong};
+pub use directory::{FileInfo, Survey, survey};
 pub use identity::{Identity, IdentityError};
 pub use preface::VERSION;
 pub use record::{HardState, RECORD_HEAD, Record};
-pub use recovery::{Event, FileInfo, Read, Recovered, Statistics, Step, Survey, Torn, Visit, recover, survey};
+pub use recovery::{Event, Read, Recovered, Statistics, Step, Torn, Visit, recover};
 pub use segment::NodeId;
 pub use snapshot::{Piece, SnapshotDamage, SnapshotFault, SnapshotReader, SnapshotWrite, SnapshotWriter, Summary};
 pub use table::Fault;

@@ -146,6 +146,7 @@ pub struct Replica {
     /// A write of the log is under way.
     writing: bool,
     introduced: Introduced,
+    recovered_revision: i64,
     snapshots: snapshot::Snapshots,
     now_ms: u64,
     next_pulse_ms: u64,
@@ -187,6 +188,7 @@ impl Replica {
             next_context: 1,
             writing: false,
             introduced: Introduced::No,
+            recovered_revision: 0,
             snapshots: snapshot::Snapshots::new(snapshot, snapshot_bytes),
             now_ms: 0,
             ticks: 0,
@@ -204,6 +206,11 @@ impl Replica {
     /// Whether the server has made itself known in `/ctl`, after which it takes connections.
     pub fn serving(&self) -> bool {
         self.introduced == Introduced::Yes
+    }
+
+    /// The revision at which this boot began to serve, before it wrote anything.
+    pub fn recovered_revision(&self) -> i64 {
+        self.recovered_revision
     }
 
     /// The current revision.
@@ -547,6 +554,7 @@ impl Replica {
             Introduced::No if !self.group.leads() => return,
             Introduced::No => {}
         }
+        self.recovered_revision = self.machine.store.revision();
         let Config { id, cluster, addr, hostname, version, .. } = self.config.clone();
         let founding = self.machine.store.revision() == 0;
         let name = match self.machine.store.lookup(b"/ctl/name", self.machine.store.revision()) {
@@ -764,3 +772,6 @@ impl Persist for Staging<'_> {
         self.0.position()
     }
 }
+
+#[cfg(test)]
+mod tests;

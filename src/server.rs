@@ -47,6 +47,8 @@ pub const CLUSTER_DEFAULT: &str = "local";
 const RING: u32 = 2048;
 /// Connections that the kernel may hold before they are accepted.
 const BACKLOG: i32 = 4096;
+/// How long a busy port is asked for: the kernel takes down the ring of a server that was killed only after its end.
+const PORT_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a stopping server waits for clients to take their answers.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -149,14 +151,15 @@ pub fn run(options: Options) -> Result<(), StartError> {
         pin::pin(core)?;
     }
     raise_file_limit();
-    let listener = listen(&options.listen)?;
-    let addr =
-        listener.local_addr().map_err(|e| StartError::new(format!("cannot tell the address of the listener: {e}")))?;
     let mut ring = tokio_uring::uring_builder();
     ring.setup_single_issuer().setup_coop_taskrun().setup_cqsize(8 * RING);
     // The builder's own start panics without a ring: ask first.
     io_uring_works(&ring)?;
     tokio_uring::builder().entries(RING).uring_builder(&ring).start(async move {
+        let listener = listen(&options.listen).await?;
+        let addr = listener
+            .local_addr()
+            .map_err(|e| StartError::new(format!("cannot tell the address of the listener: {e}")))?;
         let opened = directory::open(&options).await?;
         eprintln!("doozerd: listening on {addr}");
         for line in &opened.report {
@@ -193,7 +196,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
             _lock: opened.lock,
         });
         let hello = format!("say hello with: doozer -a 'doozer:?ca={addr}' find /ctl");
-        serve(shell, listener, began, hello).await
+        serve(shell, listener, began, opened.recovery, hello).await
     })
 }
 
@@ -201,6 +204,7 @@ async fn serve(
     shell: Rc<Shell>,
     listener: std::net::TcpListener,
     began: Instant,
+    recovery: String,
     hello: String,
 ) -> Result<(), StartError> {
     disk::start(&shell);
@@ -210,6 +214,9 @@ async fn serve(
     tokio_uring::spawn(async move { clock(&s, began).await });
     shell.turn.set();
     shell.serving.wait().await;
+    // Only now is it known what was committed.
+    let revision = shell.replica.borrow().recovered_revision();
+    shell.say(&format!("recovered revision {revision}{recovery}"));
     shell.say(&hello);
     let s = Rc::clone(&shell);
     tokio_uring::spawn(async move { accept(&s, TcpListener::from_std(listener)).await });
@@ -334,26 +341,32 @@ async fn stop_requested() -> Result<(), StartError> {
     Ok(())
 }
 
-fn listen(address: &str) -> Result<std::net::TcpListener, StartError> {
+async fn listen(address: &str) -> Result<std::net::TcpListener, StartError> {
     let wrong =
         |why: String| StartError::new(format!("-l {address}: {why}; give an address of this machine as HOST:PORT"));
-    let addresses = address.to_socket_addrs().map_err(|e| wrong(e.to_string()))?;
-    let mut last = None;
-    for address in addresses {
-        match std::net::TcpListener::bind(address) {
-            Ok(listener) => {
-                rustix::net::listen(&listener, BACKLOG).map_err(|e| wrong(e.to_string()))?;
-                return Ok(listener);
+    let addresses: Vec<_> = address.to_socket_addrs().map_err(|e| wrong(e.to_string()))?.collect();
+    let deadline = Instant::now() + PORT_PATIENCE;
+    loop {
+        let mut last = None;
+        for address in &addresses {
+            match std::net::TcpListener::bind(address) {
+                Ok(listener) => {
+                    rustix::net::listen(&listener, BACKLOG).map_err(|e| wrong(e.to_string()))?;
+                    return Ok(listener);
+                }
+                Err(e) => last = Some(e),
             }
-            Err(e) => last = Some(e),
         }
-    }
-    match last {
-        Some(e) if e.kind() == std::io::ErrorKind::AddrInUse => Err(StartError::new(format!(
-            "-l {address}: another process listens there; stop it, or choose another port"
-        ))),
-        Some(e) => Err(wrong(e.to_string())),
-        None => Err(wrong("it names no address".into())),
+        match last {
+            None => return Err(wrong("it names no address".into())),
+            Some(e) if e.kind() != std::io::ErrorKind::AddrInUse => return Err(wrong(e.to_string())),
+            Some(_) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(20)).await,
+            Some(_) => {
+                return Err(StartError::new(format!(
+                    "-l {address}: another process listens there; stop it, or choose another port"
+                )));
+            }
+        }
     }
 }
 

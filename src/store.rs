@@ -5,7 +5,7 @@
 //! that applied the same have the same files at the same revisions; only how far back they can look may differ, for
 //! trimming can be held by a pin.
 //!
-//! Read in this order: `path` and [`glob`] (what things are called), `versions`, `arena`, `children` (what is kept),
+//! Read in this order: `path` and [`glob`] (what things are called), `versions`, `chunks`, `arena`, `children`, `hints` (what is kept and found),
 //! `tree` (mutations, history, trimming), `walk`, `cursor`, `scan` (listings in bounded slices), `trie` and
 //! `waiters` (who is to be woken), `load` (from a snapshot).
 //!
@@ -19,8 +19,10 @@
 
 mod arena;
 mod children;
+mod chunks;
 mod cursor;
 pub mod glob;
+mod hints;
 mod load;
 pub mod path;
 mod scan;
@@ -202,9 +204,9 @@ impl Store {
         self.waiters.cancel(id)
     }
 
-    /// Waits for revision `rev` to exist. If it does already, the waiter fires with the next mutation.
+    /// Waits for revision `rev` to exist. If it does already, the waiter fires at once.
     pub fn await_revision(&mut self, rev: i64, token: u64) -> WaiterId {
-        self.waiters.await_revision(rev, token)
+        self.waiters.await_revision(rev, self.revision(), token)
     }
 
     /// How many wait, for events or revisions.

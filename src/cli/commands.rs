@@ -45,8 +45,8 @@ pub fn run(invocation: &Invocation, env: impl Fn(&str) -> Option<OsString>) -> R
 
 async fn connect(uri: &str, boot: Option<&str>) -> Result<Client, Error> {
     match boot {
-        Some(boot) if uri.starts_with("doozer:") => Client::connect_via(uri, boot).await,
-        _ => Client::connect(uri).await,
+        Some(boot) => Client::connect_via(uri, boot).await,
+        None => Client::connect(uri).await,
     }
 }
 

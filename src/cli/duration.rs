@@ -90,6 +90,15 @@ mod tests {
         assert_eq!(nanos("9223372036854775807ns"), Some(MAX));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in "[0-9]{0,30}\\.?[0-9]{0,30}(ns|us|µs|ms|s|m|h|\\PC)?[0-9.hms]{0,9}") {
+            if let Some(duration) = parse(&text) {
+                proptest::prop_assert!(duration.as_nanos() <= MAX);
+            }
+        }
+    }
+
     #[test]
     fn what_go_refuses_is_refused() {
         for text in

@@ -10,11 +10,13 @@
 //!
 //! | the call | its frame | |
 //! |---|---|---|
-//! | any | not all of it was taken by the kernel | sent again |
-//! | write | was | [`Error::OutcomeUnknown`] |
-//! | read | was | sent again, up to [`ATTEMPTS`] times and for `retry_for` |
-//! | wait | was | sent again |
-//! | read, wait | was, and the server sent garbage | [`Error::BadAnswer`] |
+//! | write | was taken whole by the kernel | [`Error::OutcomeUnknown`] |
+//! | any other | | sent again; see below for how long |
+//!
+//! A read that was taken is sent up to [`ATTEMPTS`] times. A read or write is sent again for `retry_for`, counted from
+//! when it first had no connection; then it is [`Error::Disconnected`], or [`Error::Unreachable`] if no address could be
+//! connected to. A wait is sent again for ever. None is if the server sent garbage ([`Error::BadAnswer`]; a write that was
+//! not taken is [`Error::Disconnected`]), or if every server refuses the secret or answers it with garbage.
 //!
 //! A watch is a row of waits, each from a revision that its caller names: sent again, it can neither lose nor repeat an
 //! event.
@@ -35,17 +37,11 @@ use super::conn::Conn;
 use super::error::{Error, Lost, Unreachable};
 use super::options::Options;
 use super::uri::{Address, Secret};
+use crate::limits::{CLIENT_ABANDONED, CLIENT_OUTPUT, CLIENT_WAITING};
 use crate::wire::{Response, Verb};
 
 /// How often a read is sent before it is given up: one that kills servers is not to kill all of them.
 const ATTEMPTS: u32 = 3;
-/// Bytes beyond which no more requests are gathered before the kernel has taken some.
-const OUTPUT: usize = 64 << 10;
-/// Calls held while there is no connection; beyond, they stay in the queue and it fills.
-const WAITING: usize = 1024;
-/// Calls that their callers have abandoned and the server still holds, at which the connection is replaced: the
-/// protocol cannot take a request back.
-const ABANDONED: usize = 1024;
 /// The pause after the first failure; it doubles up to [`PAUSE_MAX`].
 const PAUSE: Duration = Duration::from_millis(25);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -105,7 +101,7 @@ impl Driver {
             waiting: VecDeque::new(),
             sent: BTreeMap::new(),
             next_tag: 0,
-            search_at: ABANDONED,
+            search_at: CLIENT_ABANDONED,
             secrets,
             next_address,
             failures: 0,
@@ -169,7 +165,7 @@ impl Driver {
                 Ok(received) => received,
                 Err(cause) => return Poll::Ready(Ended::Lost(cause)),
             };
-            let full = conn.backlog() >= OUTPUT;
+            let full = conn.backlog() >= CLIENT_OUTPUT;
             let Ok(gathered) = self.gather(conn, pulse, cx) else {
                 return Poll::Ready(Ended::Finished);
             };
@@ -184,7 +180,7 @@ impl Driver {
                 return Poll::Ready(Ended::Stale);
             }
             // The queue was not looked at while too much was on its way out.
-            let unblocked = full && conn.backlog() < OUTPUT;
+            let unblocked = full && conn.backlog() < CLIENT_OUTPUT;
             if !received && !gathered && !unblocked && !asked {
                 return Poll::Pending;
             }
@@ -225,7 +221,7 @@ impl Driver {
     /// Queues requests for the kernel while there is room. Whether there were any; `Err` if there will never be more.
     fn gather(&mut self, conn: &mut Conn, pulse: &mut Pulse, cx: &mut Context<'_>) -> Result<bool, ()> {
         let mut gathered = false;
-        while conn.backlog() < OUTPUT {
+        while conn.backlog() < CLIENT_OUTPUT {
             let call = match self.waiting.pop_front() {
                 Some(call) => call,
                 None => match self.queue.poll_recv(cx) {
@@ -299,13 +295,13 @@ impl Driver {
             }
             writing |= sent.call.as_ref().is_some_and(|c| c.ask.kind() == Kind::Write);
         }
-        self.search_at = self.sent.len() + ABANDONED;
-        abandoned >= ABANDONED && !writing
+        self.search_at = self.sent.len() + CLIENT_ABANDONED;
+        abandoned >= CLIENT_ABANDONED && !writing
     }
 
     /// All calls in the server's hands, in the order in which they were sent.
     fn drain_sent(&mut self) -> Vec<(Call, u64)> {
-        self.search_at = ABANDONED;
+        self.search_at = CLIENT_ABANDONED;
         let mut sent: Vec<Sent> = mem::take(&mut self.sent).into_values().collect();
         sent.sort_by_key(|s| s.end);
         let held = |s: Sent| s.call.map(|call| (call, s.end));
@@ -331,23 +327,50 @@ impl Driver {
 
     /// The connection was lost when the kernel had taken `written` bytes: the table at the top.
     fn lose(&mut self, cause: &Lost, written: u64) {
-        let now = Instant::now();
         let mut again = Vec::new();
         for (mut call, end) in self.drain_sent() {
-            let stranded = *call.stranded.get_or_insert(now);
-            let tired = call.attempts >= ATTEMPTS || now - stranded >= self.options.retry_for;
+            if end > written {
+                call.attempts -= 1;
+                again.push(call);
+                continue;
+            }
             match call.ask.kind() {
-                _ if end > written => {
-                    call.attempts -= 1;
-                    again.push(call);
-                }
                 Kind::Write => call.answer(Err(Error::OutcomeUnknown(cause.clone()))),
-                _ if cause.is_malformed() => call.answer(Err(Error::BadAnswer(cause.clone()))),
-                Kind::Read if tired => call.answer(Err(Error::Disconnected(cause.clone()))),
+                Kind::Read if call.attempts >= ATTEMPTS => call.answer(Err(Error::Disconnected(cause.clone()))),
                 Kind::Read | Kind::Wait => again.push(call),
             }
         }
         self.put_back(again);
+        self.strand();
+        // What waits was not carried out, or only read.
+        let garbage = cause.is_malformed();
+        self.give_up(garbage, |call| match call.ask.kind() {
+            Kind::Read | Kind::Wait if garbage => Error::BadAnswer(cause.clone()),
+            _ => Error::Disconnected(cause.clone()),
+        });
+    }
+
+    /// Marks the calls that have no connection from now on.
+    fn strand(&mut self) {
+        let now = Instant::now();
+        for call in &mut self.waiting {
+            call.stranded.get_or_insert(now);
+        }
+    }
+
+    /// Fails the calls that wait: all, or those that have waited for long enough.
+    fn give_up(&mut self, all: bool, error: impl Fn(&Call) -> Error) {
+        let now = Instant::now();
+        for call in mem::take(&mut self.waiting) {
+            let waited = call.stranded.map_or(Duration::ZERO, |since| now - since);
+            let tired = call.ask.kind() != Kind::Wait && waited >= self.options.retry_for;
+            if all || tired {
+                let error = error(&call);
+                call.answer(Err(error));
+            } else {
+                self.waiting.push_back(call);
+            }
+        }
     }
 
     /// Connects anew as soon as somebody needs it. `None` when the last handle has gone.
@@ -361,7 +384,7 @@ impl Driver {
                 Ok(conn) => return Some(conn),
                 Err(unreachable) => {
                     self.failures = self.failures.saturating_add(1);
-                    self.give_up(&unreachable);
+                    self.give_up(unreachable.is_hopeless(), |_| Error::Unreachable(unreachable.clone()));
                 }
             }
         }
@@ -376,31 +399,13 @@ impl Driver {
             let call = self.queue.recv().await?;
             self.waiting.push_back(call);
         }
-        while self.waiting.len() < WAITING
+        while self.waiting.len() < CLIENT_WAITING
             && let Ok(call) = self.queue.try_recv()
         {
             self.waiting.push_back(call);
         }
-        let now = Instant::now();
-        for call in &mut self.waiting {
-            call.stranded.get_or_insert(now);
-        }
+        self.strand();
         Some(())
-    }
-
-    /// After a round without success: fails the calls that have waited for long enough.
-    fn give_up(&mut self, unreachable: &Unreachable) {
-        let now = Instant::now();
-        let refused = unreachable.is_refused();
-        for call in mem::take(&mut self.waiting) {
-            let waited = call.stranded.map_or(Duration::ZERO, |since| now - since);
-            let tired = call.ask.kind() != Kind::Wait && waited >= self.options.retry_for;
-            if refused || tired {
-                call.answer(Err(Error::Unreachable(unreachable.clone())));
-            } else {
-                self.waiting.push_back(call);
-            }
-        }
     }
 }
 

@@ -151,6 +151,12 @@ pub struct Unreachable {
 }
 
 impl Unreachable {
+    /// Whether nothing is to be had by trying again: every server refuses the secret, or does not speak the protocol.
+    pub(super) fn is_hopeless(&self) -> bool {
+        let hopeless = |e: &Error| matches!(e, Error::Server { .. } | Error::UnknownCode { .. } | Error::BadAnswer(_));
+        self.attempts.iter().all(|(_, error)| hopeless(error))
+    }
+
     /// Whether every server was there and refused the secret (or answered ACCESS with some other error).
     #[must_use]
     pub fn is_refused(&self) -> bool {

@@ -2,19 +2,23 @@
 
 use super::error::Error;
 use super::options::Options;
-use super::uri::{Address, Uri, UriError};
+use super::uri::{Address, PREFIX, Uri, UriError};
 use super::verbs::Client;
 use crate::wire::ErrCode;
 
 impl Client {
-    /// Connects to the cluster that `uri` means. If it has a name (`cn`), its addresses are those that the name service
-    /// `boot` (a doozer URI, or an address) has for it; else its own are used. The secret is that of `uri`.
+    /// Connects to the cluster that `target` means, which is as for [`Client::connect`]. If it is a URI with a name (`cn`),
+    /// the addresses are those that the name service `boot` (a target like any other) has for it; else its own are used.
+    /// The secret is that of `target`.
     ///
     /// # Errors
     /// [`Error::NotRegistered`] if the name service knows no address; else those of [`Client::connect`], for either
     /// cluster.
-    pub async fn connect_via(uri: &str, boot: &str) -> Result<Self, Error> {
-        let mut uri: Uri = uri.parse()?;
+    pub async fn connect_via(target: &str, boot: &str) -> Result<Self, Error> {
+        if !target.starts_with(PREFIX) {
+            return Self::connect(target).await;
+        }
+        let mut uri: Uri = target.parse()?;
         if let Some(cluster) = uri.cluster.take() {
             let names = Self::connect(boot).await?;
             uri.addresses = names.lookup(&cluster).await?;

@@ -8,9 +8,7 @@ use super::Client;
 use super::driver::Driver;
 use super::error::Error;
 use super::uri::{Address, PREFIX, Secret, Uri, UriError};
-
-/// Calls that may be queued before callers have to wait for room.
-const QUEUE: usize = 256;
+use crate::limits::CLIENT_QUEUE;
 
 /// How a [`Client`] connects and when it gives up.
 #[derive(Clone, Debug)]
@@ -103,7 +101,7 @@ impl Options {
     /// # Errors
     /// [`Error::Unreachable`], with the reason of each address.
     pub async fn connect(self) -> Result<Client, Error> {
-        let (calls, queue) = mpsc::channel(QUEUE);
+        let (calls, queue) = mpsc::channel(CLIENT_QUEUE);
         let mut driver = Driver::new(self, queue);
         let conn = driver.round().await.map_err(Error::Unreachable)?;
         tokio::spawn(driver.run(conn));

@@ -174,7 +174,7 @@ const fn hex(digit: u8) -> Option<u8> {
 /// Why a text is neither a doozer URI nor an address.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum UriError {
-    /// It does not begin with [`PREFIX`].
+    /// It does not begin with `doozer:?`.
     #[error("a doozer URI begins with `{PREFIX}`, this one does not: {0}")]
     Prefix(String),
     /// A `%` that no two hexadecimal digits follow.
@@ -260,6 +260,20 @@ mod tests {
         assert_eq!(error("doozer:?cn=%ff"), UriError::Utf8("cn".into()));
         assert_eq!(error("doozer:?ca=a:b"), UriError::Address("a:b".into()));
         assert_eq!("doozer:?".parse::<Uri>(), Ok(Uri::default()));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in "(doozer:\\?)?([a-z]{2}=)?[\\PC%+&;:=\\[\\]]{0,40}") {
+            drop(text.parse::<Uri>());
+            drop(text.parse::<Address>());
+        }
+
+        #[test]
+        fn an_address_is_read_as_it_is_written(host in "[a-z0-9.-]{1,20}|::1|fe80::[0-9a-f]{1,4}", port in 0..=u16::MAX) {
+            let address = Address { host, port };
+            proptest::prop_assert_eq!(address.to_string().parse(), Ok(address));
+        }
     }
 
     #[test]

@@ -134,8 +134,8 @@ impl std::fmt::Display for Damage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "file {}, byte {}: {}; ", self.file, self.offset, self.wrong)?;
         match self.last {
-            Some(last) => write!(f, "the last good entry is {last}. ")?,
-            None => f.write_str("no good entry precedes it. ")?,
+            Some(last) if last > 0 => write!(f, "the last good entry is {last}. ")?,
+            _ => f.write_str("no good entry precedes it. ")?,
         }
         f.write_str("Restore the directory from a copy; in a cluster, start with an empty directory as a new node")?;
         if self.salvage.is_some() {

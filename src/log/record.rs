@@ -56,7 +56,7 @@ pub struct HardState {
 }
 
 /// One record of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Record<'a> {
     /// An entry of raft. It replaces all entries from its index on.
     Entry {
@@ -78,6 +78,19 @@ pub enum Record<'a> {
         /// Term of the entry at that index.
         term: u64,
     },
+}
+
+impl std::fmt::Debug for Record<'_> {
+    /// Without an entry's data, which may be megabytes.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Record::Entry { index, term, data, .. } => {
+                write!(f, "entry {index} of term {term}, {} bytes", data.len())
+            }
+            Record::HardState(hard) => hard.fmt(f),
+            Record::Restart { index, term } => write!(f, "restart behind {index} of term {term}"),
+        }
+    }
 }
 
 /// What the log amounts to at some point of it.

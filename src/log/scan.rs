@@ -183,5 +183,6 @@ impl Scan {
 pub(super) fn first_write(generation: u64, block: &Block) -> Option<(u64, super::record::State)> {
     let head = Head::decode(&block.0).ok()?;
     let first = head.generation == generation && head.index == 0;
-    if first { super::record::State::decode(head.payload(&block.0)).map(|state| (head.write, state)) } else { None }
+    let state = super::record::State::decode(head.payload(&block.0))?;
+    (first && state.position > 0).then_some((head.write, state))
 }

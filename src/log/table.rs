@@ -6,8 +6,8 @@
 //! * A file has its name only when it is durable in its whole size. So no length, preface or block can be half there.
 //! * The successor is durable before the seal, and a segment is sealed before its successor is written to.
 //!
-//! Everything else is damage, and is never cut silently. A last write of which no block is left at all, and that had been
-//! acknowledged, cannot be told from one that never began: for that a device has to lose a whole durable write.
+//! Everything else is damage, and is never cut silently. What cannot be told: a device that loses the last writes as a whole, every
+//! block of them, though it said that they were durable, leaves what a crash before them would have left.
 //!
 //! | table | decides |
 //! |---|---|
@@ -292,7 +292,7 @@ pub(super) const SNAPSHOTS: &[SnapshotRow] = &[
         reach: &[Reach::Reaches, Reach::Short],
         choice: Choice::Older,
     },
-    // Nothing is lost: the log holds all that came after the older snapshot.
+    // Nothing is lost if the log holds all that came after the older snapshot: its end tells (table JOINS).
     SnapshotRow {
         rank: &[Rank::Older],
         content: &[Content::Whole],
@@ -321,6 +321,8 @@ pub(super) enum AtSnapshot {
     Other,
     /// It goes on behind a later snapshot.
     Skipped,
+    /// It ends before the index of a newer snapshot, which is damaged.
+    Lacks,
 }
 
 /// How the log goes on from the snapshot.
@@ -332,6 +334,8 @@ pub(super) enum Join {
     Restart,
     /// Refuse to start.
     Damage(Fault),
+    /// Refuse to start, because of what is wrong with the newest snapshot.
+    DamagedSnapshot,
 }
 
 /// One row of [`JOINS`].
@@ -356,6 +360,9 @@ pub(super) const JOINS: &[JoinRow] = &[
     // A restart is written only when its snapshot is durable, and a snapshot is removed only for a newer one: it is
     // lost.
     JoinRow { at: &[AtSnapshot::Skipped], drops_committed: EITHER, join: Join::Damage(Fault::NoSnapshot) },
+    // The damaged snapshot came from the leader, and the log alone does not hold what it held. If it was not yet
+    // acknowledged nothing would be lost; but that cannot be told.
+    JoinRow { at: &[AtSnapshot::Lacks], drops_committed: EITHER, join: Join::DamagedSnapshot },
 ];
 
 /// The row's answer about a block.
@@ -420,7 +427,7 @@ mod tests {
                 }
             }
         }
-        for at in [AtSnapshot::Before, AtSnapshot::Same, AtSnapshot::Other, AtSnapshot::Skipped] {
+        for at in [AtSnapshot::Before, AtSnapshot::Same, AtSnapshot::Other, AtSnapshot::Skipped, AtSnapshot::Lacks] {
             for &drops in EITHER {
                 let rows = JOINS.iter().filter(|row| row.at.contains(&at) && row.drops_committed.contains(&drops));
                 assert_eq!(rows.count(), 1, "{at:?} {drops}");

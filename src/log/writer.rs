@@ -99,9 +99,12 @@ impl Write {
 
 /// A segment to be made ready.
 ///
-/// In this order: with `recycle`, rename that file to the temporary name; without, create a file of the temporary name and
-/// write `size` zeros. Write `header` at offset 0. Sync the file. Rename it to its name. Sync the directory. Then report
-/// [`Log::prepared`]; if space cannot be had, remove the temporary file and report [`Log::prepare_failed`].
+/// In this order:
+/// 1. With `recycle`, rename that file to the temporary name, and sync the directory: else a crash could leave the new preface
+///    under the old name. Without, create a file of the temporary name and write `size` zeros; a hole would not do.
+/// 2. Write `header` at offset 0, and sync the file.
+/// 3. Rename it to its name, and sync the directory.
+/// 4. Report [`Log::prepared`]. If space cannot be had, remove the temporary file and report [`Log::prepare_failed`].
 #[must_use = "the log stops when no segment is prepared"]
 #[derive(Debug)]
 pub struct Prepare {
@@ -223,9 +226,13 @@ pub struct Log {
 impl Log {
     /// A log without records and without a segment: [`Log::wants_segment`] asks for the first.
     ///
-    /// The identity file is to be written after that segment is prepared, and before the first write.
+    /// [`super::Survey::Empty`] says in which order a node is founded.
+    ///
+    /// # Panics
+    /// If the segments' size is not one that a segment may have.
     #[must_use]
     pub fn create(params: Params) -> Log {
+        assert!(segment::is_size(params.segment_size), "segments of {} bytes", params.segment_size);
         Log {
             params,
             write_max: segment::write_max(params.segment_size),

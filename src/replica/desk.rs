@@ -383,7 +383,8 @@ impl Desk {
     /// Answers that a glob is none.
     pub fn bad_glob(&mut self, conn: Conn, tag: Option<i32>, glob: &[u8]) {
         let mut detail = b"invalid glob pattern: ".to_vec();
-        detail.extend_from_slice(glob);
+        // A frame's worth of it would make an answer that is larger than any frame.
+        detail.extend_from_slice(&glob[..glob.len().min(limits::PATH_MAX)]);
         self.sessions.reply(conn, &Response::error(tag, ErrCode::Other, Some(&detail)));
     }
 

@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -23,6 +23,8 @@ use crate::replica::rebuild::Rebuild;
 
 /// Where files are set aside.
 const DAMAGED: &str = "damaged";
+/// How long the last writes of an earlier process are waited for.
+const WRITES_PATIENCE: Duration = Duration::from_secs(30);
 /// The founder's raft id.
 const FOUNDER: u64 = 1;
 /// Letters of a node's id: base 32 of RFC 4648.
@@ -38,6 +40,8 @@ pub struct Opened {
     pub disk: Disk,
     /// Lines for the operator.
     pub report: Vec<String>,
+    /// From what the revision was recovered, as the rest of a line that names it.
+    pub recovery: String,
     /// Held as long as the server runs.
     pub lock: File,
 }
@@ -53,8 +57,9 @@ pub async fn open(options: &Options) -> Result<Opened, StartError> {
     };
     fs::create_dir_all(dir).map_err(|e| cannot("make", e))?;
     let lock = lock(dir)?;
+    wait_for_last_writes(dir).await.map_err(|e| cannot("wait for the last writes to", e))?;
     let disk = Disk::probe(dir).await.map_err(|e| cannot("write to", e))?;
-    let mut opener = Opener { options, disk, report: Vec::new() };
+    let mut opener = Opener { options, disk, report: Vec::new(), recovery: String::new() };
     if !opener.disk.is_direct() {
         opener.report.push(format!(
             "the file system of {} refuses O_DIRECT: the log is written with buffered writes and fdatasync, which is slower",
@@ -62,7 +67,8 @@ pub async fn open(options: &Options) -> Result<Opened, StartError> {
         ));
     }
     let (identity, recovered) = opener.open().await?;
-    Ok(Opened { identity, recovered, disk: opener.disk, report: opener.report, lock })
+    let Opener { disk, report, recovery, .. } = opener;
+    Ok(Opened { identity, recovered, disk, report, recovery, lock })
 }
 
 fn lock(dir: &Path) -> Result<File, StartError> {
@@ -86,10 +92,32 @@ fn lock(dir: &Path) -> Result<File, StartError> {
     Ok(file)
 }
 
+/// Waits until the writes of an earlier process have come to their end: a server that was killed may have had one in
+/// flight, which the kernel still carries out, and which must not meet the recovery. The server holds a lock on each file
+/// that it writes to, and the write in flight holds the file.
+async fn wait_for_last_writes(dir: &Path) -> io::Result<()> {
+    let deadline = Instant::now() + WRITES_PATIENCE;
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|e| e != "log") {
+            continue;
+        }
+        let file = File::open(&path)?;
+        while let Err(e) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            if e != rustix::io::Errno::WOULDBLOCK || Instant::now() > deadline {
+                return Err(e.into());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    Ok(())
+}
+
 struct Opener<'a> {
     options: &'a Options,
     disk: Disk,
     report: Vec<String>,
+    recovery: String,
 }
 
 impl Opener<'_> {
@@ -160,7 +188,7 @@ impl Opener<'_> {
         self.prepare(&mut log).await?;
         let (machine, start) = Rebuild::new(identity.raft_id, self.options.history).founded(identity.raft_id, seed()?);
         self.describe(identity);
-        self.report.push("a new data directory: nothing to recover".into());
+        self.recovery = ": a new data directory".into();
         Ok(Recovered { machine, start, log, snapshot: 0, snapshot_bytes: 0 })
     }
 
@@ -244,15 +272,14 @@ impl Opener<'_> {
                 .push(format!("the snapshot {file} is damaged ({damage}); an older one and the log stand in for it"));
         }
         let s = &found.statistics;
-        self.report.push(format!(
-            "recovered revision {} in {} ms: {} records of a snapshot ({}), {} records of the log ({})",
-            machine.store.revision(),
+        self.recovery = format!(
+            " in {} ms, from {} records of a snapshot ({}) and {} records of the log ({})",
             began.elapsed().as_millis(),
             s.snapshot_records,
             size(s.snapshot_bytes),
             s.records,
             size(s.bytes),
-        ));
+        );
         let snapshot = found.snapshot.map_or(0, |(index, _)| index);
         Ok(Recovered { machine, start, log, snapshot, snapshot_bytes: s.snapshot_bytes })
     }

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, flock};
 use tokio_uring::buf::IoBuf;
 use tokio_uring::fs::File;
 
@@ -118,6 +119,8 @@ impl Disk {
             .custom_flags(flags)
             .mode(0o600)
             .open(path)?;
+        // Held as long as a write to it is in flight, even when this process is gone: see directory.rs.
+        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         Ok(File::from_std(file))
     }
 
@@ -166,6 +169,8 @@ impl Disk {
     async fn make_segment(&self, prepare: &Prepare, temporary: &Path) -> io::Result<()> {
         let file = if let Some(old) = prepare.recycled_file() {
             std::fs::rename(self.path(&old), temporary)?;
+            // Else the new preface could be on the disk under the old name after a crash, which is damage.
+            self.sync_dir()?;
             self.open(temporary, false, false)?
         } else {
             let file = self.open(temporary, true, false)?;

@@ -1,9 +1,10 @@
-//! The nodes of the tree, in chunks that never move: growing copies no node, and a node is named by 4 bytes.
+//! The nodes of the tree. A node is named by 4 bytes, and never moves.
 //!
 //! A node is there as long as it holds something at a retained revision, an event of the history names it, or it has
 //! children; `tree` frees it then. Nothing is dropped recursively: the deepest tree is freed by a loop over chunks.
 
 use super::children::Children;
+use super::chunks::Chunks;
 use super::versions::Versions;
 use compact_str::CompactString;
 use std::ops::{Index, IndexMut};
@@ -61,13 +62,9 @@ impl Node {
     }
 }
 
-const CHUNK_BITS: u32 = 10;
-const CHUNK: usize = 1 << CHUNK_BITS;
-
 #[derive(Debug)]
 pub(super) struct Arena {
-    /// Each with room for `CHUNK` nodes from the start.
-    chunks: Vec<Vec<Node>>,
+    nodes: Chunks<Node>,
     free: Option<NodeId>,
     live: usize,
 }
@@ -75,7 +72,7 @@ pub(super) struct Arena {
 impl Arena {
     /// An arena with the root in it.
     pub(super) fn new() -> Arena {
-        let mut arena = Arena { chunks: Vec::new(), free: None, live: 0 };
+        let mut arena = Arena { nodes: Chunks::new(), free: None, live: 0 };
         let root = arena.add(ROOT, "");
         assert_eq!(root, ROOT);
         arena
@@ -88,9 +85,6 @@ impl Arena {
     }
 
     /// A new node, not yet among its parent's children.
-    ///
-    /// # Panics
-    /// If there are 2^32 nodes: at over 200 bytes each, memory ends long before.
     pub(super) fn add(&mut self, parent: NodeId, name: &str) -> NodeId {
         self.live += 1;
         let node = Node { parent, name: CompactString::new(name), file: Versions::default(), dir: None };
@@ -100,15 +94,7 @@ impl Arena {
             self[id] = node;
             return id;
         }
-        let full = self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK);
-        if full {
-            self.chunks.push(Vec::with_capacity(CHUNK));
-        }
-        let last = self.chunks.len() - 1;
-        let chunk = &mut self.chunks[last];
-        let id = last * CHUNK + chunk.len();
-        chunk.push(node);
-        NodeId(u32::try_from(id).expect("fewer than 2^32 nodes"))
+        NodeId(self.nodes.push(node))
     }
 
     /// Frees a node that is no longer among its parent's children and has none of its own.
@@ -119,6 +105,20 @@ impl Arena {
         let next = self.free.unwrap_or(id);
         self[id] = Node { parent: next, name: CompactString::const_new(""), file: Versions::default(), dir: None };
         self.free = Some(id);
+    }
+
+    /// Whether `path` is that of the node in use at `id`, which may be free by now, or another's.
+    pub(super) fn is_at(&self, id: NodeId, path: &str) -> bool {
+        let (mut at, mut rest) = (id, path);
+        while at != ROOT {
+            let node = &self[at];
+            // A free node has no name, and no path ends in a slash.
+            match rest.strip_suffix(node.name.as_str()).and_then(|rest| rest.strip_suffix('/')) {
+                Some(shorter) => (at, rest) = (node.parent, shorter),
+                None => return false,
+            }
+        }
+        rest.is_empty()
     }
 
     /// The path from the root to `id`, put in the place of `out`'s content.
@@ -151,12 +151,12 @@ impl Index<NodeId> for Arena {
     type Output = Node;
 
     fn index(&self, id: NodeId) -> &Node {
-        &self.chunks[(id.0 >> CHUNK_BITS) as usize][id.0 as usize % CHUNK]
+        &self.nodes[id.0]
     }
 }
 
 impl IndexMut<NodeId> for Arena {
     fn index_mut(&mut self, id: NodeId) -> &mut Node {
-        &mut self.chunks[(id.0 >> CHUNK_BITS) as usize][id.0 as usize % CHUNK]
+        &mut self.nodes[id.0]
     }
 }

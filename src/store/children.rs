@@ -9,6 +9,7 @@
 //! above all names of the row before it; the first key is the empty name.
 
 use super::arena::{Arena, NodeId};
+use super::hints::hash;
 use compact_str::CompactString;
 use std::collections::BTreeMap;
 use std::collections::btree_map;
@@ -39,16 +40,7 @@ impl Default for Children {
 
 /// A hash that only has to tell neighbours in a row from each other; colliding names cost a comparison each.
 fn tag(name: &str) -> u32 {
-    const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
-    let mut hash = name.len() as u64;
-    let (words, rest) = name.as_bytes().as_chunks::<8>();
-    for word in words {
-        hash = (hash ^ u64::from_le_bytes(*word)).wrapping_mul(MULTIPLIER).rotate_left(29);
-    }
-    let mut last = [0; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    hash = (hash ^ u64::from_le_bytes(last)).wrapping_mul(MULTIPLIER);
-    let [.., a, b, c, d] = hash.to_le_bytes();
+    let [a, b, c, d, ..] = hash(name).to_le_bytes();
     u32::from_le_bytes([a, b, c, d])
 }
 
@@ -66,7 +58,15 @@ impl Children {
             Children::Many(rows) => row_of(rows, name)?.1,
         };
         let tag = tag(name);
-        row.iter().find(|entry| entry.tag == tag && arena[entry.id].name == name).map(|entry| entry.id)
+        let (blocks, rest) = row.as_chunks::<8>();
+        let search =
+            |entries: &[Entry]| entries.iter().find(|e| e.tag == tag && arena[e.id].name == name).map(|e| e.id);
+        // Eight at a time without a branch, which the compiler turns into vectors.
+        let found = blocks
+            .iter()
+            .filter(|block| block.iter().fold(false, |any, e| any | (e.tag == tag)))
+            .find_map(|block| search(block));
+        found.or_else(|| search(rest))
     }
 
     /// Adds `id`, whose name is not among the children.

@@ -130,7 +130,10 @@ impl Cursors {
     pub(super) fn found(&mut self, listing: Listing<'_>, rev: i64, count: u64, position: &[u8], start: Option<Start>) {
         let (kind, pattern) = listing.key();
         self.clock += 1;
-        if let Some(slot) = start.and_then(|start| start.slot) {
+        // Who was interrupted on the way comes without a slot: the cursor of the match before this one was its own.
+        let before =
+            || self.cursors.iter().position(|c| c.count + 1 == count && c.kind == kind && *c.pattern == *pattern);
+        if let Some(slot) = start.and_then(|start| start.slot).or_else(before) {
             let at = self.cursors[slot].count;
             // One cursor at each such count is enough, however many walks come by.
             let same = |c: &&Cursor| c.count == at && c.kind == kind && *c.pattern == *pattern;

@@ -48,7 +48,7 @@ impl<'a> Path<'a> {
 }
 
 /// The components of a path that are still to come.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Components<'a>(&'a str);
 
 impl<'a> Iterator for Components<'a> {

@@ -19,7 +19,8 @@
 //! a while by a pin, is caught up with little by little.
 
 use super::arena::{Arena, Dir, Node, NodeId, ROOT};
-use super::path::Path;
+use super::hints::Hints;
+use super::path::{Components, Path};
 use super::{Event, Kind, Lookup, Mutation, Refused};
 use std::collections::VecDeque;
 use std::ops::Bound;
@@ -32,6 +33,7 @@ pub(super) struct Tree {
     pub(super) arena: Arena,
     /// The events of revisions `max(first, 1) ..= current`.
     ring: VecDeque<Entry>,
+    hints: Hints,
     current: i64,
     first: i64,
     /// How many revisions stay readable.
@@ -57,7 +59,7 @@ struct Located<'a> {
     /// The deepest node on the path.
     node: NodeId,
     /// The components for which there is no node.
-    missing: super::path::Components<'a>,
+    missing: Components<'a>,
     /// Whether some parent is a file now.
     through_file: bool,
 }
@@ -65,7 +67,7 @@ struct Located<'a> {
 impl Tree {
     pub(super) fn new(hist: u64) -> Tree {
         let keep = i64::try_from(hist.max(1)).unwrap_or(i64::MAX);
-        Tree { arena: Arena::new(), ring: VecDeque::new(), current: 0, first: 0, keep, pin: None }
+        Tree { arena: Arena::new(), ring: VecDeque::new(), hints: Hints::new(), current: 0, first: 0, keep, pin: None }
     }
 
     pub(super) fn revision(&self) -> i64 {
@@ -97,6 +99,7 @@ impl Tree {
         }
         self.compare(&at, expected)?;
         let node = self.create(at);
+        self.hints.set(path, node);
         let file = &mut self.arena[node].file;
         let structural = file.latest().is_none();
         file.set(rev, Some(value.into()));
@@ -111,6 +114,7 @@ impl Tree {
         let at = self.locate(path);
         self.compare(&at, expected)?;
         let node = self.create(at);
+        self.hints.set(path, node);
         let file = &mut self.arena[node].file;
         let structural = file.latest().is_some();
         file.set(rev, None);
@@ -137,6 +141,10 @@ impl Tree {
     }
 
     fn locate<'a>(&self, path: Path<'a>) -> Located<'a> {
+        if let Some(node) = self.hints.get(&self.arena, path) {
+            let through_file = self.below_file(node);
+            return Located { node, missing: Components::default(), through_file };
+        }
         let mut components = path.components();
         let mut at = ROOT;
         let mut through_file = false;
@@ -152,6 +160,17 @@ impl Tree {
                 None => return Located { node: at, missing, through_file },
             }
         }
+    }
+
+    fn below_file(&self, node: NodeId) -> bool {
+        let mut at = node;
+        while at != ROOT {
+            at = self.arena[at].parent;
+            if self.arena[at].file.latest().is_some() {
+                return true;
+            }
+        }
+        false
     }
 
     /// The node of the located path, made if it is missing, with its parents.
@@ -288,6 +307,9 @@ impl Tree {
 
     /// The node of `path`, dead or alive.
     pub(super) fn find(&self, path: Path<'_>) -> Option<NodeId> {
+        if let Some(node) = self.hints.get(&self.arena, path) {
+            return Some(node);
+        }
         let mut at = ROOT;
         for name in path.components() {
             at = self.arena[at].dir.as_ref()?.children.get(&self.arena, name)?;

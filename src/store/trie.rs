@@ -8,6 +8,7 @@
 //! Invariants: a node other than the root has a label, and at least two children or a waiter; labels of siblings differ in
 //! their first token.
 
+use super::chunks::Chunks;
 use super::glob::{ONE, STAR, STARS};
 use compact_str::CompactString;
 
@@ -30,7 +31,7 @@ struct Node {
 
 #[derive(Debug)]
 pub(super) struct Trie {
-    nodes: Vec<Node>,
+    nodes: Chunks<Node>,
     free: Vec<TrieId>,
     now: Vec<Place>,
     next: Vec<Place>,
@@ -45,8 +46,10 @@ type Place = (TrieId, u32);
 impl Trie {
     pub(super) fn new() -> Trie {
         let root = Node { label: CompactString::const_new(""), kids: Vec::new(), parent: ROOT, ends: None };
+        let mut nodes = Chunks::new();
+        nodes.push(root);
         Trie {
-            nodes: vec![root],
+            nodes,
             free: Vec::new(),
             now: Vec::new(),
             next: Vec::new(),
@@ -204,11 +207,11 @@ impl Trie {
     }
 
     fn node(&self, id: TrieId) -> &Node {
-        &self.nodes[id.0 as usize]
+        &self.nodes[id.0]
     }
 
     fn node_mut(&mut self, id: TrieId) -> &mut Node {
-        &mut self.nodes[id.0 as usize]
+        &mut self.nodes[id.0]
     }
 
     fn first(&self, id: TrieId) -> u8 {
@@ -251,9 +254,7 @@ impl Trie {
             *self.node_mut(id) = node;
             return id;
         }
-        let id = TrieId(length(self.nodes.len()));
-        self.nodes.push(node);
-        id
+        TrieId(self.nodes.push(node))
     }
 
     fn release(&mut self, id: TrieId) {
@@ -262,7 +263,7 @@ impl Trie {
         if self.free.len() + 1 == self.nodes.len() {
             // Only the root is left.
             self.free.clear();
-            self.nodes.truncate(1);
+            self.nodes.keep_first();
         }
     }
 
@@ -274,5 +275,5 @@ impl Trie {
 }
 
 fn length(n: usize) -> u32 {
-    u32::try_from(n).expect("fewer than 2^32 waiters, and shorter labels")
+    u32::try_from(n).expect("labels are shorter than paths can be")
 }

@@ -8,6 +8,7 @@
 //! revision, so what is woken is the same on every run.
 
 use super::Woken;
+use super::chunks::Chunks;
 use super::trie::{Trie, TrieId};
 use std::collections::BTreeMap;
 
@@ -50,7 +51,7 @@ enum Place {
 
 #[derive(Debug)]
 pub(super) struct Waiters {
-    slab: Vec<Waiter>,
+    slab: Chunks<Waiter>,
     free: Option<u32>,
     count: usize,
     order: u64,
@@ -64,7 +65,7 @@ pub(super) struct Waiters {
 impl Waiters {
     pub(super) fn new() -> Waiters {
         Waiters {
-            slab: Vec::new(),
+            slab: Chunks::new(),
             free: None,
             count: 0,
             order: 0,
@@ -91,14 +92,18 @@ impl Waiters {
         self.park(rev, Some(tokens.into()), token)
     }
 
-    /// Waits for revision `rev`, which is to come.
-    pub(super) fn await_revision(&mut self, rev: i64, token: u64) -> WaiterId {
-        self.park(rev, None, token)
+    /// Waits for revision `rev`; fires at once if that is not above `current`.
+    pub(super) fn await_revision(&mut self, rev: i64, current: i64, token: u64) -> WaiterId {
+        let id = self.park(rev, None, token);
+        if rev <= current {
+            self.wake_parked(current);
+        }
+        id
     }
 
     /// Removes a waiter; false if it is gone already.
     pub(super) fn cancel(&mut self, id: WaiterId) -> bool {
-        let Some(waiter) = self.slab.get(id.slot as usize) else { return false };
+        let Some(waiter) = self.slab.get(id.slot) else { return false };
         if waiter.generation != id.generation {
             return false;
         }
@@ -140,7 +145,7 @@ impl Waiters {
         let due: Vec<(i64, u64)> = self.parked.range(..=(rev, u64::MAX)).map(|(key, _)| *key).collect();
         for key in due {
             let Some(&slot) = self.parked.get(&key) else { continue };
-            if let Place::Parked { tokens, .. } = &mut self.slab[slot as usize].place
+            if let Place::Parked { tokens, .. } = &mut self.slab[slot].place
                 && let Some(tokens) = tokens.take()
             {
                 self.parked.remove(&key);
@@ -167,7 +172,7 @@ impl Waiters {
             for &node in &hits {
                 let mut at = self.trie.ends(node).take().map(|(first, _)| first);
                 while let Some(slot) = at {
-                    let waiter = &self.slab[slot as usize];
+                    let waiter = &self.slab[slot];
                     fired.push((waiter.order, slot));
                     at = match waiter.place {
                         Place::Listed { after, .. } => after,
@@ -189,7 +194,7 @@ impl Waiters {
 
     fn park(&mut self, rev: i64, tokens: Option<Box<str>>, token: u64) -> WaiterId {
         let id = self.add(token);
-        let waiter = &mut self.slab[id.slot as usize];
+        let waiter = &mut self.slab[id.slot];
         waiter.place = Place::Parked { rev, tokens };
         self.parked.insert((rev, waiter.order), id.slot);
         id
@@ -201,9 +206,9 @@ impl Waiters {
         let ends = self.trie.ends(node);
         let before = ends.map(|(_, last)| last);
         *ends = Some((ends.map_or(slot, |(first, _)| first), slot));
-        self.slab[slot as usize].place = Place::Listed { node, before, after: None };
+        self.slab[slot].place = Place::Listed { node, before, after: None };
         if let Some(before) = before
-            && let Place::Listed { after, .. } = &mut self.slab[before as usize].place
+            && let Place::Listed { after, .. } = &mut self.slab[before].place
         {
             *after = Some(slot);
         }
@@ -212,12 +217,12 @@ impl Waiters {
     /// Takes a waiter out of the list it is in, between these two.
     fn unlist(&mut self, node: TrieId, before: Option<u32>, after: Option<u32>) {
         if let Some(slot) = before
-            && let Place::Listed { after: link, .. } = &mut self.slab[slot as usize].place
+            && let Place::Listed { after: link, .. } = &mut self.slab[slot].place
         {
             *link = after;
         }
         if let Some(slot) = after
-            && let Place::Listed { before: link, .. } = &mut self.slab[slot as usize].place
+            && let Place::Listed { before: link, .. } = &mut self.slab[slot].place
         {
             *link = before;
         }
@@ -236,11 +241,10 @@ impl Waiters {
         let order = self.order;
         let place = Place::Free { next: None };
         let Some(slot) = self.free else {
-            let slot = u32::try_from(self.slab.len()).expect("fewer than 2^32 waiters");
-            self.slab.push(Waiter { generation: 0, place, token, order });
+            let slot = self.slab.push(Waiter { generation: 0, place, token, order });
             return WaiterId { slot, generation: 0 };
         };
-        let waiter = &mut self.slab[slot as usize];
+        let waiter = &mut self.slab[slot];
         if let Place::Free { next } = waiter.place {
             self.free = next;
         }
@@ -250,7 +254,7 @@ impl Waiters {
 
     fn remove(&mut self, slot: u32) -> u64 {
         self.count -= 1;
-        let waiter = &mut self.slab[slot as usize];
+        let waiter = &mut self.slab[slot];
         waiter.generation = waiter.generation.wrapping_add(1);
         waiter.place = Place::Free { next: self.free };
         self.free = Some(slot);

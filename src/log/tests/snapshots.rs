@@ -139,6 +139,19 @@ fn a_damaged_snapshot_is_replaced_by_an_older_one_if_the_log_allows() {
     Node::start(node.disk);
 }
 
+/// A snapshot came from the leader and rotted, and the log ends before it: an older one is not the same.
+#[test]
+fn a_damaged_snapshot_that_is_ahead_of_the_log_is_refused() {
+    let mut node = node(10);
+    node.disk.snapshot(5, 1, &[b"old"]);
+    node.disk.snapshot(100, 2, &[b"sent"]);
+    node.disk.files.get_mut(&name::snapshot(100)).unwrap()[BLOCK] ^= 1;
+    let damage = node.disk.damage();
+    assert_eq!((damage.file, damage.last), (name::snapshot(100), Some(10)));
+    node.disk.salvage(&damage.salvage.unwrap());
+    assert_eq!(Node::start(node.disk).log.last_index(), 10);
+}
+
 /// The log no longer holds what the damaged snapshot held.
 #[test]
 fn a_damaged_snapshot_that_nothing_stands_in_for_is_refused() {

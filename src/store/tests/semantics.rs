@@ -119,6 +119,10 @@ fn a_wait_from_the_future_sleeps_through_the_present() {
     store.take_woken(&mut woken);
     assert_eq!(woken, [Woken::Event { token: 1, rev: 3 }, Woken::Revision { token: 4, rev: 3 }]);
     assert!(!store.cancel(later));
+    woken.clear();
+    store.await_revision(3, 5);
+    store.take_woken(&mut woken);
+    assert_eq!(woken, [Woken::Revision { token: 5, rev: 3 }]);
     assert_eq!(store.waiters(), 0);
 }
 

@@ -1,0 +1,515 @@
+//! The replica driven by hand: bytes in, bytes out, a disk that is done when the test says so.
+
+use std::collections::BTreeMap;
+
+use super::rebuild::Rebuild;
+use super::snapshot::{Part, Restore};
+use super::*;
+use crate::log::{Params, Piece, SnapshotReader};
+
+const NODE: &[u8; 16] = b"ABCDEFGHIJKLMNOP";
+const SEGMENT: u64 = 64 << 20;
+
+struct Node {
+    replica: Replica,
+}
+
+/// A decoded answer, owned.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Answer {
+    tag: Option<i32>,
+    flags: Option<i32>,
+    rev: Option<i64>,
+    path: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
+    err: Option<i32>,
+    detail: Option<String>,
+}
+
+fn config() -> Config {
+    Config {
+        id: String::from_utf8(NODE.to_vec()).unwrap(),
+        raft_id: 1,
+        epoch: 1,
+        cluster: "local".into(),
+        addr: "127.0.0.1:8046".into(),
+        hostname: "host".into(),
+        version: "1".into(),
+        secrets: Secrets::default(),
+        pulse_ms: 0,
+        dir: "/data".into(),
+    }
+}
+
+fn request(verb: Verb, tag: i32) -> Request<'static> {
+    Request { tag: Some(tag), ..Request::new(verb) }
+}
+
+fn set<'a>(tag: i32, path: &'a str, rev: i64, value: &'a [u8]) -> Request<'a> {
+    Request { path: Some(path.as_bytes()), rev: Some(rev), value: Some(value), ..request(Verb::Set, tag) }
+}
+
+fn wait(tag: i32, path: &str, rev: i64) -> Request<'_> {
+    Request { path: Some(path.as_bytes()), rev: Some(rev), ..request(Verb::Wait, tag) }
+}
+
+impl Node {
+    /// A node that has made itself known.
+    fn new(history: u64) -> Node {
+        let mut node = Node::fresh(history);
+        node.settle();
+        assert!(node.replica.serving());
+        node
+    }
+
+    fn fresh(history: u64) -> Node {
+        let (machine, start) = Rebuild::new(1, history).founded(1, 7);
+        let mut log = Log::create(Params { segment_size: SEGMENT, node: *NODE });
+        let first = log.wants_segment().unwrap();
+        log.prepared(first.generation);
+        let recovered = Recovered { machine, start, log, snapshot: 0, snapshot_bytes: 0 };
+        let mut replica = Replica::new(config(), recovered).unwrap();
+        replica.campaign().unwrap();
+        Node { replica }
+    }
+
+    /// Turns, and a disk that does everything at once, until there is nothing left to do.
+    fn settle(&mut self) {
+        loop {
+            self.replica.turn();
+            if let Some(prepare) = self.replica.next_prepare() {
+                self.replica.prepared(prepare.generation);
+            }
+            match self.replica.next_write() {
+                Some(write) => self.replica.written(write),
+                None if self.replica.has_work() => {}
+                None => break,
+            }
+        }
+    }
+
+    fn send(&mut self, conn: Conn, requests: &[Request<'_>]) -> Receipt {
+        let mut bytes = Vec::new();
+        for request in requests {
+            request.encode(&mut bytes);
+        }
+        self.replica.receive(conn, &bytes)
+    }
+
+    fn answers(&mut self, conn: Conn) -> (Vec<Answer>, Output) {
+        let mut bytes = Vec::new();
+        let output = self.replica.output(conn, &mut bytes);
+        let mut rest = &bytes[..];
+        let mut answers = Vec::new();
+        while let frame::Split::Whole { body, consumed } = frame::split(rest).unwrap() {
+            let r = Response::decode(&rest[body]).unwrap();
+            answers.push(Answer {
+                tag: r.tag,
+                flags: r.flags,
+                rev: r.rev,
+                path: r.path.map(<[u8]>::to_vec),
+                value: r.value.map(<[u8]>::to_vec),
+                err: r.err_code,
+                detail: r.err_detail.map(|d| String::from_utf8(d.to_vec()).unwrap()),
+            });
+            rest = &rest[consumed..];
+        }
+        assert!(rest.is_empty(), "answers are whole");
+        (answers, output)
+    }
+
+    fn call(&mut self, conn: Conn, request: Request<'_>) -> Answer {
+        self.send(conn, &[request]);
+        self.settle();
+        let (mut answers, _) = self.answers(conn);
+        assert_eq!(answers.len(), 1);
+        answers.remove(0)
+    }
+
+    fn revision_of(&self, path: &str) -> i64 {
+        let store = &self.replica.machine.store;
+        match store.lookup(path.as_bytes(), store.revision()) {
+            Lookup::File { rev, .. } => rev,
+            _ => 0,
+        }
+    }
+}
+
+/// The promise that all others rest on: while the write is on its way to the disk, the client hears nothing, and no
+/// reader sees what may yet be lost.
+#[test]
+fn nothing_is_answered_or_shown_before_it_is_durable() {
+    let mut node = Node::new(100);
+    let (writer, reader) = (node.replica.open(), node.replica.open());
+    node.send(writer, &[set(1, "/a", 0, b"x")]);
+    node.replica.turn();
+    let write = node.replica.next_write().expect("a batch to write");
+    for _ in 0..3 {
+        node.replica.turn();
+        assert_eq!(node.answers(writer), (vec![], Output::Nothing));
+        node.send(reader, &[Request { path: Some(b"/a"), ..request(Verb::Get, 2) }]);
+        assert_eq!(node.answers(reader).0[0].rev, Some(0));
+    }
+    node.replica.written(write);
+    node.replica.turn();
+    assert_eq!(node.answers(writer).0[0].rev, Some(node.revision_of("/a")));
+}
+
+/// While one batch is being written the next gathers, and all of it becomes one write.
+#[test]
+fn what_comes_during_a_write_becomes_one_batch() {
+    let mut node = Node::new(100);
+    let conn = node.replica.open();
+    node.send(conn, &[set(0, "/a", -1, b"x")]);
+    node.replica.turn();
+    let write = node.replica.next_write().unwrap();
+    for tag in 1..=50 {
+        node.send(conn, &[set(tag, "/a", -1, b"y")]);
+        node.replica.turn();
+        assert!(node.replica.next_write().is_none(), "one write at a time");
+    }
+    node.replica.written(write);
+    node.replica.turn();
+    let second = node.replica.next_write().unwrap();
+    node.replica.written(second);
+    node.replica.turn();
+    assert!(node.replica.next_write().is_none());
+    let tags: Vec<_> = node.answers(conn).0.iter().map(|a| a.tag.unwrap()).collect();
+    assert_eq!(tags, (0..=50).collect::<Vec<_>>());
+}
+
+/// A client that has sent its write and gone must find it done when it comes back; the slot of its connection may have
+/// been given to another by then, which must not get the answer.
+#[test]
+fn a_write_outlives_its_connection_and_its_answer_meets_nobody_else() {
+    let mut node = Node::new(100);
+    let gone = node.replica.open();
+    node.send(gone, &[set(1, "/a", 0, b"x")]);
+    node.replica.turn();
+    node.replica.close(gone);
+    let next = node.replica.open();
+    node.settle();
+    assert!(node.revision_of("/a") > 0);
+    assert_eq!(node.answers(next), (vec![], Output::Nothing));
+}
+
+/// A client that closes its sending side still gets what it asked for, waits apart, and then the end.
+#[test]
+fn after_the_end_of_stream_writes_are_answered_and_waits_are_dropped() {
+    let mut node = Node::new(100);
+    let conn = node.replica.open();
+    let future = Request { path: Some(b"/a"), rev: Some(1000), ..request(Verb::Get, 3) };
+    node.send(conn, &[wait(1, "/never", 1), set(2, "/a", 0, b"x"), future, request(Verb::Sync, 4)]);
+    node.replica.end_of_stream(conn);
+    assert_eq!(node.answers(conn).1, Output::Nothing, "not yet: a write is on its way");
+    node.settle();
+    let (answers, output) = node.answers(conn);
+    let mut tags: Vec<_> = answers.iter().map(|a| a.tag.unwrap()).collect();
+    tags.sort_unstable();
+    assert_eq!((tags, output), (vec![2, 4], Output::Send));
+    assert_eq!(node.answers(conn), (vec![], Output::Finish));
+    assert_eq!(node.replica.machine.store.waiters(), 0);
+}
+
+/// A thousand waits on a large file, one write, and a client that does not read: the answers are a gigabyte, and must
+/// not be composed before there is room for them.
+#[test]
+fn the_events_of_a_client_that_does_not_read_take_no_memory() {
+    let mut node = Node::new(100);
+    let conn = node.replica.open();
+    let waits: Vec<_> = (0..1000).map(|tag| wait(tag, "/big", 1)).collect();
+    node.send(conn, &waits);
+    let big = vec![7; limits::VALUE_MAX];
+    let other = node.replica.open();
+    node.call(other, set(0, "/big", 0, &big));
+    assert!(node.replica.buffered() <= session::OUTPUT_HIGH + limits::VALUE_MAX + 100);
+    let mut tags = Vec::new();
+    loop {
+        let (answers, output) = node.answers(conn);
+        if output == Output::Nothing {
+            break;
+        }
+        assert!(answers.len() <= 2);
+        assert!(answers.iter().all(|a| a.value.as_ref().unwrap().len() == big.len()));
+        tags.extend(answers.iter().map(|a| a.tag.unwrap()));
+        node.replica.sent(conn);
+    }
+    assert_eq!(tags, (0..1000).collect::<Vec<_>>());
+}
+
+/// An event that fell out of the history while its client did not read cannot be told any more: the client must hear
+/// that, not silence, and not another event.
+#[test]
+fn an_event_that_is_gone_before_it_could_be_sent_is_too_late() {
+    let mut node = Node::new(5);
+    let conn = node.replica.open();
+    let next = node.replica.revision() + 1;
+    node.send(conn, &[wait(1, "/big", next), wait(2, "/big", next)]);
+    let other = node.replica.open();
+    node.call(other, set(0, "/big", -1, &vec![1; limits::VALUE_MAX]));
+    for tag in 1..20 {
+        node.call(other, set(tag, "/x", -1, b""));
+    }
+    let (first, _) = node.answers(conn);
+    assert_eq!((first.len(), first[0].tag, first[0].err), (1, Some(1), None));
+    let (second, _) = node.answers(conn);
+    assert_eq!((second.len(), second[0].tag, second[0].err), (1, Some(2), Some(ErrCode::TooLate.code())));
+}
+
+/// A client that pipelines reads of a large file without reading the answers is paused, and goes on when it reads.
+#[test]
+fn a_client_that_does_not_read_is_paused_and_goes_on() {
+    let mut node = Node::new(100);
+    let conn = node.replica.open();
+    node.call(conn, set(0, "/big", 0, &vec![7; limits::VALUE_MAX]));
+    let mut bytes = Vec::new();
+    for tag in 1..=20 {
+        Request { path: Some(b"/big"), ..request(Verb::Get, tag) }.encode(&mut bytes);
+    }
+    let mut used = 0;
+    let mut answered = 0;
+    while answered < 20 {
+        let receipt = node.replica.receive(conn, &bytes[used..]);
+        used += receipt.consumed;
+        assert!(node.replica.buffered() <= session::OUTPUT_HIGH + limits::VALUE_MAX + 100);
+        answered += node.answers(conn).0.len();
+        let mut resumed = Vec::new();
+        node.replica.sent(conn);
+        node.replica.take_resumed(&mut resumed);
+        assert_eq!(resumed.is_empty(), receipt.then != Then::Paused);
+    }
+    assert_eq!(used, bytes.len());
+}
+
+/// A writer that is faster than the disk fills one batch and is then held back, not buffered.
+#[test]
+fn a_writer_that_is_faster_than_the_disk_is_paused() {
+    let mut node = Node::new(10);
+    let conn = node.replica.open();
+    let value = vec![1; 100_000];
+    let mut bytes = Vec::new();
+    for tag in 0..100 {
+        set(tag, "/a", -1, &value).encode(&mut bytes);
+    }
+    let receipt = node.replica.receive(conn, &bytes);
+    assert_eq!(receipt.then, Then::Paused);
+    assert!(receipt.consumed <= limits::BATCH_SOFT + value.len() + 1000);
+    let (mut used, mut answers, mut resumed) = (receipt.consumed, 0, Vec::new());
+    while answers < 100 {
+        node.settle();
+        answers += node.answers(conn).0.len();
+        node.replica.take_resumed(&mut resumed);
+        if !resumed.is_empty() {
+            resumed.clear();
+            used += node.replica.receive(conn, &bytes[used..]).consumed;
+        }
+    }
+    assert_eq!(used, bytes.len());
+}
+
+/// A walk far into a large tree must not hold up the commits of others: it goes on a slice a turn.
+#[test]
+fn a_long_walk_lets_others_through() {
+    let mut node = Node::new(100_000);
+    let conn = node.replica.open();
+    let files: Vec<String> = (0..20_000).map(|i| format!("/d/{i:05}")).collect();
+    for chunk in files.chunks(1000) {
+        let sets: Vec<_> = chunk.iter().map(|path| set(0, path, 0, b"")).collect();
+        node.send(conn, &sets);
+        node.settle();
+        node.answers(conn);
+    }
+    let walk = Request { path: Some(b"/d/*"), offset: Some(19_999), ..request(Verb::Walk, 1) };
+    let getdir = Request { path: Some(b"/d"), offset: Some(19_999), ..request(Verb::Getdir, 2) };
+    node.send(conn, &[walk, getdir]);
+    node.replica.turn();
+    assert_eq!(node.answers(conn).0, vec![], "it takes more than a turn");
+    assert!(node.replica.has_work());
+    let other = node.replica.open();
+    node.send(other, &[set(9, "/x", 0, b"")]);
+    node.replica.turn();
+    let write = node.replica.next_write().expect("the commit does not wait for the walk");
+    node.replica.written(write);
+    node.settle();
+    let (mut answers, _) = node.answers(conn);
+    answers.sort_by_key(|a| a.tag);
+    assert_eq!(answers[0].path.as_deref(), Some(&b"/d/19999"[..]));
+    assert_eq!(answers[1].path.as_deref(), Some(&b"19999"[..]));
+}
+
+/// The scan of a closed connection ends with it; its place may be taken by a wait, which the scan must not touch.
+#[test]
+fn a_scan_ends_with_its_connection() {
+    let mut node = Node::new(100_000);
+    let conn = node.replica.open();
+    for chunk in (0..5000).collect::<Vec<_>>().chunks(1000) {
+        let paths: Vec<_> = chunk.iter().map(|i| format!("/d/{i}")).collect();
+        let sets: Vec<_> = paths.iter().map(|path| set(0, path, 0, b"")).collect();
+        node.send(conn, &sets);
+        node.settle();
+        node.answers(conn);
+    }
+    let walk = Request { path: Some(b"/**"), offset: Some(4_999), ..request(Verb::Walk, 1) };
+    node.send(conn, &[walk]);
+    node.replica.close(conn);
+    let other = node.replica.open();
+    node.send(other, &[wait(5, "/w", 1)]);
+    node.settle();
+    assert_eq!(node.answers(other).0, vec![]);
+    let third = node.replica.open();
+    let made = node.call(third, set(6, "/w", 0, b"")).rev;
+    assert_eq!(node.answers(other).0[0].rev, made);
+}
+
+/// A snapshot is read off while commits go on. What is read back must be the state at its beginning, with every
+/// retained revision, whatever came meanwhile.
+#[test]
+fn a_snapshot_is_the_state_at_its_beginning_though_commits_go_on() {
+    let mut node = Node::new(300);
+    let conn = node.replica.open();
+    for i in 0..2000 {
+        let path = format!("/d{}/{}", i % 7, i % 400);
+        node.call(conn, set(0, &path, -1, format!("{i}").as_bytes()));
+        if i % 5 == 0 {
+            let gone = format!("/d{}/{}", (i + 3) % 7, (i + 3) % 400);
+            node.call(conn, Request { path: Some(gone.as_bytes()), rev: Some(-1), ..request(Verb::Del, 0) });
+        }
+        if i % 50 == 0 {
+            node.call(conn, request(Verb::Nop, 0));
+        }
+    }
+    let store = &node.replica.machine.store;
+    let (first, last) = (store.first_revision(), store.revision());
+    let mut tree = BTreeMap::new();
+    let mut events = BTreeMap::new();
+    let mut path = Vec::new();
+    for rev in first..=last {
+        let mut files = Vec::new();
+        store.files_at(rev, None, &mut usize::MAX.clone(), |path, rev, value| {
+            files.push((path.to_vec(), rev, value.to_vec()));
+            true
+        });
+        tree.insert(rev, files);
+        let event = store.event(rev, &mut path).unwrap();
+        events.insert(rev, (event.kind, path.clone(), event.value.to_vec()));
+    }
+    let (index, term) = (node.replica.group.applied(), node.replica.group.applied_term());
+    let conf = node.replica.group.conf_state();
+    node.replica.snapshots.begin(&mut node.replica.machine, index, term, &conf);
+
+    let mut file = Vec::new();
+    let mut i = 0;
+    loop {
+        match node.replica.next_snapshot_part() {
+            Part::Nothing => break,
+            Part::Later => {
+                for _ in 0..100 {
+                    i += 1;
+                    node.call(conn, set(0, &format!("/d{}/{}", i % 7, i % 400), -1, b"later"));
+                }
+            }
+            Part::Write(part) => {
+                assert_eq!(part.offset, file.len() as u64);
+                file.extend_from_slice(part.bytes());
+                node.replica.snapshot_part_written(part);
+            }
+        }
+    }
+    assert!(i > 300, "commits went on until the history of the beginning would have been gone");
+
+    let mut restore = None;
+    let mut reader = SnapshotReader::new();
+    reader
+        .feed(&file, &mut |piece| match piece {
+            Piece::Meta { meta, .. } => restore = Some(Restore::begin(meta, 300).unwrap()),
+            Piece::Record(record) => restore.as_mut().unwrap().record(record).unwrap(),
+        })
+        .unwrap();
+    let summary = reader.finish().unwrap();
+    assert_eq!((summary.index, summary.term), (index, term));
+    let (machine, conf) = restore.unwrap().finish().unwrap();
+    assert_eq!(conf.voters, [1]);
+    let store = &machine.store;
+    assert_eq!((store.first_revision(), store.revision()), (first, last));
+    for rev in first..=last {
+        let mut files = Vec::new();
+        store.files_at(rev, None, &mut usize::MAX.clone(), |path, rev, value| {
+            files.push((path.to_vec(), rev, value.to_vec()));
+            true
+        });
+        assert_eq!(files, tree[&rev], "revision {rev}");
+        let event = store.event(rev, &mut path).unwrap();
+        assert_eq!((event.kind, path.clone(), event.value.to_vec()), events[&rev], "revision {rev}");
+    }
+    node.replica.snapshot_done();
+    for _ in 0..1000 {
+        node.call(conn, set(0, "/x", -1, b""));
+    }
+    let store = &node.replica.machine.store;
+    assert_eq!(store.revision() - store.first_revision() + 1, 300, "the history is trimmed again");
+}
+
+/// With a full disk there is no room for the next segment. Writes must be refused with the reason before one is lost,
+/// reads must go on, and everything by itself once there is room.
+#[test]
+fn without_room_for_the_log_writes_are_refused_and_reads_go_on() {
+    let mut node = Node::fresh(10);
+    let conn = node.replica.open();
+    let value = vec![1; 1 << 20];
+    let mut failing = None;
+    let mut accepted = 0;
+    let refused = loop {
+        node.replica.turn();
+        if let Some(prepare) = node.replica.next_prepare() {
+            failing = Some(prepare.generation);
+            node.replica.prepare_failed(prepare.generation);
+        }
+        while let Some(write) = node.replica.next_write() {
+            node.replica.written(write);
+            node.replica.turn();
+        }
+        node.send(conn, &[set(1, "/a", -1, &value)]);
+        node.replica.turn();
+        while let Some(write) = node.replica.next_write() {
+            node.replica.written(write);
+            node.replica.turn();
+        }
+        let (mut answers, _) = node.answers(conn);
+        let answer = answers.remove(0);
+        if answer.err.is_some() {
+            break answer;
+        }
+        accepted += 1;
+    };
+    assert!(accepted > 30, "the first segment serves first: {accepted}");
+    assert_eq!(refused.err, Some(ErrCode::Other.code()));
+    assert!(refused.detail.unwrap().starts_with("disk full: "));
+    let revision = node.revision_of("/a");
+    let get = Request { path: Some(b"/a"), ..request(Verb::Get, 2) };
+    node.send(conn, &[get]);
+    assert_eq!(node.answers(conn).0[0].rev, Some(revision));
+    node.replica.retry_prepare();
+    let again = node.replica.next_prepare().unwrap();
+    assert_eq!(Some(again.generation), failing);
+    node.replica.prepared(again.generation);
+    assert_eq!(node.call(conn, set(3, "/a", -1, &value)).rev, Some(revision + 1));
+}
+
+/// Bytes may be cut anywhere between two receives: the outcome is the same.
+#[test]
+fn frames_may_be_cut_anywhere() {
+    let mut bytes = Vec::new();
+    for tag in 0..3 {
+        set(tag, "/a", -1, b"body").encode(&mut bytes);
+        Request { path: Some(b"/a"), ..request(Verb::Get, tag + 10) }.encode(&mut bytes);
+    }
+    for cut in 0..=bytes.len() {
+        let mut node = Node::new(10);
+        let conn = node.replica.open();
+        let used = node.replica.receive(conn, &bytes[..cut]).consumed;
+        node.settle();
+        assert_eq!(used + node.replica.receive(conn, &bytes[used..]).consumed, bytes.len());
+        node.settle();
+        assert_eq!(node.answers(conn).0.len(), 6, "cut at {cut}");
+    }
+}
