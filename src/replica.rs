@@ -9,8 +9,8 @@
 //!                     +- mutation -> gather -> turn: propose -> log -> written -> commit -> apply -> output
 //! ```
 //!
-//! Read in this order: [`session`] (connections), [`desk`] (reads and waits), [`batch`] (what is proposed), [`group`]
-//! and [`entries`] (raft), [`machine`] (what is applied), [`snapshot`] (the state, to a file and back), [`rebuild`] (the state, from the disk).
+//! Read in this order: [`session`] (connections), `requests` (what they ask), [`desk`] (reads and waits), [`batch`] (what is proposed), [`group`]
+//! and [`entries`] (raft), [`machine`] (what is applied), [`snapshot`] (the state, to a file and back), [`rebuild`] (the state, from the disk), `introduce` (what it says of itself).
 //!
 //! Invariants:
 //! * nothing is answered before what it promises is durable: the log says what is ([`crate::log::Durable`]), and only
@@ -22,8 +22,10 @@ pub mod batch;
 pub mod desk;
 pub mod entries;
 pub mod group;
+mod introduce;
 pub mod machine;
 pub mod rebuild;
+mod requests;
 pub mod session;
 pub mod snapshot;
 
@@ -32,20 +34,16 @@ use std::collections::VecDeque;
 use raft::eraftpb::{Entry, EntryType, HardState};
 
 use batch::{Gather, Origin};
-use desk::{Desk, Op, Secrets};
+use desk::{Desk, Secrets};
 use group::{Group, Persist};
+use introduce::Introduced;
 use machine::Machine;
+use requests::{Pending, answer};
 pub use session::{Access, Conn, Output};
 
 use crate::limits;
-use crate::log::{self, Log, Position, Room};
-use crate::store::{Glob, Lookup, Mutation, Path, Refused};
-use crate::wire::{ErrCode, Request, Response, Verb, frame};
-
-/// Records that a batch is written with: term, vote and commit; the entry; and, behind it, those of an election.
-const RECORDS: usize = 4;
-/// More than the headers of a batch and of one more command.
-const GATHER_OVERHEAD: usize = 256;
+use crate::log::{self, Log, Position};
+use crate::wire::{Request, Response, frame};
 
 /// What a replica is told about itself.
 #[derive(Clone, Debug)]
@@ -95,15 +93,6 @@ pub enum Then {
     Close,
 }
 
-/// A mutation of this server that is on its way.
-#[derive(Clone, Copy, Debug)]
-struct Pending {
-    /// `None` for one of the server's own.
-    conn: Option<Conn>,
-    tag: Option<i32>,
-    answer_rev: bool,
-}
-
 /// SYNCs that are answered together, each with its connection and tag.
 type Syncs = Vec<(Conn, Option<i32>)>;
 
@@ -151,14 +140,6 @@ pub struct Replica {
     now_ms: u64,
     next_pulse_ms: u64,
     ticks: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Introduced {
-    No,
-    /// The server's own entries of `/ctl` are on their way, up to this sequence number.
-    Until(u64),
-    Yes,
 }
 
 impl Replica {
@@ -304,153 +285,6 @@ impl Replica {
         (self.desk.sessions.buffered() > limits::OUTPUT_MAX).then(|| self.desk.sessions.fattest()).flatten()
     }
 
-    // ---- requests ----
-
-    /// Carries out a request, or begins to. `false`: there is no room for it now, it is to come again.
-    fn request(&mut self, conn: Conn, request: &Request<'_>) -> bool {
-        let tag = request.tag;
-        let Some(verb) = request.verb.and_then(|v| Verb::try_from(v).ok()) else {
-            self.desk.fail(conn, tag, ErrCode::UnknownVerb);
-            return true;
-        };
-        let Some(access) = self.desk.sessions.get(conn).map(|s| s.access) else {
-            return true;
-        };
-        let allowed = match verb {
-            Verb::Set | Verb::Del | Verb::Nop => access.write,
-            Verb::Get | Verb::Stat | Verb::Getdir | Verb::Walk | Verb::Wait | Verb::Sync => access.read,
-            Verb::Rev | Verb::SelfId | Verb::Access => true,
-        };
-        if !allowed {
-            self.desk.fail_other(conn, tag, "permission denied");
-            return true;
-        }
-        let (path, rev) = (request.path, request.rev);
-        match verb {
-            Verb::Set | Verb::Del | Verb::Nop => return self.mutation(conn, verb, request),
-            Verb::Rev => {
-                let rev = Some(self.machine.store.revision());
-                self.desk.sessions.reply(conn, &Response { tag, rev, ..Response::default() });
-            }
-            Verb::SelfId => {
-                let value = Some(self.config.id.as_bytes());
-                self.desk.sessions.reply(conn, &Response { tag, value, ..Response::default() });
-            }
-            Verb::Access => self.access(conn, tag, request.value.unwrap_or_default()),
-            Verb::Sync => {
-                self.syncs.push((conn, tag));
-                self.desk.asked(conn);
-            }
-            Verb::Stat => self.read(conn, tag, Op::Stat, path.unwrap_or_default(), rev),
-            Verb::Get => match path {
-                Some(path) => self.read(conn, tag, Op::Get, path, rev),
-                None => self.desk.fail(conn, tag, ErrCode::MissingArg),
-            },
-            Verb::Getdir => match (path, request.offset) {
-                (Some(path), Some(offset)) => self.read(conn, tag, Op::Getdir(offset), path, rev),
-                _ => self.desk.fail(conn, tag, ErrCode::MissingArg),
-            },
-            Verb::Walk => match (path, request.offset) {
-                (Some(path), Some(offset)) => self.walk(conn, tag, path, offset, rev),
-                _ => self.desk.fail(conn, tag, ErrCode::MissingArg),
-            },
-            Verb::Wait => match (path, rev) {
-                (Some(path), Some(rev)) => {
-                    self.desk.wait(&mut self.machine.store, conn, tag, path, rev);
-                }
-                _ => self.desk.fail(conn, tag, ErrCode::MissingArg),
-            },
-        }
-        true
-    }
-
-    fn read(&mut self, conn: Conn, tag: Option<i32>, op: Op, path: &[u8], rev: Option<i64>) {
-        self.desk.read(&mut self.machine.store, conn, tag, op, path, rev);
-    }
-
-    fn walk(&mut self, conn: Conn, tag: Option<i32>, glob: &[u8], offset: i32, rev: Option<i64>) {
-        if Glob::new(glob).is_err() {
-            self.desk.bad_glob(conn, tag, glob);
-        } else if offset < 0 {
-            self.desk.fail(conn, tag, ErrCode::Range);
-        } else {
-            self.read(conn, tag, Op::Walk(offset), glob, rev);
-        }
-    }
-
-    fn access(&mut self, conn: Conn, tag: Option<i32>, secret: &[u8]) {
-        let Some(session) = self.desk.sessions.get(conn) else { return };
-        if self.config.secrets.grant(secret, &mut session.access) {
-            self.desk.sessions.reply(conn, &Response { tag, ..Response::default() });
-        } else {
-            self.desk.fail_other(conn, tag, "permission denied");
-        }
-    }
-
-    /// Takes a mutation into the batch. The access has been checked.
-    fn mutation(&mut self, conn: Conn, verb: Verb, request: &Request<'_>) -> bool {
-        let tag = request.tag;
-        if !self.group.leads() {
-            self.desk.fail(conn, tag, ErrCode::Readonly);
-            return true;
-        }
-        let command = if verb == Verb::Nop {
-            Mutation::Nop
-        } else {
-            let (Some(path), Some(rev)) = (request.path, request.rev) else {
-                self.desk.fail(conn, tag, ErrCode::MissingArg);
-                return true;
-            };
-            if Path::parse(path).is_none() {
-                self.desk.fail(conn, tag, ErrCode::BadPath);
-                return true;
-            }
-            match verb {
-                Verb::Del => Mutation::Del { path, rev },
-                _ => Mutation::Set { path, rev, value: request.value.unwrap_or_default() },
-            }
-        };
-        let (path, value) = match command {
-            Mutation::Set { path, value, .. } => (path.len(), value.len()),
-            Mutation::Del { path, .. } => (path.len(), 0),
-            Mutation::Nop => (0, 0),
-        };
-        if value > limits::VALUE_MAX {
-            let detail = format!("value too large: {value} bytes, the limit is {}", limits::VALUE_MAX);
-            self.desk.fail_other(conn, tag, &detail);
-            return true;
-        }
-        if !self.gather.fits(path, value, limits::BATCH_SOFT) {
-            return false;
-        }
-        if !self.log_takes(path + value) {
-            if self.log.room() != Room::Full {
-                return false;
-            }
-            let detail = format!(
-                "disk full: there is no room for the log in {}; make room there and write again",
-                self.config.dir
-            );
-            self.desk.fail_other(conn, tag, &detail);
-            return true;
-        }
-        self.enqueue(Pending { conn: Some(conn), tag, answer_rev: verb == Verb::Set }, &command);
-        self.desk.asked(conn);
-        true
-    }
-
-    /// Whether a batch with so many bytes more, behind what is staged, is sure to find its place in the log.
-    fn log_takes(&self, bytes: usize) -> bool {
-        self.log.can_accept(RECORDS, self.gather.len() + bytes + GATHER_OVERHEAD)
-    }
-
-    fn enqueue(&mut self, pending: Pending, command: &Mutation<'_>) -> u64 {
-        let seq = self.gather.push(command);
-        assert_eq!(seq, self.pending_first + self.pending.len() as u64, "a pending one for each");
-        self.pending.push_back(pending);
-        seq
-    }
-
     // ---- the turn ----
 
     /// Ends a turn of the loop: everything that came in it is on its way, or done.
@@ -539,63 +373,6 @@ impl Replica {
         }
     }
 
-    // ---- the server's own files ----
-
-    /// Writes the server's files in `/ctl`, those that are not as they should be, once it leads.
-    fn introduce(&mut self) {
-        match self.introduced {
-            Introduced::Yes => return,
-            Introduced::Until(seq) => {
-                if seq < self.pending_first {
-                    self.introduced = Introduced::Yes;
-                }
-                return;
-            }
-            Introduced::No if !self.group.leads() => return,
-            Introduced::No => {}
-        }
-        self.recovered_revision = self.machine.store.revision();
-        let Config { id, cluster, addr, hostname, version, .. } = self.config.clone();
-        let founding = self.machine.store.revision() == 0;
-        let name = match self.machine.store.lookup(b"/ctl/name", self.machine.store.revision()) {
-            Lookup::File { value, .. } => String::from_utf8_lossy(value).into_owned(),
-            _ => cluster.clone(),
-        };
-        if founding {
-            self.put("/ctl/name", &cluster);
-        }
-        self.put(&format!("/ctl/node/{id}/addr"), &addr);
-        self.put(&format!("/ctl/node/{id}/hostname"), &hostname);
-        self.put(&format!("/ctl/node/{id}/version"), &version);
-        if founding {
-            self.put("/ctl/cal/0", &id);
-        }
-        if Path::parse(format!("/ctl/ns/{name}/{id}").as_bytes()).is_some() {
-            self.put(&format!("/ctl/ns/{name}/{id}"), &addr);
-        }
-        self.put(&format!("/ctl/node/{id}/writable"), "true");
-        self.introduced = Introduced::Until(self.pending_first + self.pending.len() as u64 - 1);
-        // Nothing to say: it is known already.
-        if self.pending.is_empty() {
-            self.introduced = Introduced::Yes;
-        }
-    }
-
-    /// Sets a file to a value, unless it has it.
-    fn put(&mut self, path: &str, value: &str) {
-        let (path, value) = (path.as_bytes(), value.as_bytes());
-        let store = &self.machine.store;
-        if let Lookup::File { value: found, .. } = store.lookup(path, store.revision())
-            && found == value
-        {
-            return;
-        }
-        if self.log_takes(path.len() + value.len()) {
-            let own = Pending { conn: None, tag: None, answer_rev: false };
-            self.enqueue(own, &Mutation::Set { path, rev: -1, value });
-        }
-    }
-
     // ---- time ----
 
     /// It is so many milliseconds after some moment of the past; to be called every [`group::TICK_MS`].
@@ -635,6 +412,8 @@ impl Replica {
         let durable = self.log.written(write);
         self.writing = false;
         self.group.persisted(durable);
+        // A segment that was being sealed may have had no room for them.
+        self.resume_stalled();
     }
 
     /// Whether a segment is to be made ready: see [`Replica::next_prepare`].
@@ -730,25 +509,6 @@ impl Replica {
     pub fn is_quiet(&self) -> bool {
         !self.writing && self.pending.is_empty() && self.gather.is_empty()
     }
-}
-
-/// Answers a mutation of this server with its outcome.
-fn answer(desk: &mut Desk, own: Pending, outcome: Result<i64, Refused>) {
-    let Some(conn) = own.conn else { return };
-    let tag = own.tag;
-    let response = match outcome {
-        Ok(rev) => Response { tag, rev: own.answer_rev.then_some(rev), ..Response::default() },
-        Err(refused) => {
-            let code = match refused {
-                Refused::BadPath => ErrCode::BadPath,
-                Refused::NotDir => ErrCode::Notdir,
-                Refused::RevMismatch => ErrCode::RevMismatch,
-                Refused::IsDir => ErrCode::Isdir,
-            };
-            Response::error(tag, code, None)
-        }
-    };
-    desk.answered(conn, &response);
 }
 
 /// The log, as raft's readies are staged with it.

@@ -1,12 +1,12 @@
 //! The shell: the replica's sockets, disk, clock and core. The only place that names tokio-uring.
 //!
-//! One thread, one ring. Each connection has two tasks ([`link`]), the log's writer one, the making of segments one,
-//! the snapshot one ([`disk`]); and one task, woken by any of them, ends the turn: it runs behind those that were awake
+//! One thread, one ring. Each connection has two tasks (`link`), the log's writer one, the making of segments one,
+//! the snapshot one (`disk`); and one task, woken by any of them, ends the turn: it runs behind those that were awake
 //! before it, so what came together is carried out together. What it submits leaves when the runtime parks.
 //!
-//! * [`directory`]: the data directory: lock, identity, recovery.
-//! * [`pin`]: the core.
-//! * [`buffer`], [`signal`]: what the tasks are made of.
+//! * `directory`: the data directory: lock, identity, recovery.
+//! * `pin`: the core.
+//! * `buffer`, `signal`: what the tasks are made of.
 
 // This floor is where time, randomness and files come in.
 #![allow(clippy::disallowed_methods, reason = "the server is the floor that may name the clock and files")]

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use super::rebuild::Rebuild;
 use super::snapshot::{Part, Restore};
 use super::*;
+use crate::limits;
 use crate::log::{Params, Piece, SnapshotReader};
+use crate::store::Lookup;
+use crate::wire::{ErrCode, Verb};
 
 const NODE: &[u8; 16] = b"ABCDEFGHIJKLMNOP";
 const SEGMENT: u64 = 64 << 20;

@@ -303,7 +303,7 @@ impl Opener<'_> {
             Step::Remove(name) => {
                 fs::remove_file(self.disk.path(name)).map_err(|e| self.error(&format!("remove {name}"), &e))
             }
-            Step::SyncDirectory => self.disk.sync_dir().map_err(|e| self.error("sync the directory", &e)),
+            Step::SyncDirectory => self.disk.sync_dir().await.map_err(|e| self.error("sync the directory", &e)),
         }
     }
 
@@ -324,7 +324,7 @@ impl Opener<'_> {
                 .and_then(|_| File::open(&to)?.sync_all())
                 .map_err(|e| self.error(&format!("copy {name} to {}", to.display()), &e))?;
         }
-        self.disk.sync_dir().map_err(|e| self.error("sync the directory", &e))?;
+        self.disk.sync_dir().await.map_err(|e| self.error("sync the directory", &e))?;
         for erase in &salvage.erase {
             self.erase(erase).await?;
         }

@@ -4,6 +4,9 @@
 //! not a failure: it shows where files are made (a segment, a snapshot), not where the log is written, and is tried
 //! again until there is space.
 //!
+//! What may take long in the kernel (syncs, renames, removals) goes through the ring, as the writes do: the loop waits for
+//! none of them.
+//!
 //! The log is written with one O_DIRECT|O_DSYNC write a batch into a segment that was filled with zeros, and synced,
 //! beforehand. Where the file system refuses O_DIRECT, with a buffered write and fdatasync.
 
@@ -17,7 +20,7 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use tokio_uring::buf::IoBuf;
-use tokio_uring::fs::File;
+use tokio_uring::fs::{self, File};
 
 use super::{Shell, fatal};
 use crate::limits;
@@ -85,7 +88,7 @@ impl Disk {
             }
             outcome => outcome?,
         }
-        std::fs::remove_file(&path)?;
+        fs::remove_file(&path).await?;
         Ok(disk)
     }
 
@@ -125,8 +128,10 @@ impl Disk {
     }
 
     /// Makes what was renamed or created in the directory durable.
-    pub fn sync_dir(&self) -> io::Result<()> {
-        std::fs::File::open(&self.dir)?.sync_all()
+    pub async fn sync_dir(&self) -> io::Result<()> {
+        let dir = File::from_std(std::fs::File::open(&self.dir)?);
+        dir.sync_all().await?;
+        dir.close().await
     }
 
     /// Carries out a write of the log.
@@ -161,16 +166,16 @@ impl Disk {
         let made = self.make_segment(&prepare, &temporary).await;
         if made.is_err() {
             // What is left is removed at the next start at the latest.
-            let _removed = std::fs::remove_file(&temporary);
+            let _removed = fs::remove_file(&temporary).await;
         }
         made
     }
 
     async fn make_segment(&self, prepare: &Prepare, temporary: &Path) -> io::Result<()> {
         let file = if let Some(old) = prepare.recycled_file() {
-            std::fs::rename(self.path(&old), temporary)?;
+            fs::rename(self.path(&old), temporary).await?;
             // Else the new preface could be on the disk under the old name after a crash, which is damage.
-            self.sync_dir()?;
+            self.sync_dir().await?;
             self.open(temporary, false, false)?
         } else {
             let file = self.open(temporary, true, false)?;
@@ -185,8 +190,8 @@ impl Disk {
         write(&file, prepare.header.clone(), 0).await.0?;
         file.sync_all().await?;
         file.close().await?;
-        std::fs::rename(temporary, self.path(&prepare.file()))?;
-        self.sync_dir()
+        fs::rename(temporary, self.path(&prepare.file())).await?;
+        self.sync_dir().await
     }
 
     /// Begins a file that gets its name when it is whole.
@@ -235,14 +240,14 @@ impl Draft {
     pub async fn commit(self, disk: &Disk, name: &str) -> io::Result<()> {
         self.file.sync_all().await?;
         self.file.close().await?;
-        std::fs::rename(&self.path, disk.path(name))?;
-        disk.sync_dir()
+        fs::rename(&self.path, disk.path(name)).await?;
+        disk.sync_dir().await
     }
 
     /// Drops the file.
     pub async fn abandon(self) -> io::Result<()> {
         self.file.close().await?;
-        std::fs::remove_file(&self.path)
+        fs::remove_file(&self.path).await
     }
 }
 
@@ -324,9 +329,9 @@ async fn write_snapshots(shell: &Rc<Shell>) {
         match write_snapshot(shell).await {
             Ok(()) => {
                 let old = shell.replica.borrow_mut().snapshot_done();
-                remove(shell, old);
+                remove(shell, old).await;
                 let removals = shell.replica.borrow_mut().take_removals();
-                remove(shell, removals);
+                remove(shell, removals).await;
             }
             Err(e) if is_full(&e) => {
                 shell.say(&format!(
@@ -366,9 +371,9 @@ async fn write_snapshot(shell: &Rc<Shell>) -> io::Result<()> {
     }
 }
 
-fn remove(shell: &Shell, names: impl IntoIterator<Item = String>) {
+async fn remove(shell: &Shell, names: impl IntoIterator<Item = String>) {
     for name in names {
-        if let Err(e) = std::fs::remove_file(shell.disk.path(&name)) {
+        if let Err(e) = fs::remove_file(shell.disk.path(&name)).await {
             shell.say(&format!("cannot remove {name}, which is of no use any more: {e}"));
         }
     }

@@ -15,7 +15,7 @@
 //! entries' names, which lets a walk leave out a subtree as soon as no state is left.
 //!
 //! Before any of it, literal text is compared as such: a pattern without wildcards has no automaton at all, and the
-//! components before the first `**` tell a walk which names it has to look at ([`Glob::head`]).
+//! components before the first `**` tell a walk which names it has to look at (`Glob::head`).
 
 use super::path::{self, Path};
 

@@ -1,17 +1,20 @@
 //! SET with one outstanding, against the floor (see [`crate::floor`]) on the same cores and the same disk, in turns.
+//! The turns are short, some hundred milliseconds, so that what else the machine does falls on both alike.
 
 use super::{ALONE, Bench};
 use crate::child::Server;
-use crate::client::Client;
-use crate::failure::Failure;
+use crate::client::{Client, histogram};
+use crate::failure::{Context, Failure};
 use crate::figure::{Goal, Report, Unit, micros};
 use crate::traffic::value;
 
-/// Sets before each round, to warm up what the other server's round has pushed out of the caches.
-const WARM_UP: u64 = 500;
+/// Turns of each server in a round.
+const TURNS: u64 = 20;
+/// Sets at the beginning of each turn, to warm up what the other server's turn has pushed out of the caches.
+const WARM_UP: u64 = 50;
 
 pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
-    let count = bench.count(20_000, 500);
+    let count = bench.count(1000, 25);
     let doozerd = bench.server("latency")?;
     let revision = doozerd.revision();
     let file = bench.scratch.path("floor");
@@ -21,12 +24,18 @@ pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
         let mut clients = [Client::connect(doozerd.addr())?, Client::connect(floor.addr())?];
         let mut rounds = [Vec::new(), Vec::new()];
         for _ in 0..bench.rounds {
-            for (client, rounds) in clients.iter_mut().zip(&mut rounds) {
-                client.time_sets(ALONE, &value, WARM_UP)?;
-                rounds.push(client.time_sets(ALONE, &value, count)?);
+            let mut round = [histogram(), histogram()];
+            for _ in 0..TURNS {
+                for (client, latency) in clients.iter_mut().zip(&mut round) {
+                    client.time_sets(ALONE, &value, WARM_UP)?;
+                    *latency += client.time_sets(ALONE, &value, count)?;
+                }
+            }
+            for (rounds, latency) in rounds.iter_mut().zip(round) {
+                rounds.push(latency);
             }
         }
-        let writes = (WARM_UP + count) * u64::from(bench.rounds);
+        let writes = (WARM_UP + count) * TURNS * u64::from(bench.rounds);
         super::count_revisions(doozerd.addr(), revision, writes)?;
         let [own, least] = rounds;
         Ok((own, least))
@@ -40,6 +49,6 @@ pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
     report.remarks.extend(said);
     floor.kill()?;
     doozerd.terminate()?;
-    std::fs::remove_file(&file).map_err(|e| Failure::new(format!("cannot remove {}: {e}", file.display())))?;
+    std::fs::remove_file(&file).context(format!("cannot remove {}", file.display()))?;
     bench.remove("latency")
 }

@@ -48,7 +48,7 @@ pub struct Args {
           value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub history: u64,
 
-    /// Write the applied revision to /ctl/node/<id>/applied every so many seconds; 0 does not
+    /// Write the applied revision to `/ctl/node/<id>/applied` every so many seconds; 0 does not
     #[arg(long = "pulse", value_name = "SECONDS", default_value_t = 0.0)]
     pub pulse: f64,
 

@@ -1,0 +1,74 @@
+//! The server's own files in `/ctl`: who it is, where it listens, and that it takes writes.
+//!
+//! They are ordinary mutations of the server itself, sent once it leads, and only those that are not as they should be: a
+//! restart on the same address writes nothing. Connections are taken when they are applied, so whoever connects finds them.
+
+use super::requests::Pending;
+use super::{Config, Replica};
+use crate::store::{Lookup, Mutation, Path};
+
+/// How far a server has made itself known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Introduced {
+    No,
+    /// The server's own entries of `/ctl` are on their way, up to this sequence number.
+    Until(u64),
+    Yes,
+}
+
+impl Replica {
+    /// Writes the server's files in `/ctl`, those that are not as they should be, once it leads.
+    pub(super) fn introduce(&mut self) {
+        match self.introduced {
+            Introduced::Yes => return,
+            Introduced::Until(seq) => {
+                if seq < self.pending_first {
+                    self.introduced = Introduced::Yes;
+                }
+                return;
+            }
+            Introduced::No if !self.group.leads() => return,
+            Introduced::No => {}
+        }
+        self.recovered_revision = self.machine.store.revision();
+        let Config { id, cluster, addr, hostname, version, .. } = self.config.clone();
+        let founding = self.machine.store.revision() == 0;
+        let name = match self.machine.store.lookup(b"/ctl/name", self.machine.store.revision()) {
+            Lookup::File { value, .. } => String::from_utf8_lossy(value).into_owned(),
+            _ => cluster.clone(),
+        };
+        if founding {
+            self.put("/ctl/name", &cluster);
+        }
+        self.put(&format!("/ctl/node/{id}/addr"), &addr);
+        self.put(&format!("/ctl/node/{id}/hostname"), &hostname);
+        self.put(&format!("/ctl/node/{id}/version"), &version);
+        if founding {
+            self.put("/ctl/cal/0", &id);
+        }
+        if Path::parse(format!("/ctl/ns/{name}/{id}").as_bytes()).is_some() {
+            self.put(&format!("/ctl/ns/{name}/{id}"), &addr);
+        }
+        self.put(&format!("/ctl/node/{id}/writable"), "true");
+        self.introduced = Introduced::Until(self.pending_first + self.pending.len() as u64 - 1);
+        // Nothing to say: it is known already.
+        if self.pending.is_empty() {
+            self.introduced = Introduced::Yes;
+        }
+    }
+
+    /// Sets a file to a value, unless it has it.
+    pub(super) fn put(&mut self, path: &str, value: &str) {
+        let (path, value) = (path.as_bytes(), value.as_bytes());
+        let store = &self.machine.store;
+        if let Lookup::File { value: found, .. } = store.lookup(path, store.revision())
+            && found == value
+        {
+            return;
+        }
+        if self.log_takes(path.len() + value.len()) {
+            let own = Pending { conn: None, tag: None, answer_rev: false };
+            self.enqueue(own, &Mutation::Set { path, rev: -1, value });
+        }
+    }
+}

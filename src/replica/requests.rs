@@ -1,0 +1,193 @@
+//! Requests: each is checked in the protocol's order and carried out, or begun.
+//!
+//! Reads and waits go to the desk. Mutations are checked as far as no state is needed for it and taken into the batch; what
+//! depends on the state is decided when they are applied, at their place in the order of all. An invariant: a request that
+//! was taken is answered, a request for which there is no room is not taken, and comes again.
+
+use super::Replica;
+use super::desk::{Desk, Op};
+use super::session::Conn;
+use crate::limits;
+use crate::log::Room;
+use crate::store::{Glob, Mutation, Path, Refused};
+use crate::wire::{ErrCode, Request, Response, Verb};
+
+/// Records that a batch is written with: term, vote and commit; the entry; and, behind it, those of an election.
+const RECORDS: usize = 4;
+/// More than the headers of a batch and of one more command.
+const GATHER_OVERHEAD: usize = 256;
+
+/// A mutation of this server that is on its way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pending {
+    /// `None` for one of the server's own.
+    pub(super) conn: Option<Conn>,
+    pub(super) tag: Option<i32>,
+    pub(super) answer_rev: bool,
+}
+
+impl Replica {
+    /// Carries out a request, or begins to. `false`: there is no room for it now, it is to come again.
+    pub(super) fn request(&mut self, conn: Conn, request: &Request<'_>) -> bool {
+        let tag = request.tag;
+        let Some(verb) = request.verb.and_then(|v| Verb::try_from(v).ok()) else {
+            self.desk.fail(conn, tag, ErrCode::UnknownVerb);
+            return true;
+        };
+        let Some(access) = self.desk.sessions.get(conn).map(|s| s.access) else {
+            return true;
+        };
+        let allowed = match verb {
+            Verb::Set | Verb::Del | Verb::Nop => access.write,
+            Verb::Get | Verb::Stat | Verb::Getdir | Verb::Walk | Verb::Wait | Verb::Sync => access.read,
+            Verb::Rev | Verb::SelfId | Verb::Access => true,
+        };
+        if !allowed {
+            self.desk.fail_other(conn, tag, "permission denied");
+            return true;
+        }
+        let (path, rev) = (request.path, request.rev);
+        match verb {
+            Verb::Set | Verb::Del | Verb::Nop => return self.mutation(conn, verb, request),
+            Verb::Rev => {
+                let rev = Some(self.machine.store.revision());
+                self.desk.sessions.reply(conn, &Response { tag, rev, ..Response::default() });
+            }
+            Verb::SelfId => {
+                let value = Some(self.config.id.as_bytes());
+                self.desk.sessions.reply(conn, &Response { tag, value, ..Response::default() });
+            }
+            Verb::Access => self.access(conn, tag, request.value.unwrap_or_default()),
+            Verb::Sync => {
+                self.syncs.push((conn, tag));
+                self.desk.asked(conn);
+            }
+            Verb::Stat => self.read(conn, tag, Op::Stat, path.unwrap_or_default(), rev),
+            Verb::Get => match path {
+                Some(path) => self.read(conn, tag, Op::Get, path, rev),
+                None => self.desk.fail(conn, tag, ErrCode::MissingArg),
+            },
+            Verb::Getdir => match (path, request.offset) {
+                (Some(path), Some(offset)) => self.read(conn, tag, Op::Getdir(offset), path, rev),
+                _ => self.desk.fail(conn, tag, ErrCode::MissingArg),
+            },
+            Verb::Walk => match (path, request.offset) {
+                (Some(path), Some(offset)) => self.walk(conn, tag, path, offset, rev),
+                _ => self.desk.fail(conn, tag, ErrCode::MissingArg),
+            },
+            Verb::Wait => match (path, rev) {
+                (Some(path), Some(rev)) => {
+                    self.desk.wait(&mut self.machine.store, conn, tag, path, rev);
+                }
+                _ => self.desk.fail(conn, tag, ErrCode::MissingArg),
+            },
+        }
+        true
+    }
+
+    fn read(&mut self, conn: Conn, tag: Option<i32>, op: Op, path: &[u8], rev: Option<i64>) {
+        self.desk.read(&mut self.machine.store, conn, tag, op, path, rev);
+    }
+
+    fn walk(&mut self, conn: Conn, tag: Option<i32>, glob: &[u8], offset: i32, rev: Option<i64>) {
+        if Glob::new(glob).is_err() {
+            self.desk.bad_glob(conn, tag, glob);
+        } else if offset < 0 {
+            self.desk.fail(conn, tag, ErrCode::Range);
+        } else {
+            self.read(conn, tag, Op::Walk(offset), glob, rev);
+        }
+    }
+
+    fn access(&mut self, conn: Conn, tag: Option<i32>, secret: &[u8]) {
+        let Some(session) = self.desk.sessions.get(conn) else { return };
+        if self.config.secrets.grant(secret, &mut session.access) {
+            self.desk.sessions.reply(conn, &Response { tag, ..Response::default() });
+        } else {
+            self.desk.fail_other(conn, tag, "permission denied");
+        }
+    }
+
+    /// Takes a mutation into the batch. The access has been checked.
+    fn mutation(&mut self, conn: Conn, verb: Verb, request: &Request<'_>) -> bool {
+        let tag = request.tag;
+        if !self.group.leads() {
+            self.desk.fail(conn, tag, ErrCode::Readonly);
+            return true;
+        }
+        let command = if verb == Verb::Nop {
+            Mutation::Nop
+        } else {
+            let (Some(path), Some(rev)) = (request.path, request.rev) else {
+                self.desk.fail(conn, tag, ErrCode::MissingArg);
+                return true;
+            };
+            if Path::parse(path).is_none() {
+                self.desk.fail(conn, tag, ErrCode::BadPath);
+                return true;
+            }
+            match verb {
+                Verb::Del => Mutation::Del { path, rev },
+                _ => Mutation::Set { path, rev, value: request.value.unwrap_or_default() },
+            }
+        };
+        let (path, value) = match command {
+            Mutation::Set { path, value, .. } => (path.len(), value.len()),
+            Mutation::Del { path, .. } => (path.len(), 0),
+            Mutation::Nop => (0, 0),
+        };
+        if value > limits::VALUE_MAX {
+            let detail = format!("value too large: {value} bytes, the limit is {}", limits::VALUE_MAX);
+            self.desk.fail_other(conn, tag, &detail);
+            return true;
+        }
+        if !self.gather.fits(path, value, limits::BATCH_SOFT) {
+            return false;
+        }
+        if !self.log_takes(path + value) {
+            if self.log.room() != Room::Full {
+                return false;
+            }
+            let detail = format!(
+                "disk full: there is no room for the log in {}; make room there and write again",
+                self.config.dir
+            );
+            self.desk.fail_other(conn, tag, &detail);
+            return true;
+        }
+        self.enqueue(Pending { conn: Some(conn), tag, answer_rev: verb == Verb::Set }, &command);
+        self.desk.asked(conn);
+        true
+    }
+
+    /// Whether a batch with so many bytes more, behind what is staged, is sure to find its place in the log.
+    pub(super) fn log_takes(&self, bytes: usize) -> bool {
+        self.log.can_accept(RECORDS, self.gather.len() + bytes + GATHER_OVERHEAD)
+    }
+
+    pub(super) fn enqueue(&mut self, pending: Pending, command: &Mutation<'_>) -> u64 {
+        let seq = self.gather.push(command);
+        assert_eq!(seq, self.pending_first + self.pending.len() as u64, "a pending one for each");
+        self.pending.push_back(pending);
+        seq
+    }
+}
+
+/// Answers a mutation of this server with its outcome.
+pub(super) fn answer(desk: &mut Desk, own: Pending, outcome: Result<i64, Refused>) {
+    let Some(conn) = own.conn else { return };
+    let tag = own.tag;
+    let response = match outcome {
+        Ok(rev) => Response { tag, rev: own.answer_rev.then_some(rev), ..Response::default() },
+        Err(refused) => {
+            let code = match refused {
+                Refused::BadPath => ErrCode::BadPath,
+                Refused::NotDir => ErrCode::Notdir,
+                Refused::RevMismatch => ErrCode::RevMismatch,
+                Refused::IsDir => ErrCode::Isdir,
+            };
+            Response::error(tag, code, None)
+        }
+    };
+    desk.answered(conn, &response);
+}
