@@ -321,6 +321,7 @@ async fn prepare_segments(shell: &Rc<Shell>) {
 
 /// Writes the snapshot that is being taken, a part at a time: the next is composed when this one is on the disk.
 async fn write_snapshots(shell: &Rc<Shell>) {
+    let mut told = false;
     loop {
         shell.snapshot.wait().await;
         if !shell.replica.borrow_mut().begin_snapshot() {
@@ -328,16 +329,20 @@ async fn write_snapshots(shell: &Rc<Shell>) {
         }
         match write_snapshot(shell).await {
             Ok(()) => {
+                told = false;
                 let old = shell.replica.borrow_mut().snapshot_done();
                 remove(shell, old).await;
                 let removals = shell.replica.borrow_mut().take_removals();
                 remove(shell, removals).await;
             }
             Err(e) if is_full(&e) => {
-                shell.say(&format!(
-                    "disk full: no room for a snapshot in {}; the log grows until there is",
-                    shell.disk.dir.display(),
-                ));
+                if !told {
+                    told = true;
+                    shell.say(&format!(
+                        "disk full: no room for a snapshot in {}; the log grows until there is",
+                        shell.disk.dir.display(),
+                    ));
+                }
                 shell.replica.borrow_mut().snapshot_failed();
                 tokio::time::sleep(RETRY).await;
             }
