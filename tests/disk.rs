@@ -213,11 +213,11 @@ fn a_full_disk_stops_reads_or_loses_a_write() {
 #[test]
 fn a_full_disk_leaves_half_a_snapshot() {
     let Some(disk) = SmallDisk::new(640) else { return };
-    disk.take("ballast", 240);
+    disk.take("ballast", 260);
     let setup = disk.setup();
     let server = setup.start();
     let mut c = server.connect();
-    let mut files = Files::new(150);
+    let mut files = Files::new(80);
     files.fill(&mut c, 400);
     let said = server.says("no room for a snapshot");
     assert!(said.contains("disk full"), "{said}");
@@ -226,6 +226,8 @@ fn a_full_disk_leaves_half_a_snapshot() {
     files.check(&mut c);
     // It takes no room in the meantime. (Another attempt may be under way.)
     eventually("half a snapshot is removed", || data(".snap.tmp").is_empty().then_some(()));
+    let said = server.stderr();
+    assert_eq!(said.matches("no room for a snapshot").count(), 1, "said at each attempt: {said}");
     let setup = server.kill();
     let server = setup.start();
     let mut c = server.connect();
