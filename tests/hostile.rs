@@ -24,6 +24,17 @@ fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// So many connections, or as many as the limit of open files allows, with a word.
+fn files(count: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit }).unwrap();
+    let most = usize::try_from(limit.unwrap_or(u64::MAX)).unwrap().saturating_sub(300);
+    if most < count {
+        eprintln!("only {most} connections, for the limit of open files is {limit:?}");
+    }
+    most.min(count)
+}
+
 /// Another client is served: it writes, and reads what it wrote.
 #[track_caller]
 fn serves(addr: SocketAddr) {
@@ -193,13 +204,7 @@ fn a_connection_that_ends_at_some_byte_is_never_forgotten() {
 #[test]
 fn a_crowd_of_idle_connections_locks_others_out() {
     let _alone = alone();
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
-    let most = usize::try_from(limit.maximum.unwrap_or(u64::MAX)).unwrap().saturating_sub(500);
-    let count = most.min(10_000);
-    if count < 10_000 {
-        eprintln!("only {count} connections: the limit of open files is {:?}", limit.maximum);
-    }
+    let count = files(10_000);
     let server = Setup::new().start();
     serves(server.addr());
     let before = server.resident();
@@ -251,7 +256,7 @@ fn half_frames_take_memory() {
     serves(server.addr());
     let before = server.resident();
     let announced = u32::try_from(FRAME_MAX).unwrap().to_be_bytes();
-    let mut crowd: Vec<TcpStream> = (0..900).map(|_| TcpStream::connect(server.addr()).unwrap()).collect();
+    let mut crowd: Vec<TcpStream> = (0..files(900)).map(|_| TcpStream::connect(server.addr()).unwrap()).collect();
     for stream in &mut crowd {
         push(stream, &[&announced[..], &[0x0a]].concat());
     }
@@ -313,7 +318,7 @@ fn a_crowd_that_never_reads_takes_memory() {
     server.connect().put("/large", &value);
     let before = server.resident();
     let gets = framed(&get("/large")).repeat(12);
-    let mut crowd: Vec<TcpStream> = (0..1_000).map(|_| TcpStream::connect(server.addr()).unwrap()).collect();
+    let mut crowd: Vec<TcpStream> = (0..files(1_000)).map(|_| TcpStream::connect(server.addr()).unwrap()).collect();
     let mut most = 0;
     for (i, stream) in crowd.iter_mut().enumerate() {
         push(stream, &gets);
