@@ -99,7 +99,8 @@ async fn wait_for_last_writes(dir: &Path) -> io::Result<()> {
     let deadline = Instant::now() + WRITES_PATIENCE;
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        if path.extension().is_none_or(|e| e != "log") {
+        // Files in the making too: they are made anew under the same names.
+        if path.extension().is_none_or(|e| e != "log" && e != "tmp") {
             continue;
         }
         let file = File::open(&path)?;
