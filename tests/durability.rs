@@ -166,7 +166,7 @@ fn a_crash_in_a_snapshot_loses_a_write() {
         }
         // The log is not kept for ever.
         assert!(setup.files(".log").len() <= 7, "{:?}", setup.files(".log"));
-        assert!(setup.files(".snap").len() <= 1, "{:?}", setup.files(".snap"));
+        assert!(setup.files(".snap").len() <= 2, "{:?}", setup.files(".snap"));
         let sent = written.clone();
         let writer = std::thread::spawn(move || overwrite(c, sent));
         let before = setup.files(".snap");
@@ -202,7 +202,7 @@ fn a_crash_in_a_snapshot_loses_a_write() {
     let server = setup.start();
     let mut c = server.connect();
     eventually("files in the making are gone", || setup.files(".tmp").is_empty().then_some(()));
-    assert_eq!(setup.files(".snap").len(), 1);
+    eventually("the older snapshot is gone", || (setup.files(".snap").len() == 1).then_some(()));
     eventually("the history is trimmed", || {
         let now = c.put("/trim", b"");
         assert!(c.call(&get("/trim").at(now - HISTORY + 1)).err_code.is_none());
