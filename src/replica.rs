@@ -39,6 +39,7 @@ use group::{Group, Persist};
 use introduce::Introduced;
 use machine::Machine;
 use requests::{Pending, answer};
+use session::Pause;
 pub use session::{Access, Conn, Output};
 
 use crate::limits;
@@ -213,7 +214,13 @@ impl Replica {
         self.desk.sessions.open(access)
     }
 
-    /// The connection is gone. What it asked to write is written all the same.
+    /// The client is gone, and nothing reaches it any more. What it asked to write is written all the same: bytes of it that
+    /// were received may still be handed in, before [`Replica::close`].
+    pub fn leave(&mut self, conn: Conn) {
+        self.desk.leave(&mut self.machine.store, conn);
+    }
+
+    /// Nothing will come from this connection any more, nor go to it.
     pub fn close(&mut self, conn: Conn) {
         self.desk.close(&mut self.machine.store, conn);
     }
@@ -230,7 +237,7 @@ impl Replica {
             match self.desk.sessions.get(conn) {
                 None => return Receipt { consumed, then: Then::Close },
                 Some(session) if session.full() || !session.deferred.is_empty() => {
-                    self.desk.sessions.pause(conn);
+                    self.desk.sessions.pause(conn, Pause::Output);
                     return Receipt { consumed, then: Then::Paused };
                 }
                 Some(_) => {}
@@ -241,13 +248,16 @@ impl Replica {
                 }
                 Ok(frame::Split::Whole { body, consumed: size }) => {
                     let body = &bytes[consumed + body.start..consumed + body.end];
+                    if !self.desk.charge(conn) {
+                        return Receipt { consumed, then: Then::Paused };
+                    }
                     let Ok(request) = Request::decode(body) else {
                         self.end_of_stream(conn);
                         return Receipt { consumed, then: Then::Close };
                     };
                     if !self.request(conn, &request) {
                         self.stalled.push(conn);
-                        self.desk.sessions.pause(conn);
+                        self.desk.sessions.pause(conn, Pause::Room);
                         return Receipt { consumed, then: Then::Paused };
                     }
                     consumed += size;
@@ -267,7 +277,7 @@ impl Replica {
 
     /// The output last taken has been sent.
     pub fn sent(&mut self, conn: Conn) {
-        self.desk.sessions.sent(conn);
+        self.desk.sent(conn);
     }
 
     /// Connections that have output, or are to be closed.
@@ -289,6 +299,7 @@ impl Replica {
 
     /// Ends a turn of the loop: everything that came in it is on its way, or done.
     pub fn turn(&mut self) {
+        self.desk.begin_turn();
         self.desk.run_scans(&mut self.machine.store);
         self.advance();
         self.introduce();
@@ -312,7 +323,7 @@ impl Replica {
 
     /// There is work for another turn although nothing happens.
     pub fn has_work(&self) -> bool {
-        self.desk.has_scans()
+        self.desk.has_work()
     }
 
     /// Lets raft go on until it has nothing more to do.
@@ -384,7 +395,7 @@ impl Replica {
             self.group.tick();
         }
         if self.config.pulse_ms > 0 && now_ms >= self.next_pulse_ms && self.serving() {
-            self.next_pulse_ms = now_ms + self.config.pulse_ms;
+            self.next_pulse_ms = now_ms.saturating_add(self.config.pulse_ms);
             let path = format!("/ctl/node/{}/applied", self.config.id);
             let rev = self.machine.store.revision().to_string();
             if self.group.leads() {
@@ -450,7 +461,7 @@ impl Replica {
 
     fn resume_stalled(&mut self) {
         for conn in std::mem::take(&mut self.stalled) {
-            self.desk.sessions.resume(conn);
+            self.desk.sessions.resume(conn, Pause::Room);
         }
     }
 

@@ -34,9 +34,11 @@ impl Replica {
             self.desk.fail(conn, tag, ErrCode::UnknownVerb);
             return true;
         };
-        let Some(access) = self.desk.sessions.get(conn).map(|s| s.access) else {
+        let Some(session) = self.desk.sessions.get(conn) else { return true };
+        let access = session.access;
+        if session.gone() && !matches!(verb, Verb::Set | Verb::Del | Verb::Nop) {
             return true;
-        };
+        }
         let allowed = match verb {
             Verb::Set | Verb::Del | Verb::Nop => access.write,
             Verb::Get | Verb::Stat | Verb::Getdir | Verb::Walk | Verb::Wait | Verb::Sync => access.read,
