@@ -1,6 +1,7 @@
 //! What is damaged is refused by name, in one line with the remedy, and left as it is; what a crash can leave is not.
 //! `--salvage` goes on with what precedes. The byte layout is that of `src/log/block.rs` and `src/log/preface.rs`.
 
+#![cfg(feature = "server")]
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of real processes")]
 
 mod common;

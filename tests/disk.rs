@@ -2,6 +2,7 @@
 //! go on, and it heals by itself. A failed write ends the process with one line, status 74, and what was acknowledged is
 //! safe.
 
+#![cfg(feature = "server")]
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of real processes")]
 
 mod common;

@@ -1,6 +1,7 @@
 //! Kill -9 at any moment: every acknowledged write is there after the restart with its revision and value, nothing is half
 //! applied, the history has no gap, and the revision never goes back.
 
+#![cfg(feature = "server")]
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of real processes")]
 
 mod common;
@@ -36,6 +37,7 @@ fn a_crash_loses_or_halves_a_write() {
     }
     // Once more from the beginning, all of it.
     let server = setup.start();
+    ledger.again();
     ledger.check(&mut server.connect());
     let stopped = server.stop();
     assert_eq!(stopped.status, Some(0), "{}", stopped.stderr);
@@ -209,6 +211,29 @@ fn a_crash_in_a_snapshot_loses_a_write() {
     let all = std::fs::read_dir(&setup.dir).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
     let all: u64 = all.sum();
     assert!(all < 2 * SNAPSHOT_AFTER + 300 * VALUE_MAX as u64, "{} MiB on the disk", all >> 20);
+}
+
+/// A snapshot holds the whole history: after a crash while it is taken, and after one behind it, every revision since the
+/// first is there, as the writers remember it.
+#[test]
+fn a_snapshot_leaves_a_gap_in_the_history() {
+    let setup = Setup::new();
+    let mut ledger = Ledger::default();
+    for (round, end) in [".snap.tmp", ".snap", ".log"].into_iter().enumerate() {
+        let server = setup.start();
+        ledger.again();
+        ledger.check(&mut server.connect());
+        let load = Load::start(server.addr(), round, 4);
+        eventually("the load gets so far", || setup.files(end).pop());
+        load.reach(200);
+        server.kill();
+        ledger.add(load.join());
+    }
+    let server = setup.start();
+    let said = server.says("recovered");
+    assert!(!said.contains(" 0 records of a snapshot"), "{said}");
+    ledger.again();
+    ledger.check(&mut server.connect());
 }
 
 /// Past revisions stay readable over a stop and over a crash; waits go on from where they were, and a different `-hist` is

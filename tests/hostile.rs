@@ -1,6 +1,7 @@
 //! Bad clients: noise, half frames, connections that go away at any byte, crowds, and those that never read. The server
 //! stays up, others are served, and its memory stays bounded.
 
+#![cfg(feature = "server")]
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of real processes")]
 
 mod common;
@@ -8,7 +9,7 @@ mod common;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::process::{Server, Setup, shared};
 use common::wire::*;
@@ -21,6 +22,17 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// So many connections, or as many as the limit of open files allows, with a word.
+fn files(count: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile).maximum;
+    setrlimit(Resource::Nofile, Rlimit { current: limit, maximum: limit }).unwrap();
+    let most = usize::try_from(limit.unwrap_or(u64::MAX)).unwrap().saturating_sub(300);
+    if most < count {
+        eprintln!("only {most} connections, for the limit of open files is {limit:?}");
+    }
+    most.min(count)
 }
 
 /// Another client is served: it writes, and reads what it wrote.
@@ -192,13 +204,7 @@ fn a_connection_that_ends_at_some_byte_is_never_forgotten() {
 #[test]
 fn a_crowd_of_idle_connections_locks_others_out() {
     let _alone = alone();
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
-    let most = usize::try_from(limit.maximum.unwrap_or(u64::MAX)).unwrap().saturating_sub(500);
-    let count = most.min(10_000);
-    if count < 10_000 {
-        eprintln!("only {count} connections: the limit of open files is {:?}", limit.maximum);
-    }
+    let count = files(10_000);
     let server = Setup::new().start();
     serves(server.addr());
     let before = server.resident();
@@ -250,7 +256,7 @@ fn half_frames_take_memory() {
     serves(server.addr());
     let before = server.resident();
     let announced = u32::try_from(FRAME_MAX).unwrap().to_be_bytes();
-    let mut crowd: Vec<TcpStream> = (0..900).map(|_| TcpStream::connect(server.addr()).unwrap()).collect();
+    let mut crowd: Vec<TcpStream> = (0..files(900)).map(|_| TcpStream::connect(server.addr()).unwrap()).collect();
     for stream in &mut crowd {
         push(stream, &[&announced[..], &[0x0a]].concat());
     }
@@ -312,7 +318,7 @@ fn a_crowd_that_never_reads_takes_memory() {
     server.connect().put("/large", &value);
     let before = server.resident();
     let gets = framed(&get("/large")).repeat(12);
-    let mut crowd: Vec<TcpStream> = (0..1_000).map(|_| TcpStream::connect(server.addr()).unwrap()).collect();
+    let mut crowd: Vec<TcpStream> = (0..files(1_000)).map(|_| TcpStream::connect(server.addr()).unwrap()).collect();
     let mut most = 0;
     for (i, stream) in crowd.iter_mut().enumerate() {
         push(stream, &gets);
@@ -405,6 +411,74 @@ fn a_writer_that_never_reads_stops_the_others() {
     push(&mut other, &sets);
     serves(server.addr());
     assert!(server.resident() < 300);
+}
+
+/// Clients that never read, and others that never stop sending, must not keep a server from stopping.
+#[test]
+fn a_bad_client_keeps_the_server_from_stopping() {
+    let server = Setup::new().start();
+    server.connect().put("/large", &vec![b'v'; VALUE_MAX]);
+    let mut greedy: Vec<TcpStream> = (0..5).map(|_| TcpStream::connect(server.addr()).unwrap()).collect();
+    greedy.iter_mut().for_each(|stream| push(stream, &framed(&get("/large")).repeat(40)));
+    let mut busy = TcpStream::connect(server.addr()).unwrap();
+    let mut answers = busy.try_clone().unwrap();
+    let drain = std::thread::spawn(move || std::io::copy(&mut answers, &mut std::io::sink()));
+    let sending = std::thread::spawn(move || {
+        let sets = framed(&set("/w", -1, b"x")).repeat(1_000);
+        while busy.write_all(&sets).is_ok() {}
+    });
+    serves(server.addr());
+    let ended = server.stop();
+    assert_eq!(ended.status, Some(0), "{}", ended.stderr);
+    sending.join().unwrap();
+    drop(drain.join());
+}
+
+/// How long it takes until another client's write is answered.
+fn delay(server: &Server, path: &str) -> Duration {
+    let mut c = server.connect();
+    let began = Instant::now();
+    c.put(path, b"");
+    began.elapsed()
+}
+
+/// Globs of more than a thousand stars, against paths of the greatest length.
+fn stars(n: usize) -> String {
+    format!("/**{}{}zz", "b".repeat(n), "a**".repeat(1_300))
+}
+
+/// A wait that a SET does not wake must not show in its time, whatever its glob.
+#[test]
+fn a_glob_of_many_stars_holds_up_every_write() {
+    let server = Setup::new().start();
+    let mut c = server.connect();
+    for n in 0..10 {
+        c.send(&wait(&stars(n), 1).tag(1));
+    }
+    assert_eq!(c.ask(&bare(Verb::Access)), "ok");
+    let path = format!("/{}{}", "b".repeat(10), "a".repeat(4_080));
+    let delay = delay(&server, &path);
+    assert!(delay < Duration::from_secs(3), "10 waits hold up a write for {delay:?}");
+}
+
+/// Searches of the history, and walks, go on in slices; what an entry costs depends on the glob.
+#[test]
+fn a_search_with_many_stars_holds_up_the_others() {
+    let server = Setup::new().start();
+    let mut c = server.connect();
+    let mut bytes = Vec::new();
+    for i in 0..4_000 {
+        set(&format!("/{}{i}", "a".repeat(4_080)), -1, b"").encode(&mut bytes);
+    }
+    c.raw(&bytes);
+    (0..4_000).for_each(|_| assert!(c.recv().revision() > 0));
+    for n in 0..5 {
+        c.send(&wait(&stars(n), 1).tag(1));
+        c.send(&walk(&stars(n), 0).tag(2));
+    }
+    let delay = delay(&server, "/x");
+    assert!(delay < Duration::from_secs(2), "5 searches and 5 walks hold up a write for {delay:?}");
+    (0..5).for_each(|_| assert_eq!(c.recv().to_string(), "tag=2 RANGE"));
 }
 
 /// Ten thousand waits of one connection, all woken by one SET, are all answered.

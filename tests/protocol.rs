@@ -2,6 +2,7 @@
 //! which order it checks. `WAIT` and the history are in `protocol_wait.rs`, frames and connections in
 //! `protocol_frames.rs`, who may do what in `protocol_access.rs`.
 
+#![cfg(feature = "server")]
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of real processes")]
 
 mod common;

@@ -1,5 +1,6 @@
 //! Who may do what: the two secrets, what a connection is granted, and that nothing is checked before that.
 
+#![cfg(feature = "server")]
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of real processes")]
 
 mod common;

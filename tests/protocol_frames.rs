@@ -1,6 +1,7 @@
 //! Frames and connections: what is accepted though it is odd, what closes its connection, tags, pipelining, and the end of
 //! a stream.
 
+#![cfg(feature = "server")]
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of real processes")]
 
 mod common;
@@ -82,6 +83,10 @@ fn an_odd_message_is_refused() {
         c.raw(&frame_of(body));
         assert_eq!(c.recv().to_string(), name, "{what}");
     }
+    // The depth of groups is the sender's choice; it costs no stack.
+    let deep = [field(12, 3, b"").repeat(1_000_000), field(12, 4, b"").repeat(1_000_000), plain.clone()].concat();
+    c.raw(&frame_of(&deep));
+    assert_eq!(c.recv().to_string(), name, "a million groups in one another");
     // A known field with the wrong wire type is as if absent.
     let absent: &[(&str, Vec<u8>, &str)] = &[
         ("the path as a number", [verb.clone(), number(4, 1)].concat(), "MISSING_ARG"),

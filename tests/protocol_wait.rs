@@ -1,6 +1,7 @@
 //! `WAIT`, and the history: events of the past, the present and the future, reads at past and future revisions, and what
 //! is too late.
 
+#![cfg(feature = "server")]
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of real processes")]
 
 mod common;

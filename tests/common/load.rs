@@ -121,6 +121,11 @@ impl Ledger {
         self.told.extend(told);
     }
 
+    /// Forgets what was checked: the next check begins with the first revision.
+    pub fn again(&mut self) {
+        (self.checked, self.found, self.files) = Default::default();
+    }
+
     /// Compares the history since the last check, then the files, with what was acknowledged.
     #[track_caller]
     pub fn check(&mut self, c: &mut Client) {

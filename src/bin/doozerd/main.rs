@@ -40,6 +40,7 @@ fn options(args: args::Args) -> Result<Options, String> {
     if !args.attach.is_empty() {
         return Err("-a: attaching to a cluster is not possible yet; without -a this node founds one of its own".into());
     }
+    // A variable that is there and empty is as good as none.
     if args.boot.is_some_and(|uri| !uri.is_empty()) {
         return Err("-b, DOOZER_BOOT_URI: a name service is not supported yet; leave it away to found a cluster".into());
     }
