@@ -57,6 +57,9 @@ struct Head {
     exact: bool,
 }
 
+/// So many steps of an automaton, each of a byte over a word of states, cost what looking at an entry does.
+pub(super) const WORD_STEPS: usize = 256;
+
 /// Bytes that a path may hold, as numbers from 0: the columns of the table `takes`.
 const CLASSES: usize = 65;
 
@@ -127,6 +130,11 @@ impl Glob {
         states[literal / 64] = 1 << (literal % 64);
         automaton.run(&mut states, rest);
         automaton.accepts(&states)
+    }
+
+    /// What [`Glob::matches`] costs for `path` at most, in entries that could be looked at instead; beside the entry itself.
+    pub(super) fn cost(&self, path: &[u8]) -> usize {
+        path.len() * self.words() / WORD_STEPS
     }
 
     /// The one path that this glob matches, if it has no wildcards.

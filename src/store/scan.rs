@@ -1,6 +1,7 @@
 //! Work that may take long, cut into slices: WALK, GETDIR, and WAIT's look into the history.
 //!
-//! Each takes a budget, the number of entries that it may look at, and takes off what it used. When the budget is used up the
+//! Each takes a budget, the number of entries that it may look at, and takes off what it used: more for an entry whose path is
+//! long when the pattern is, since that is what looking at it costs. When the budget is used up the
 //! answer is `More` with a state that owns all it needs; in between anything may be applied, also trimmed. A
 //! listing whose revision has left the history meanwhile ends with `TooLate`.
 
@@ -117,7 +118,7 @@ impl Store {
             };
         }
         let listing = Listing::Walk(glob);
-        let start = self.cursors.find(&self.tree, listing, rev, target);
+        let start = self.cursors.find(&self.tree, listing, rev, target, budget);
         if let Some(start) = &start
             && start.count == target + 1
             && let Some(id) = Path::parse(&start.position).and_then(|path| self.tree.find(path))
@@ -192,7 +193,7 @@ impl Store {
             (Lookup::Dir { entries }, Ok(target)) if target < u64::from(entries) => target,
             (Lookup::Dir { .. }, _) => return Getdir::Range,
         };
-        let start = self.cursors.find(&self.tree, Listing::Getdir(path), rev, target);
+        let start = self.cursors.find(&self.tree, Listing::Getdir(path), rev, target, budget);
         if let Some(start) = &start
             && start.count == target + 1
         {
@@ -330,6 +331,7 @@ fn search(tree: &Tree, glob: &Glob, from: i64, budget: &mut usize) -> Search {
                 Some((node, matches)) if node == entry.node => matches,
                 _ => {
                     tree.arena.path(entry.node, &mut path);
+                    charge(budget, glob.cost(&path));
                     let matches = glob.matches(&path);
                     *verdict = Some((entry.node, matches));
                     matches
