@@ -188,6 +188,8 @@ impl Automaton {
         let words = last / 64 + 1;
         let mut takes = vec![0u64; CLASSES * words].into_boxed_slice();
         let mut loops = vec![0u64; 2 * words].into_boxed_slice();
+        // What `?` takes is put into all classes in the end: a pattern may be of nothing else.
+        let mut any = vec![0u64; words];
         let mut state = 0;
         for &token in tokens {
             let (word, bit) = (state / 64, 1u64 << (state % 64));
@@ -198,9 +200,7 @@ impl Automaton {
                     loops[words + word] |= bit;
                 }
                 ONE => {
-                    for class in 1..CLASSES {
-                        takes[class * words + word] |= bit;
-                    }
+                    any[word] |= bit;
                     state += 1;
                 }
                 literal => {
@@ -208,6 +208,9 @@ impl Automaton {
                     state += 1;
                 }
             }
+        }
+        for row in takes.chunks_exact_mut(words).skip(1) {
+            row.iter_mut().zip(&any).for_each(|(takes, any)| *takes |= any);
         }
         let literal = tokens.iter().take_while(|&&t| !matches!(t, ONE | STAR | STARS)).count();
         Automaton { words, takes, loops, last, literal }

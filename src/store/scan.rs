@@ -35,13 +35,16 @@ pub enum Walk<'a> {
 /// A walk that is to be continued.
 #[derive(Clone, Debug)]
 pub struct WalkState {
-    glob: Glob,
+    pattern: Box<[u8]>,
     rev: i64,
     target: u64,
     /// Matches up to `after`.
     count: u64,
-    after: Vec<u8>,
+    after: Box<[u8]>,
 }
+
+// Thousands of them may be put aside, and patterns are paid for by their length: so they hold the text and nothing made of it.
+const _: () = assert!(size_of::<WalkState>() <= 64 && size_of::<GetdirState>() <= 64 && size_of::<WaitState>() <= 64);
 
 /// The outcome of [`Store::getdir`].
 #[derive(Debug)]
@@ -68,7 +71,7 @@ pub struct GetdirState {
     target: u64,
     /// Entries up to `after`.
     count: u64,
-    after: String,
+    after: Box<str>,
 }
 
 /// The outcome of [`Store::wait`].
@@ -90,7 +93,7 @@ pub enum Wait {
 /// A search in the history that is to be continued.
 #[derive(Clone, Debug)]
 pub struct WaitState {
-    glob: Glob,
+    pattern: Box<[u8]>,
     /// The next revision to look at.
     next: i64,
     token: u64,
@@ -142,8 +145,9 @@ impl Store {
         if state.rev < self.first_revision() {
             return Walk::TooLate;
         }
-        let WalkState { glob, rev, target, count, after } = state;
-        self.walk_on(&glob, rev, target, Some(Start::new(count, after)), budget, path)
+        let WalkState { pattern, rev, target, count, after } = state;
+        let glob = recompile(&pattern, budget);
+        self.walk_on(&glob, rev, target, Some(Start::new(count, after.into_vec())), budget, path)
     }
 
     fn walk_on(
@@ -164,7 +168,8 @@ impl Store {
                 Step::File(_) => count += 1,
                 Step::Done => return Walk::Range,
                 Step::Paused => {
-                    return Walk::More(WalkState { glob: glob.clone(), rev, target, count, after: walker.into_path() });
+                    let after = walker.into_path().into_boxed_slice();
+                    return Walk::More(WalkState { pattern: glob.as_bytes().into(), rev, target, count, after });
                 }
             }
         };
@@ -213,7 +218,7 @@ impl Store {
             return Getdir::TooLate;
         }
         let Some(path) = Path::parse(&state.path) else { return Getdir::NoEnt };
-        let start = Start::new(state.count, state.after.into_bytes());
+        let start = Start::new(state.count, state.after.into_string().into_bytes());
         self.getdir_on(path, state.rev, state.target, Some(start), budget, name)
     }
 
@@ -235,7 +240,7 @@ impl Store {
         let mut last = None;
         for id in children {
             if *budget == 0 {
-                let after = last.map_or(after, |id| self.tree.arena[id].name.as_str()).to_owned();
+                let after = last.map_or(after, |id| self.tree.arena[id].name.as_str()).into();
                 return Getdir::More(GetdirState { path: path.as_bytes().into(), rev, target, count, after });
             }
             *budget -= 1;
@@ -267,7 +272,7 @@ impl Store {
         match search(&self.tree, glob, from, budget) {
             Search::Event(rev) => Wait::Event { rev },
             Search::None => Wait::Waiting(self.listen(glob, from, token)),
-            Search::More(next) => Wait::More(WaitState { glob: glob.clone(), next, token }),
+            Search::More(next) => Wait::More(WaitState { pattern: glob.as_bytes().into(), next, token }),
         }
     }
 
@@ -276,9 +281,10 @@ impl Store {
         if state.next < self.first_revision() {
             return Wait::TooLate;
         }
-        match search(&self.tree, &state.glob, state.next, budget) {
+        let glob = recompile(&state.pattern, budget);
+        match search(&self.tree, &glob, state.next, budget) {
             Search::Event(rev) => Wait::Event { rev },
-            Search::None => Wait::Waiting(self.listen(&state.glob, state.next, state.token)),
+            Search::None => Wait::Waiting(self.listen(&glob, state.next, state.token)),
             Search::More(next) => {
                 state.next = next;
                 Wait::More(state)
@@ -295,6 +301,12 @@ impl Store {
     }
 }
 
+/// The glob of a search that is taken up again.
+fn recompile(pattern: &[u8], budget: &mut usize) -> Glob {
+    charge(budget, pattern.len() / COMPILED);
+    Glob::new(pattern).expect("the text of a glob")
+}
+
 enum Search {
     Event(i64),
     /// Not up to the current revision.
@@ -302,6 +314,9 @@ enum Search {
     /// The budget was used up before this revision.
     More(i64),
 }
+
+/// So many bytes of a pattern are compiled for what it costs to look at one entry.
+const COMPILED: usize = 64;
 
 /// How many verdicts a search remembers: a history often names the same few nodes again and again.
 const VERDICTS: usize = 64;
