@@ -31,6 +31,8 @@ const _: () = assert!(PATH_MAX + VALUE_MAX + 1024 <= BATCH_MAX);
 
 // ---- memory that clients can make a server take, over all connections ----
 
+/// Values that were written over or deleted and are readable in the history still. Beyond it the history is cut short.
+pub const HISTORY_BYTES: u64 = 1 << 30;
 /// Requests that wait for something. Beyond it they are refused.
 pub const PARKED_MAX: usize = 1 << 30;
 /// Unsent output. Beyond it the connection with the most is closed.
@@ -38,6 +40,8 @@ pub const OUTPUT_MAX: usize = 512 << 20;
 /// Receive buffers, beyond their first size. A connection that would need more is closed.
 pub const RECEIVE_MAX: usize = 256 << 20;
 
+// Some past is left whatever is written.
+const _: () = assert!(HISTORY_BYTES >= 256 * VALUE_MAX as u64);
 const _: () = assert!(RECEIVE_MAX >= 16 * FRAME_MAX && OUTPUT_MAX >= 16 * VALUE_MAX);
 
 // ---- the log ----

@@ -12,7 +12,7 @@
 //! # Invariants
 //! * A refused mutation changes nothing. An applied one makes exactly one revision and one event.
 //! * Readable are the revisions [`Store::first_revision`] `..=` [`Store::revision`]: the last `hist`, the current one among
-//!   them. A new store has just revision 0, the empty tree, which goes when revision 1 comes.
+//!   them; fewer if values written over or deleted since would be more than [`HISTORY_BYTES`](crate::limits::HISTORY_BYTES). A new store has just revision 0, the empty tree, which goes when revision 1 comes.
 //! * Applying costs what the path costs, plus the waiters that are woken: never the size of the tree, of the history, or the number
 //!   of those who wait for something else.
 //! * Absent by intent: any clock, randomness, I/O, recursion over paths, and any iteration in the order of a hash.
@@ -155,6 +155,12 @@ impl Store {
         Store::with(Tree::new(hist))
     }
 
+    /// The same with another bound than [`HISTORY_BYTES`](crate::limits::HISTORY_BYTES).
+    #[cfg(test)]
+    pub(crate) fn bounded(hist: u64, bytes: u64) -> Store {
+        Store::with(Tree::new(hist).with_past_max(bytes))
+    }
+
     fn with(tree: Tree) -> Store {
         Store { tree, waiters: Waiters::new(), cursors: Cursors::default() }
     }
@@ -225,7 +231,7 @@ impl Store {
         self.tree.pin_to(rev);
     }
 
-    /// Lets trimming go on: a few revisions with each mutation, until `hist` are left.
+    /// Lets trimming go on: a few revisions with each mutation, until `hist` are left, and few enough bytes.
     pub fn unpin(&mut self) {
         self.tree.unpin();
     }

@@ -140,6 +140,76 @@ fn hostile_globs_finish() {
     assert_eq!(store.waiters(), 3);
 }
 
+/// A pattern of hundreds of stars on long paths makes one event of the history cost a thousand times as much: counting events
+/// let one slice of a WAIT stall the server for a third of a second.
+#[test]
+fn a_search_of_the_history_is_charged_for_its_work() {
+    let mut store = Store::new(1000);
+    for i in 0..100 {
+        set(&mut store, &format!("/{}{i:03}", "a".repeat(4000)));
+    }
+    let glob = Glob::new(format!("/{}b", "*a".repeat(600)).as_bytes()).unwrap();
+    let mut budget = 1000;
+    let Wait::More(mut state) = store.wait(&glob, 1, 1, &mut budget) else { panic!() };
+    assert_eq!(budget, 0);
+    let mut slices = 1;
+    loop {
+        let mut budget = 1000;
+        match store.resume_wait(state, &mut budget) {
+            Wait::More(more) => state = more,
+            Wait::Waiting(_) => break,
+            other => panic!("{other:?}"),
+        }
+        slices += 1;
+    }
+    assert!(slices > 10, "{slices}");
+    // A usual pattern pays for the length of the paths only.
+    let mut budget = 2000;
+    assert!(matches!(store.wait(&Glob::new(b"/*/b").unwrap(), 1, 1, &mut budget), Wait::Waiting(_)));
+    assert!(budget > 0);
+}
+
+/// A listing's count was corrected by thousands of events for nothing, whatever the pattern cost.
+#[test]
+fn correcting_a_count_is_charged_for_its_work() {
+    let mut store = Store::new(100_000);
+    let long = |i: usize| format!("/{}{i:04}", "a".repeat(4000));
+    set(&mut store, &format!("/{}", "b".repeat(4000)));
+    for (pattern, hostile) in [(format!("/{}*", "*?".repeat(600)), true), ("/b*".to_owned(), false)] {
+        let glob = Glob::new(pattern.as_bytes()).unwrap();
+        let mut path = Vec::new();
+        let rev = store.revision();
+        assert!(matches!(store.walk(&glob, rev, 0, &mut usize::MAX.clone(), &mut path), Walk::Found { .. }));
+        for i in 0..100 {
+            store.apply(Mutation::Set { path: long(i).as_bytes(), rev: -1, value: b"v" }).unwrap();
+            store.apply(Mutation::Del { path: long(i).as_bytes(), rev: -1 }).unwrap();
+        }
+        let mut budget = usize::MAX;
+        let start =
+            store.cursors.find(&store.tree, crate::store::cursor::Listing::Walk(&glob), rev + 200, 0, &mut budget);
+        let used = usize::MAX - budget;
+        assert!((200..5000).contains(&used), "{used}");
+        assert_eq!(start.is_none(), hostile, "too much work for the first, little for the second");
+    }
+}
+
+/// Thousands of searches may be put aside: each held its pattern compiled, 34 KB for 4 KB that were paid for.
+#[test]
+fn what_is_put_aside_holds_no_compiled_pattern() {
+    let mut store = filled(10, 100);
+    let pattern = format!("/**{}", "?".repeat(4090));
+    let glob = Glob::new(pattern.as_bytes()).unwrap();
+    let Wait::More(wait) = store.wait(&glob, 1, 1, &mut 1) else { panic!() };
+    let Walk::More(walk) = store.walk(&glob, 10, 5, &mut 1, &mut Vec::new()) else { panic!() };
+    for shown in [format!("{wait:?}"), format!("{walk:?}")] {
+        assert!(!shown.contains("takes") && !shown.contains("Automaton"), "{shown}");
+    }
+    // And compiling it again is paid for.
+    let mut budget = 1000;
+    assert!(matches!(store.resume_wait(wait, &mut budget), Wait::Waiting(_)));
+    assert!(budget < 1000 - 4093 / 64);
+}
+
 /// However little is done at a time, it comes to an end, and to the same end.
 #[test]
 fn the_smallest_budget_makes_progress() {

@@ -88,10 +88,10 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(hist: i64) -> Pair {
+    fn new(hist: i64, bytes: u8) -> Pair {
         Pair {
-            store: Store::new(hist.unsigned_abs()),
-            model: Model::new(hist),
+            store: Store::bounded(hist.unsigned_abs(), u64::from(bytes)),
+            model: Model { bytes: usize::from(bytes), ..Model::new(hist) },
             waiting: Vec::new(),
             walks: Vec::new(),
             getdirs: Vec::new(),
@@ -278,6 +278,7 @@ impl Pair {
         assert_eq!(store.revision(), model.revision());
         assert_eq!(store.first_revision(), model.first);
         assert_eq!(store.waiters(), self.waiting.len());
+        assert_eq!(store.tree.past(), u64::try_from(model.past()).unwrap());
         assert_eq!(store.tree.arena.len(), model.nodes(), "nodes leak or are missing");
         same(store, model);
     }
@@ -331,8 +332,8 @@ proptest! {
     /// Everything at once: mutations that are refused or not, all reads at all revisions, cursors under writes, work that goes on
     /// after the tree has changed, waiters, pins and trimming.
     #[test]
-    fn lives_as_the_model_does(hist in 1..12i64, ops in prop::collection::vec(op(), 1..80)) {
-        let mut pair = Pair::new(hist);
+    fn lives_as_the_model_does(hist in 1..12i64, bytes in 0..30u8, ops in prop::collection::vec(op(), 1..80)) {
+        let mut pair = Pair::new(hist, bytes);
         for op in ops {
             pair.step(op);
             pair.compare();
