@@ -65,6 +65,8 @@ const _: () = assert!(SEGMENT >= 8 * WRITE_MAX as u64);
 
 /// A snapshot is taken when the log since the last one has this size, and that of the last snapshot.
 pub const SNAPSHOT_AFTER: u64 = 192 << 20;
+/// Space that is left for the next snapshot, beside what the last one took, when a new segment is made.
+pub const SNAPSHOT_RESERVE: u64 = 16 << 20;
 /// Largest record of a snapshot.
 pub const SNAPSHOT_RECORD_MAX: usize = 8 << 20;
 /// Snapshots are written in pieces of this many bytes.

@@ -51,6 +51,8 @@ use crate::wire::{Request, Response, frame};
 pub struct Config {
     /// Its id, 16 characters of `[A-Z2-7]`.
     pub id: String,
+    /// The same, as its files bear it.
+    pub node: log::NodeId,
     /// Its raft id.
     pub raft_id: u64,
     /// The number of this boot.
@@ -109,6 +111,13 @@ pub struct Recovered {
     pub snapshot: u64,
     /// Size of that snapshot in bytes.
     pub snapshot_bytes: u64,
+}
+
+impl Recovered {
+    /// The highest epoch of this node that the state has seen.
+    pub fn epoch(&self) -> u64 {
+        self.machine.seen().get(&self.start.id).map_or(0, |seen| seen.epoch)
+    }
 }
 
 /// See the module.
@@ -454,6 +463,17 @@ impl Replica {
         self.log.retry_segment();
     }
 
+    /// Space that is to be left for the next snapshot when a segment is made, in bytes.
+    pub fn snapshot_estimate(&self) -> u64 {
+        self.snapshots.estimate()
+    }
+
+    /// The log is full, and so full that this server cannot even be elected: it can serve reads, as nothing that it has
+    /// acknowledged is missing, but not write.
+    pub fn is_stuck(&self) -> bool {
+        self.has_write() && self.log.room() == log::Room::Full && !self.group.leads()
+    }
+
     /// Files that the log needs no more.
     pub fn take_removals(&mut self) -> Vec<String> {
         self.log.take_removals()
@@ -469,7 +489,7 @@ impl Replica {
 
     /// Whether a snapshot is due: see [`Replica::begin_snapshot`].
     pub fn wants_snapshot(&self) -> bool {
-        self.snapshots.is_due(self.log.bytes_since(self.snapshots.last()))
+        self.snapshots.is_due(self.log.bytes_since(self.snapshots.last()), self.log.needs_release())
     }
 
     /// Begins a snapshot if one is due. It is then to be written: all of [`Replica::next_snapshot_part`], in a file of
@@ -480,7 +500,7 @@ impl Replica {
         }
         let (index, term) = (self.group.applied(), self.group.applied_term());
         let conf = self.group.conf_state();
-        self.snapshots.begin(&mut self.machine, index, term, &conf);
+        self.snapshots.begin(&mut self.machine, &self.config.node, index, term, &conf);
         true
     }
 

@@ -189,6 +189,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
         let node = opened.identity.node.escape_ascii().to_string();
         let config = crate::replica::Config {
             id: node,
+            node: opened.identity.node,
             raft_id: opened.identity.raft_id,
             epoch: opened.identity.boot_epoch,
             cluster: opened.identity.cluster,
@@ -285,7 +286,7 @@ async fn turns(shell: &Rc<Shell>) {
                     }
                 }
             }
-            if !serving && replica.serving() {
+            if !serving && (replica.serving() || replica.is_stuck()) {
                 serving = true;
                 shell.serving.set();
             }

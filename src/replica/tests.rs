@@ -32,6 +32,7 @@ struct Answer {
 fn config() -> Config {
     Config {
         id: String::from_utf8(NODE.to_vec()).unwrap(),
+        node: *NODE,
         raft_id: 1,
         epoch: 1,
         cluster: "local".into(),
@@ -66,7 +67,7 @@ impl Node {
     }
 
     fn fresh(history: u64) -> Node {
-        let (machine, start) = Rebuild::new(1, history).founded(1, 7);
+        let (machine, start) = Rebuild::new(*NODE, 1, history).founded(1, 7);
         let mut log = Log::create(Params { segment_size: SEGMENT, node: *NODE });
         let first = log.wants_segment().unwrap();
         log.prepared(first.generation);
@@ -398,7 +399,7 @@ fn a_snapshot_is_the_state_at_its_beginning_though_commits_go_on() {
     }
     let (index, term) = (node.replica.group.applied(), node.replica.group.applied_term());
     let conf = node.replica.group.conf_state();
-    node.replica.snapshots.begin(&mut node.replica.machine, index, term, &conf);
+    node.replica.snapshots.begin(&mut node.replica.machine, NODE, index, term, &conf);
 
     let mut file = Vec::new();
     let mut i = 0;
@@ -424,7 +425,7 @@ fn a_snapshot_is_the_state_at_its_beginning_though_commits_go_on() {
     let mut reader = SnapshotReader::new();
     reader
         .feed(&file, &mut |piece| match piece {
-            Piece::Meta { meta, .. } => restore = Some(Restore::begin(meta, 300).unwrap()),
+            Piece::Meta { meta, .. } => restore = Some(Restore::begin(meta, NODE, 300).unwrap()),
             Piece::Record(record) => restore.as_mut().unwrap().record(record).unwrap(),
         })
         .unwrap();
