@@ -293,8 +293,10 @@ impl Store {
     }
 
     fn listen(&mut self, glob: &Glob, from: i64, token: u64) -> WaiterId {
-        if from > self.revision() + 1 {
-            self.waiters.listen_from(from, glob.tokens(), token)
+        let next = self.revision() + 1;
+        // While events are to be matched none of which concerns it, it does not enter the index.
+        if from > next || self.waiters.has_pending() {
+            self.waiters.listen_from(from.max(next), glob.tokens(), token)
         } else {
             self.waiters.listen(glob.tokens(), token)
         }
