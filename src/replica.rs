@@ -309,6 +309,7 @@ impl Replica {
     /// Ends a turn of the loop: everything that came in it is on its way, or done.
     pub fn turn(&mut self) {
         self.desk.begin_turn();
+        self.desk.run_matches(&mut self.machine.store);
         self.desk.run_scans(&mut self.machine.store);
         self.advance();
         self.introduce();
@@ -332,7 +333,7 @@ impl Replica {
 
     /// There is work for another turn although nothing happens.
     pub fn has_work(&self) -> bool {
-        self.desk.has_work()
+        self.desk.has_work() || self.machine.store.has_pending_matches()
     }
 
     /// Lets raft go on until it has nothing more to do.

@@ -24,6 +24,8 @@ const TURN_BUDGET: usize = 8_192;
 const FIRST_BUDGET: usize = 2_000;
 /// Entries that all reads that were put aside may visit in one turn.
 const SCAN_BUDGET: usize = 2_000;
+/// Places in the index of waits that the matching of events may visit in one turn, when it did not end at once.
+const MATCH_BUDGET: usize = 50_000;
 /// Entries that one of them may visit before it is another session's turn.
 const SCAN_SLICE: usize = 250;
 /// What a parked request is taken to cost beside its path.
@@ -327,6 +329,15 @@ impl Desk {
                     self.park_scan(conn, tag, path.len(), Work::Wait(Some(state)));
                 }
             }
+        }
+    }
+
+    /// Goes on with matching events against waits, where that was too much for once, and wakes what it finds.
+    pub fn run_matches(&mut self, store: &mut Store) {
+        if store.has_pending_matches() {
+            let mut budget = MATCH_BUDGET;
+            store.match_more(&mut budget);
+            self.wake(store);
         }
     }
 
