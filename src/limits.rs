@@ -31,6 +31,8 @@ const _: () = assert!(PATH_MAX + VALUE_MAX + 1024 <= BATCH_MAX);
 
 // ---- memory that clients can make a server take, over all connections ----
 
+/// Values that were written over or deleted and are readable in the history still. Beyond it the history is cut short.
+pub const HISTORY_BYTES: u64 = 1 << 30;
 /// Requests that wait for something. Beyond it they are refused.
 pub const PARKED_MAX: usize = 1 << 30;
 /// Unsent output. Beyond it the connection with the most is closed.
@@ -38,6 +40,8 @@ pub const OUTPUT_MAX: usize = 512 << 20;
 /// Receive buffers, beyond their first size. A connection that would need more is closed.
 pub const RECEIVE_MAX: usize = 256 << 20;
 
+// Some past is left whatever is written.
+const _: () = assert!(HISTORY_BYTES >= 256 * VALUE_MAX as u64);
 const _: () = assert!(RECEIVE_MAX >= 16 * FRAME_MAX && OUTPUT_MAX >= 16 * VALUE_MAX);
 
 // ---- the log ----
@@ -61,6 +65,8 @@ const _: () = assert!(SEGMENT >= 8 * WRITE_MAX as u64);
 
 /// A snapshot is taken when the log since the last one has this size, and that of the last snapshot.
 pub const SNAPSHOT_AFTER: u64 = 192 << 20;
+/// Space that is left for the next snapshot, beside what the last one took, when a new segment is made.
+pub const SNAPSHOT_RESERVE: u64 = 16 << 20;
 /// Largest record of a snapshot.
 pub const SNAPSHOT_RECORD_MAX: usize = 8 << 20;
 /// Snapshots are written in pieces of this many bytes.

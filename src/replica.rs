@@ -39,6 +39,7 @@ use group::{Group, Persist};
 use introduce::Introduced;
 use machine::Machine;
 use requests::{Pending, answer};
+use session::Pause;
 pub use session::{Access, Conn, Output};
 
 use crate::limits;
@@ -50,6 +51,8 @@ use crate::wire::{Request, Response, frame};
 pub struct Config {
     /// Its id, 16 characters of `[A-Z2-7]`.
     pub id: String,
+    /// The same, as its files bear it.
+    pub node: log::NodeId,
     /// Its raft id.
     pub raft_id: u64,
     /// The number of this boot.
@@ -108,6 +111,13 @@ pub struct Recovered {
     pub snapshot: u64,
     /// Size of that snapshot in bytes.
     pub snapshot_bytes: u64,
+}
+
+impl Recovered {
+    /// The highest epoch of this node that the state has seen.
+    pub fn epoch(&self) -> u64 {
+        self.machine.seen().get(&self.start.id).map_or(0, |seen| seen.epoch)
+    }
 }
 
 /// See the module.
@@ -213,7 +223,13 @@ impl Replica {
         self.desk.sessions.open(access)
     }
 
-    /// The connection is gone. What it asked to write is written all the same.
+    /// The client is gone, and nothing reaches it any more. What it asked to write is written all the same: bytes of it that
+    /// were received may still be handed in, before [`Replica::close`].
+    pub fn leave(&mut self, conn: Conn) {
+        self.desk.leave(&mut self.machine.store, conn);
+    }
+
+    /// Nothing will come from this connection any more, nor go to it.
     pub fn close(&mut self, conn: Conn) {
         self.desk.close(&mut self.machine.store, conn);
     }
@@ -230,7 +246,7 @@ impl Replica {
             match self.desk.sessions.get(conn) {
                 None => return Receipt { consumed, then: Then::Close },
                 Some(session) if session.full() || !session.deferred.is_empty() => {
-                    self.desk.sessions.pause(conn);
+                    self.desk.sessions.pause(conn, Pause::Output);
                     return Receipt { consumed, then: Then::Paused };
                 }
                 Some(_) => {}
@@ -241,13 +257,16 @@ impl Replica {
                 }
                 Ok(frame::Split::Whole { body, consumed: size }) => {
                     let body = &bytes[consumed + body.start..consumed + body.end];
+                    if !self.desk.charge(conn) {
+                        return Receipt { consumed, then: Then::Paused };
+                    }
                     let Ok(request) = Request::decode(body) else {
                         self.end_of_stream(conn);
                         return Receipt { consumed, then: Then::Close };
                     };
                     if !self.request(conn, &request) {
                         self.stalled.push(conn);
-                        self.desk.sessions.pause(conn);
+                        self.desk.sessions.pause(conn, Pause::Room);
                         return Receipt { consumed, then: Then::Paused };
                     }
                     consumed += size;
@@ -267,7 +286,7 @@ impl Replica {
 
     /// The output last taken has been sent.
     pub fn sent(&mut self, conn: Conn) {
-        self.desk.sessions.sent(conn);
+        self.desk.sent(conn);
     }
 
     /// Connections that have output, or are to be closed.
@@ -289,6 +308,8 @@ impl Replica {
 
     /// Ends a turn of the loop: everything that came in it is on its way, or done.
     pub fn turn(&mut self) {
+        self.desk.begin_turn();
+        self.desk.run_matches(&mut self.machine.store);
         self.desk.run_scans(&mut self.machine.store);
         self.advance();
         self.introduce();
@@ -312,7 +333,7 @@ impl Replica {
 
     /// There is work for another turn although nothing happens.
     pub fn has_work(&self) -> bool {
-        self.desk.has_scans()
+        self.desk.has_work() || self.machine.store.has_pending_matches()
     }
 
     /// Lets raft go on until it has nothing more to do.
@@ -384,7 +405,7 @@ impl Replica {
             self.group.tick();
         }
         if self.config.pulse_ms > 0 && now_ms >= self.next_pulse_ms && self.serving() {
-            self.next_pulse_ms = now_ms + self.config.pulse_ms;
+            self.next_pulse_ms = now_ms.saturating_add(self.config.pulse_ms);
             let path = format!("/ctl/node/{}/applied", self.config.id);
             let rev = self.machine.store.revision().to_string();
             if self.group.leads() {
@@ -443,6 +464,17 @@ impl Replica {
         self.log.retry_segment();
     }
 
+    /// Space that is to be left for the next snapshot when a segment is made, in bytes.
+    pub fn snapshot_estimate(&self) -> u64 {
+        self.snapshots.estimate()
+    }
+
+    /// The log is full, and so full that this server cannot even be elected: it can serve reads, as nothing that it has
+    /// acknowledged is missing, but not write.
+    pub fn is_stuck(&self) -> bool {
+        self.has_write() && self.log.room() == log::Room::Full && !self.group.leads()
+    }
+
     /// Files that the log needs no more.
     pub fn take_removals(&mut self) -> Vec<String> {
         self.log.take_removals()
@@ -450,7 +482,7 @@ impl Replica {
 
     fn resume_stalled(&mut self) {
         for conn in std::mem::take(&mut self.stalled) {
-            self.desk.sessions.resume(conn);
+            self.desk.sessions.resume(conn, Pause::Room);
         }
     }
 
@@ -458,7 +490,7 @@ impl Replica {
 
     /// Whether a snapshot is due: see [`Replica::begin_snapshot`].
     pub fn wants_snapshot(&self) -> bool {
-        self.snapshots.is_due(self.log.bytes_since(self.snapshots.last()))
+        self.snapshots.is_due(self.log.bytes_since(self.snapshots.last()), self.log.needs_release())
     }
 
     /// Begins a snapshot if one is due. It is then to be written: all of [`Replica::next_snapshot_part`], in a file of
@@ -469,7 +501,7 @@ impl Replica {
         }
         let (index, term) = (self.group.applied(), self.group.applied_term());
         let conf = self.group.conf_state();
-        self.snapshots.begin(&mut self.machine, index, term, &conf);
+        self.snapshots.begin(&mut self.machine, &self.config.node, index, term, &conf);
         true
     }
 

@@ -22,7 +22,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Write as _;
-use std::net::ToSocketAddrs;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -52,6 +52,8 @@ const BACKLOG: i32 = 4096;
 const PORT_PATIENCE: Duration = Duration::from_secs(2);
 /// Open files that are not for connections: those of the log, of snapshots, of the ring.
 const FILES_RESERVED: u64 = 64;
+/// How long a connection is silent before its peer is asked for a sign of life, and time between two such questions.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 /// How long a stopping server waits for clients to take their answers.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -143,6 +145,16 @@ struct Shell {
 }
 
 impl Shell {
+    /// Closes the connection whose receive buffer holds the most, for another needs room.
+    fn close_greediest(&self) {
+        let greediest = self.links.borrow().values().max_by_key(|link| link.held.get()).cloned();
+        if let Some(link) = greediest {
+            self.say("closed a connection: the receive buffers of all have reached their limit, and it held the most");
+            link.held.set(0);
+            link.close(self);
+        }
+    }
+
     /// Says something to the operator.
     fn say(&self, line: &str) {
         say(line);
@@ -164,6 +176,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
     // The builder's own start panics without a ring: ask first.
     io_uring_works(&ring)?;
     tokio_uring::builder().entries(RING).uring_builder(&ring).start(async move {
+        let stop = StopRequests::new()?;
         let listener = listen(&options.listen).await?;
         let addr = listener
             .local_addr()
@@ -176,6 +189,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
         let node = opened.identity.node.escape_ascii().to_string();
         let config = crate::replica::Config {
             id: node,
+            node: opened.identity.node,
             raft_id: opened.identity.raft_id,
             epoch: opened.identity.boot_epoch,
             cluster: opened.identity.cluster,
@@ -183,7 +197,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
             hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             version: options.version,
             secrets: options.secrets,
-            pulse_ms: u64::try_from(options.pulse.as_millis()).unwrap_or(u64::MAX),
+            pulse_ms: u64::try_from(options.pulse.as_micros().div_ceil(1000)).unwrap_or(u64::MAX),
             dir: options.dir.display().to_string(),
         };
         let failed = |e| StartError::new(format!("cannot start the raft group: {e}"));
@@ -204,7 +218,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
             _lock: opened.lock,
         });
         let hello = format!("say hello with: doozer -a 'doozer:?ca={addr}' find /ctl");
-        serve(shell, listener, began, opened.recovery, hello).await
+        serve(shell, listener, began, opened.recovery, hello, stop).await
     })
 }
 
@@ -214,6 +228,7 @@ async fn serve(
     began: Instant,
     recovery: String,
     hello: String,
+    mut stop: StopRequests,
 ) -> Result<(), StartError> {
     disk::start(&shell);
     let s = Rc::clone(&shell);
@@ -228,7 +243,7 @@ async fn serve(
     shell.say(&hello);
     let s = Rc::clone(&shell);
     tokio_uring::spawn(async move { accept(&s, TcpListener::from_std(listener)).await });
-    stop_requested().await?;
+    stop.wait().await;
     shell.say("stopping: finishing what is in the log");
     shell.stopping.set(true);
     let deadline = Instant::now() + FAREWELL;
@@ -271,7 +286,7 @@ async fn turns(shell: &Rc<Shell>) {
                     }
                 }
             }
-            if !serving && replica.serving() {
+            if !serving && (replica.serving() || replica.is_stuck()) {
                 serving = true;
                 shell.serving.set();
             }
@@ -338,8 +353,6 @@ async fn accept(shell: &Rc<Shell>, listener: TcpListener) {
                 if shell.stopping.get() {
                     return;
                 }
-                // Without these a connection still works.
-                let _set = stream.set_nodelay(true);
                 Link::start(shell, stream);
             }
             Err(e) => {
@@ -356,29 +369,45 @@ async fn accept(shell: &Rc<Shell>, listener: TcpListener) {
     }
 }
 
-async fn stop_requested() -> Result<(), StartError> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let failed = |e| StartError::new(format!("cannot wait for signals: {e}"));
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The requests to stop. They are heard from the moment that this is made, and kept until they are asked for.
+struct StopRequests {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl StopRequests {
+    fn new() -> Result<StopRequests, StartError> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let failed = |e| StartError::new(format!("cannot wait for signals: {e}"));
+        Ok(StopRequests {
+            terminate: signal(SignalKind::terminate()).map_err(failed)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+        })
     }
-    Ok(())
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 async fn listen(address: &str) -> Result<std::net::TcpListener, StartError> {
     let wrong =
         |why: String| StartError::new(format!("-l {address}: {why}; give an address of this machine as HOST:PORT"));
-    let addresses: Vec<_> = address.to_socket_addrs().map_err(|e| wrong(e.to_string()))?.collect();
+    let addresses: Vec<SocketAddr> = match address.strip_prefix(':').map(str::parse) {
+        // As in Go: all addresses of the machine.
+        Some(Ok(port)) => vec![(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()],
+        _ => address.to_socket_addrs().map_err(|e| wrong(e.to_string()))?.collect(),
+    };
     let deadline = Instant::now() + PORT_PATIENCE;
     loop {
         let mut last = None;
         for address in &addresses {
             match std::net::TcpListener::bind(address) {
                 Ok(listener) => {
-                    rustix::net::listen(&listener, BACKLOG).map_err(|e| wrong(e.to_string()))?;
+                    set_up(&listener).map_err(|e| wrong(e.to_string()))?;
                     return Ok(listener);
                 }
                 Err(e) => last = Some(e),
@@ -395,6 +424,16 @@ async fn listen(address: &str) -> Result<std::net::TcpListener, StartError> {
             }
         }
     }
+}
+
+/// Sets what the accepted connections inherit: answers leave at once, and a peer that is lost without a word is noticed.
+fn set_up(listener: &std::net::TcpListener) -> rustix::io::Result<()> {
+    use rustix::net::sockopt;
+    rustix::net::listen(listener, BACKLOG)?;
+    sockopt::set_tcp_nodelay(listener, true)?;
+    sockopt::set_socket_keepalive(listener, true)?;
+    sockopt::set_tcp_keepidle(listener, KEEPALIVE)?;
+    sockopt::set_tcp_keepintvl(listener, KEEPALIVE)
 }
 
 fn io_uring_works(ring: &io_uring::Builder) -> Result<(), StartError> {

@@ -12,9 +12,9 @@
 //! # Invariants
 //! * A refused mutation changes nothing. An applied one makes exactly one revision and one event.
 //! * Readable are the revisions [`Store::first_revision`] `..=` [`Store::revision`]: the last `hist`, the current one among
-//!   them. A new store has just revision 0, the empty tree, which goes when revision 1 comes.
+//!   them; fewer if values written over or deleted since would be more than [`HISTORY_BYTES`](crate::limits::HISTORY_BYTES). A new store has just revision 0, the empty tree, which goes when revision 1 comes.
 //! * Applying costs what the path costs, plus the waiters that are woken: never the size of the tree, of the history, or the number
-//!   of those who wait for something else.
+//!   of those who wait for something else. Finding those to wake is put off beyond a bound: [`Store::match_more`].
 //! * Absent by intent: any clock, randomness, I/O, recursion over paths, and any iteration in the order of a hash.
 
 mod arena;
@@ -125,7 +125,8 @@ pub enum Lookup<'a> {
 /// A waiter that has fired, and is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Woken {
-    /// The event of revision `rev` matches what [`Store::wait`] was asked for.
+    /// The event of revision `rev` matches what [`Store::wait`] was asked for; or it may have done so, if it has left the history
+    /// before it was matched: [`Store::event`] gives `None` then, and the waiter is too late.
     Event {
         /// What the caller calls the waiter.
         token: u64,
@@ -153,6 +154,12 @@ impl Store {
     /// An empty store at revision 0 that keeps the last `hist` revisions readable (at least one, the current).
     pub fn new(hist: u64) -> Store {
         Store::with(Tree::new(hist))
+    }
+
+    /// The same with another bound than [`HISTORY_BYTES`](crate::limits::HISTORY_BYTES).
+    #[cfg(test)]
+    pub(crate) fn bounded(hist: u64, bytes: u64) -> Store {
+        Store::with(Tree::new(hist).with_past_max(bytes))
     }
 
     fn with(tree: Tree) -> Store {
@@ -194,6 +201,20 @@ impl Store {
         self.tree.event(rev, path)
     }
 
+    /// Whether events are still to be matched against the waiters, for it would have taken too long to do so as they were
+    /// applied. Those who wait for revisions are not held up by that.
+    pub fn has_pending_matches(&self) -> bool {
+        self.waiters.has_pending()
+    }
+
+    /// Goes on matching, until nothing is pending or the budget is used up: one for each byte of a path and place in the index of
+    /// patterns that it reaches; what was used is taken off. To be called, with a budget above 0, before
+    /// [`Store::take_woken`] as long as [`Store::has_pending_matches`].
+    pub fn match_more(&mut self, budget: &mut usize) {
+        let tree = &self.tree;
+        self.waiters.match_more(tree.first().max(1), budget, |rev, path| tree.event(rev, path).is_some());
+    }
+
     /// Moves those who have fired to the end of `out`, in the order in which they did.
     pub fn take_woken(&mut self, out: &mut Vec<Woken>) {
         self.waiters.take_woken(out);
@@ -225,7 +246,7 @@ impl Store {
         self.tree.pin_to(rev);
     }
 
-    /// Lets trimming go on: a few revisions with each mutation, until `hist` are left.
+    /// Lets trimming go on: a few revisions with each mutation, until `hist` are left, and few enough bytes.
     pub fn unpin(&mut self) {
         self.tree.unpin();
     }

@@ -4,12 +4,15 @@
 //! node                      identity, made last: a directory without it never acknowledged anything
 //! {generation:016x}.log     a segment of the log
 //! {index:016x}.snap         a snapshot at that raft index
-//! *.tmp                     a file in the making: not yet renamed, so of no meaning after a crash
+//! any of these + .tmp       a file in the making: not yet renamed, so of no meaning after a crash
 //! anything else             not ours: never touched
 //! ```
 
 /// Name of the identity file.
 pub const IDENTITY: &str = "node";
+
+/// What the server's trial of the disk is called; its file is a temporary one.
+pub const PROBE: &str = "probe";
 
 /// Name of the segment of this generation.
 #[must_use]
@@ -49,8 +52,13 @@ pub enum Name {
 pub fn parse(name: &str) -> Name {
     if name == IDENTITY {
         Name::Identity
-    } else if name.ends_with(".tmp") {
-        Name::Temporary
+    } else if let Some(last) = name.strip_suffix(".tmp") {
+        // Only what is made of our own names, lest a stranger's file be removed.
+        if last == PROBE || !matches!(parse(last), Name::Temporary | Name::Other) {
+            Name::Temporary
+        } else {
+            Name::Other
+        }
     } else if let Some(generation) = name.strip_suffix(".log").and_then(number) {
         Name::Segment(generation)
     } else if let Some(index) = name.strip_suffix(".snap").and_then(number) {

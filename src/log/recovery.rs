@@ -268,6 +268,8 @@ fn steps(directory: &Directory, run: &Run, chosen: &Chosen, ending: &Ending) -> 
         steps.push(Step::Sync(name::segment(sealed.generation)));
     }
     steps.push(Step::Sync(name::segment(ending.current.generation)));
+    // What is relied on has its name for good before anything else goes.
+    steps.push(Step::SyncDirectory);
     steps.extend(chosen.damaged.iter().map(|(file, _)| Step::SetAside(file.clone())));
     steps.extend(directory.temporary.iter().cloned().map(Step::Remove));
     let older = directory.snapshots.range(..chosen.index).map(|(&index, _)| Step::Remove(name::snapshot(index)));

@@ -508,6 +508,12 @@ impl Log {
         }
     }
 
+    /// Whether the next segment could not be had, and an old one would be free for it if a snapshot covered it.
+    #[must_use]
+    pub fn needs_release(&self) -> bool {
+        self.ahead == Ahead::Failed && self.spares.is_empty() && !self.old.is_empty()
+    }
+
     /// Blocks that are kept for records that nobody asks [`Log::can_accept`] about: hard states, a new leader's empty entry.
     fn reserve(&self) -> usize {
         16.min(segment::blocks(self.params.segment_size) / 8)

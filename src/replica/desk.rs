@@ -7,19 +7,27 @@
 //! Invariants: a token in the store's hands belongs to a parked request, for a session's end cancels them all; a
 //! session with full output gets no answer composed, only noted ([`Deferred`]).
 
+use std::collections::VecDeque;
+
 use slab::Slab;
 
-use super::session::{Access, Conn, Output, Sessions};
+use super::session::{Access, Conn, Output, Pause, Sessions};
 use crate::limits;
 use crate::store::{
     Event, Getdir, GetdirState, Glob, Kind, Lookup, Store, Wait, WaitState, WaiterId, Walk, WalkState, Woken,
 };
 use crate::wire::{ErrCode, FLAG_DEL, FLAG_SET, Response};
 
+/// Requests and visited entries that one turn may cost, some milliseconds. Who comes later waits for the next.
+const TURN_BUDGET: usize = 8_192;
 /// Entries that a read may visit when it comes, before it is put aside.
 const FIRST_BUDGET: usize = 2_000;
 /// Entries that all reads that were put aside may visit in one turn.
-const TURN_BUDGET: usize = 2_000;
+const SCAN_BUDGET: usize = 2_000;
+/// Places in the index of waits that the matching of events may visit in one turn, when it did not end at once.
+const MATCH_BUDGET: usize = 50_000;
+/// Entries that one of them may visit before it is another session's turn.
+const SCAN_SLICE: usize = 250;
 /// What a parked request is taken to cost beside its path.
 const PARKED_OVERHEAD: usize = 256;
 
@@ -92,6 +100,16 @@ pub enum Deferred {
     },
 }
 
+impl Deferred {
+    /// What it is taken to cost.
+    fn cost(&self) -> usize {
+        match self {
+            Deferred::Event { .. } => size_of::<Deferred>(),
+            Deferred::Read { path, .. } => path.len() + PARKED_OVERHEAD,
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Work {
     /// A WAIT that is registered with the store.
@@ -126,8 +144,13 @@ pub struct Desk {
     pub sessions: Sessions,
     parked: Slab<Parked>,
     parked_bytes: usize,
-    /// Tokens of scans that are put aside; one whose session is gone may still be named.
-    scans: std::collections::VecDeque<usize>,
+    /// Sessions with scans that were put aside and room for their answers, each once; some may be gone.
+    runnable: VecDeque<Conn>,
+    /// What is left of the turn's budget.
+    budget: usize,
+    /// Connections that found the turn's budget used up, and those that go on with the next turn.
+    starved: Vec<Conn>,
+    next: Vec<Conn>,
     woken: Vec<Woken>,
     path: Vec<u8>,
 }
@@ -149,15 +172,67 @@ fn resolve(store: &Store, rev: Option<i64>) -> At {
 }
 
 impl Desk {
-    /// Scans are put aside: there is work for another turn.
-    pub fn has_scans(&self) -> bool {
-        !self.scans.is_empty()
+    /// There is work for another turn although nothing happens.
+    pub fn has_work(&self) -> bool {
+        !self.runnable.is_empty() || !self.next.is_empty()
     }
 
-    /// The connection is gone, and with it what it waits for. Its mutations stay.
-    pub fn close(&mut self, store: &mut Store, conn: Conn) {
+    /// Begins a turn: its budget is there, and those go on that the turn before had starved. The shell lets what was
+    /// submitted leave in between.
+    pub fn begin_turn(&mut self) {
+        self.budget = TURN_BUDGET;
+        for conn in std::mem::replace(&mut self.next, std::mem::take(&mut self.starved)) {
+            self.sessions.resume(conn, Pause::Turn);
+        }
+    }
+
+    /// Takes one request's share of the turn's budget; `false` if that is used up, and the connection paused.
+    pub fn charge(&mut self, conn: Conn) -> bool {
+        if self.budget == 0 {
+            self.sessions.pause(conn, Pause::Turn);
+            self.starved.push(conn);
+            return false;
+        }
+        self.budget -= 1;
+        true
+    }
+
+    /// What a read may visit now.
+    fn first_budget(&self) -> usize {
+        self.budget.min(FIRST_BUDGET)
+    }
+
+    /// The client is gone: what it waits for is forgotten.
+    pub fn leave(&mut self, store: &mut Store, conn: Conn) {
+        let Some(session) = self.sessions.get(conn) else { return };
+        let deferred = std::mem::take(&mut session.deferred);
+        self.parked_bytes -= deferred.iter().map(Deferred::cost).sum::<usize>();
         self.cancel_all(store, conn);
+        self.sessions.leave(conn);
+    }
+
+    /// The connection's end: no answer comes for it any more.
+    pub fn close(&mut self, store: &mut Store, conn: Conn) {
+        self.leave(store, conn);
         self.sessions.remove(conn);
+    }
+
+    /// The output last taken has been sent.
+    pub fn sent(&mut self, conn: Conn) {
+        self.sessions.sent(conn);
+        self.queue_scans(conn);
+    }
+
+    /// Puts a session with scans into the round, unless it is there.
+    fn queue_scans(&mut self, conn: Conn) {
+        if let Some(session) = self.sessions.get(conn)
+            && !session.queued
+            && !session.scans.is_empty()
+            && !session.full()
+        {
+            session.queued = true;
+            self.runnable.push_back(conn);
+        }
     }
 
     /// The client will send no more: what it has outstanding is answered, but for waits, which are dropped.
@@ -184,7 +259,8 @@ impl Desk {
 
     /// Answers a read at a revision that is in the history.
     fn read_at(&mut self, store: &mut Store, conn: Conn, tag: Option<i32>, op: Op, path: &[u8], rev: i64) {
-        let mut budget = FIRST_BUDGET;
+        let mut budget = self.first_budget();
+        let before = budget;
         match op {
             Op::Get => match store.lookup(path, rev) {
                 Lookup::Dir { .. } => self.fail(conn, tag, ErrCode::Isdir),
@@ -226,6 +302,7 @@ impl Desk {
                 }
             }
         }
+        self.budget -= before - budget;
     }
 
     /// Answers a WAIT, now or when it happens.
@@ -233,8 +310,11 @@ impl Desk {
         let Ok(glob) = Glob::new(path) else {
             return self.bad_glob(conn, tag, path);
         };
-        let mut budget = FIRST_BUDGET;
-        match store.wait(&glob, rev, self.next_token() as u64, &mut budget) {
+        let mut budget = self.first_budget();
+        let before = budget;
+        let answer = store.wait(&glob, rev, self.next_token() as u64, &mut budget);
+        self.budget -= before - budget;
+        match answer {
             Wait::Event { rev } => self.event(store, conn, tag, rev),
             Wait::TooLate => self.fail(conn, tag, ErrCode::TooLate),
             Wait::Waiting(waiter) => {
@@ -249,6 +329,15 @@ impl Desk {
                     self.park_scan(conn, tag, path.len(), Work::Wait(Some(state)));
                 }
             }
+        }
+    }
+
+    /// Goes on with matching events against waits, where that was too much for once, and wakes what it finds.
+    pub fn run_matches(&mut self, store: &mut Store) {
+        if store.has_pending_matches() {
+            let mut budget = MATCH_BUDGET;
+            store.match_more(&mut budget);
+            self.wake(store);
         }
     }
 
@@ -276,61 +365,76 @@ impl Desk {
         self.woken = woken;
     }
 
-    /// Goes on with the scans that were put aside, for a slice.
+    /// Goes on with the scans that were put aside: a slice of one, a slice of another session's, until the turn's share is
+    /// used up. Those of a session whose output is full wait until it is sent.
     pub fn run_scans(&mut self, store: &mut Store) {
-        let mut budget = TURN_BUDGET;
-        // Those of sessions whose output is full stay where they are, so each is looked at once.
-        for _ in 0..self.scans.len() {
-            if budget == 0 {
-                break;
-            }
-            let Some(token) = self.scans.pop_front() else { break };
-            let Some(parked) = self.parked.get_mut(token) else { continue };
-            let (conn, tag) = (parked.conn, parked.tag);
-            if self.sessions.get(conn).is_some_and(|s| s.full()) {
-                self.scans.push_back(token);
+        let mut budget = SCAN_BUDGET;
+        while budget > 0
+            && let Some(conn) = self.runnable.pop_front()
+        {
+            let Some(session) = self.sessions.get(conn) else { continue };
+            session.queued = false;
+            if session.full() {
                 continue;
             }
-            let left = match &mut parked.work {
-                Work::Wait(state) => {
-                    let state = state.take().expect("a state that is not being continued");
-                    match store.resume_wait(state, &mut budget) {
-                        Wait::More(state) => Some(Work::Wait(Some(state))),
-                        Wait::Waiting(waiter) => {
-                            parked.work = Work::Event(waiter);
-                            continue;
-                        }
-                        Wait::Event { rev } => {
-                            self.event(store, conn, tag, rev);
-                            None
-                        }
-                        Wait::TooLate => {
-                            self.fail(conn, tag, ErrCode::TooLate);
-                            None
-                        }
+            if let Some(token) = session.scans.pop_front()
+                && self.parked.get(token).is_some_and(|parked| parked.conn == conn)
+            {
+                let before = budget.min(SCAN_SLICE);
+                let mut slice = before;
+                self.run_scan(store, token, &mut slice);
+                // A scan that ends at once has its cost too.
+                budget = budget.saturating_sub(before - slice + 1);
+            }
+            self.queue_scans(conn);
+        }
+    }
+
+    fn run_scan(&mut self, store: &mut Store, token: usize, budget: &mut usize) {
+        let parked = &mut self.parked[token];
+        let (conn, tag) = (parked.conn, parked.tag);
+        let left = match &mut parked.work {
+            Work::Wait(state) => {
+                let state = state.take().expect("a state that is not being continued");
+                match store.resume_wait(state, budget) {
+                    Wait::More(state) => Some(Work::Wait(Some(state))),
+                    Wait::Waiting(waiter) => {
+                        parked.work = Work::Event(waiter);
+                        return;
+                    }
+                    Wait::Event { rev } => {
+                        self.event(store, conn, tag, rev);
+                        None
+                    }
+                    Wait::TooLate => {
+                        self.fail(conn, tag, ErrCode::TooLate);
+                        None
                     }
                 }
-                Work::Walk(state) => {
-                    let state = state.take().expect("a state that is not being continued");
-                    let answer = store.resume_walk(state, &mut budget, &mut self.path);
-                    answer_walk(&mut self.sessions, &self.path, conn, tag, answer).map(|s| Work::Walk(Some(s)))
+            }
+            Work::Walk(state) => {
+                let state = state.take().expect("a state that is not being continued");
+                let answer = store.resume_walk(state, budget, &mut self.path);
+                answer_walk(&mut self.sessions, &self.path, conn, tag, answer).map(|s| Work::Walk(Some(s)))
+            }
+            Work::Getdir(state) => {
+                let state = state.take().expect("a state that is not being continued");
+                let answer = store.resume_getdir(state, budget, &mut self.path);
+                self.answer_getdir(conn, tag, answer).map(|s| Work::Getdir(Some(s)))
+            }
+            // The scan that had this token is over, and a wait has it now.
+            Work::Event(_) | Work::Read { .. } => return,
+        };
+        match left {
+            Some(work) => {
+                self.parked[token].work = work;
+                if let Some(session) = self.sessions.get(conn) {
+                    session.scans.push_front(token);
                 }
-                Work::Getdir(state) => {
-                    let state = state.take().expect("a state that is not being continued");
-                    let answer = store.resume_getdir(state, &mut budget, &mut self.path);
-                    self.answer_getdir(conn, tag, answer).map(|s| Work::Getdir(Some(s)))
-                }
-                Work::Event(_) | Work::Read { .. } => continue,
-            };
-            match left {
-                Some(work) => {
-                    self.parked[token].work = work;
-                    self.scans.push_back(token);
-                }
-                None => {
-                    self.unpark(token);
-                    self.sessions.touch(conn);
-                }
+            }
+            None => {
+                self.unpark(token);
+                self.sessions.touch(conn);
             }
         }
     }
@@ -341,6 +445,7 @@ impl Desk {
             && !session.full()
             && let Some(deferred) = session.deferred.pop_front()
         {
+            self.parked_bytes -= deferred.cost();
             match deferred {
                 Deferred::Event { tag, rev } => self.event(store, conn, tag, rev),
                 Deferred::Read { tag, op, path, rev } => {
@@ -393,7 +498,10 @@ impl Desk {
     }
 
     fn defer(&mut self, conn: Conn, deferred: Deferred) {
-        if let Some(session) = self.sessions.get(conn) {
+        if let Some(session) = self.sessions.get(conn)
+            && !session.gone()
+        {
+            self.parked_bytes += deferred.cost();
             session.deferred.push_back(deferred);
         }
     }
@@ -466,7 +574,10 @@ impl Desk {
 
     fn park_scan(&mut self, conn: Conn, tag: Option<i32>, path: usize, work: Work) {
         let token = self.park(conn, tag, path, work);
-        self.scans.push_back(token);
+        if let Some(session) = self.sessions.get(conn) {
+            session.scans.push_back(token);
+        }
+        self.queue_scans(conn);
     }
 
     fn unpark(&mut self, token: usize) -> Parked {

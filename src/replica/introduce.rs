@@ -57,7 +57,7 @@ impl Replica {
         }
     }
 
-    /// Sets a file to a value, unless it has it.
+    /// Sets a file to a value, unless it has it. With a full disk it stays as it was: reads are served all the same.
     pub(super) fn put(&mut self, path: &str, value: &str) {
         let (path, value) = (path.as_bytes(), value.as_bytes());
         let store = &self.machine.store;

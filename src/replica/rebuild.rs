@@ -12,7 +12,7 @@ use super::batch::BadBatch;
 use super::group;
 use super::machine::Machine;
 use super::snapshot::{BadSnapshot, Restore};
-use crate::log::{self, Event, Record};
+use crate::log::{self, Event, NodeId, Record};
 use crate::store::Store;
 
 /// Why what was read cannot be used, although all its checksums are right.
@@ -27,12 +27,22 @@ pub enum Unusable {
         /// What is wrong with it.
         bad: BadBatch,
     },
+    /// An entry is of a type that this version does not write.
+    Entry {
+        /// The entry.
+        index: u64,
+        /// Its type.
+        other: u8,
+    },
 }
 
 impl std::fmt::Display for Unusable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Unusable::Snapshot(bad) => write!(f, "the snapshot cannot be used: {bad}"),
+            Unusable::Entry { index, other } => {
+                write!(f, "entry {index} of the log is of type {other}, which this version does not know")
+            }
             Unusable::Batch { index, bad } => write!(f, "entry {index} of the log cannot be used: {bad}"),
         }
     }
@@ -43,6 +53,7 @@ impl std::error::Error for Unusable {}
 /// Takes the events of [`log::recover`].
 #[derive(Debug)]
 pub struct Rebuild {
+    node: NodeId,
     history: u64,
     founder: ConfState,
     /// A snapshot that is being read.
@@ -58,9 +69,10 @@ pub struct Rebuild {
 impl Rebuild {
     /// From the empty state, in which the node `raft_id` is the only member; `history` is how many revisions are to stay
     /// readable.
-    pub fn new(raft_id: u64, history: u64) -> Rebuild {
+    pub fn new(node: NodeId, raft_id: u64, history: u64) -> Rebuild {
         let founder = ConfState { voters: vec![raft_id], ..ConfState::default() };
         Rebuild {
+            node,
             history,
             conf: founder.clone(),
             founder,
@@ -76,7 +88,7 @@ impl Rebuild {
     /// Takes the next event.
     pub fn take(&mut self, event: Event<'_>) {
         if let Event::Void = event {
-            *self = Rebuild { founder: self.founder.clone(), ..Rebuild::new(0, self.history) };
+            *self = Rebuild { founder: self.founder.clone(), ..Rebuild::new(self.node, 0, self.history) };
             self.conf = self.founder.clone();
         } else if self.failed.is_none()
             && let Err(failed) = self.try_take(event)
@@ -89,7 +101,7 @@ impl Rebuild {
         match event {
             Event::Void => {}
             Event::Snapshot { index, term, meta } => {
-                self.restore = Some(Restore::begin(meta, self.history).map_err(Unusable::Snapshot)?);
+                self.restore = Some(Restore::begin(meta, &self.node, self.history).map_err(Unusable::Snapshot)?);
                 self.applied = (index, term);
                 self.commit = index;
             }
@@ -124,8 +136,8 @@ impl Rebuild {
                 }
                 let entry_type = match entry_type {
                     0 => EntryType::EntryNormal,
-                    1 => EntryType::EntryConfChange,
-                    _ => EntryType::EntryConfChangeV2,
+                    2 => EntryType::EntryConfChangeV2,
+                    other => return Err(Unusable::Entry { index, other }),
                 };
                 let data = bytes::Bytes::copy_from_slice(data);
                 self.entries.push_back(Entry { index, term, entry_type, data, ..Entry::default() });
@@ -168,9 +180,13 @@ impl Rebuild {
             return Err(failed);
         }
         self.finish_snapshot()?;
-        self.commit = self.commit.max(recovered.hard_state.commit);
+        let log::HardState { term, vote, mut commit } = recovered.hard_state;
+        // What the only voter has on its disk is committed: no election is needed to know it, nor room in the log for one.
+        if self.conf.voters == [raft_id] && self.entries.iter().all(|e| e.entry_type == EntryType::EntryNormal) {
+            commit = recovered.last_index;
+        }
+        self.commit = self.commit.max(commit);
         self.apply_committed()?;
-        let log::HardState { term, vote, commit } = recovered.hard_state;
         let start = group::Start {
             id: raft_id,
             seed,

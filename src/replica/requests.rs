@@ -34,9 +34,11 @@ impl Replica {
             self.desk.fail(conn, tag, ErrCode::UnknownVerb);
             return true;
         };
-        let Some(access) = self.desk.sessions.get(conn).map(|s| s.access) else {
+        let Some(session) = self.desk.sessions.get(conn) else { return true };
+        let access = session.access;
+        if session.gone() && !matches!(verb, Verb::Set | Verb::Del | Verb::Nop) {
             return true;
-        };
+        }
         let allowed = match verb {
             Verb::Set | Verb::Del | Verb::Nop => access.write,
             Verb::Get | Verb::Stat | Verb::Getdir | Verb::Walk | Verb::Wait | Verb::Sync => access.read,
@@ -112,7 +114,11 @@ impl Replica {
     fn mutation(&mut self, conn: Conn, verb: Verb, request: &Request<'_>) -> bool {
         let tag = request.tag;
         if !self.group.leads() {
-            self.desk.fail(conn, tag, ErrCode::Readonly);
+            if self.is_stuck() {
+                self.disk_full(conn, tag);
+            } else {
+                self.desk.fail(conn, tag, ErrCode::Readonly);
+            }
             return true;
         }
         let command = if verb == Verb::Nop {
@@ -148,16 +154,18 @@ impl Replica {
             if self.log.room() != Room::Full {
                 return false;
             }
-            let detail = format!(
-                "disk full: there is no room for the log in {}; make room there and write again",
-                self.config.dir
-            );
-            self.desk.fail_other(conn, tag, &detail);
+            self.disk_full(conn, tag);
             return true;
         }
         self.enqueue(Pending { conn: Some(conn), tag, answer_rev: verb == Verb::Set }, &command);
         self.desk.asked(conn);
         true
+    }
+
+    fn disk_full(&mut self, conn: Conn, tag: Option<i32>) {
+        let dir = &self.config.dir;
+        let detail = format!("disk full: there is no room for the log in {dir}; make room there and write again");
+        self.desk.fail_other(conn, tag, &detail);
     }
 
     /// Whether a batch with so many bytes more, behind what is staged, is sure to find its place in the log.

@@ -46,16 +46,32 @@ pub struct Session {
     pub parked: Vec<usize>,
     /// Answers that wait for room in the output.
     pub deferred: VecDeque<Deferred>,
+    /// Tokens of its scans that were put aside, in their order; one that is over may still be named.
+    pub scans: VecDeque<usize>,
+    /// It is in the desk's round of sessions with scans.
+    pub queued: bool,
     /// Mutations that are not answered yet.
     pub unanswered: usize,
-    paused: bool,
+    paused: Option<Pause>,
     ended: bool,
+    gone: bool,
+}
+
+/// What a paused session waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pause {
+    /// That its output is sent.
+    Output,
+    /// That there is room for its mutation, in the batch or in the log.
+    Room,
+    /// The next turn: this one has had its share of work.
+    Turn,
 }
 
 impl Session {
-    /// The client will send no more.
-    pub fn ended(&self) -> bool {
-        self.ended
+    /// The client is gone: nothing reaches it any more, but the mutations that it has sent are still carried out.
+    pub fn gone(&self) -> bool {
+        self.gone
     }
 
     /// The output is so large that it must be sent before more is added.
@@ -107,9 +123,12 @@ impl Sessions {
             dirty: false,
             parked: Vec::new(),
             deferred: VecDeque::new(),
+            scans: VecDeque::new(),
+            queued: false,
             unanswered: 0,
-            paused: false,
+            paused: None,
             ended: false,
+            gone: false,
         });
         Conn { slot, serial }
     }
@@ -148,6 +167,9 @@ impl Sessions {
         let Some(session) = self.slab.get_mut(conn.slot).filter(|s| s.serial == conn.serial) else {
             return;
         };
+        if session.gone {
+            return;
+        }
         let before = session.out.len();
         response.encode(&mut session.out);
         self.buffered += session.out.len() - before;
@@ -198,23 +220,32 @@ impl Sessions {
             let sent = std::mem::take(&mut session.sending);
             self.buffered -= sent;
         }
-        self.resume(conn);
+        self.resume(conn, Pause::Output);
     }
 
-    /// Marks a connection as paused: it is in the list of the resumed once there is room for its next request.
-    pub fn pause(&mut self, conn: Conn) {
+    /// Nothing reaches the client any more; what it has parked is for the caller to cancel.
+    pub fn leave(&mut self, conn: Conn) {
+        let Some(session) = self.get(conn) else { return };
+        session.gone = true;
+        let unsent = std::mem::take(&mut session.out).len();
+        self.buffered -= unsent;
+        self.resume(conn, Pause::Output);
+    }
+
+    /// Marks a connection as paused: it is in the list of the resumed once it may go on.
+    pub fn pause(&mut self, conn: Conn, pause: Pause) {
         if let Some(session) = self.get(conn) {
-            session.paused = true;
+            session.paused = Some(pause);
         }
     }
 
-    /// Lets a paused connection go on.
-    pub fn resume(&mut self, conn: Conn) {
+    /// Lets a connection go on that was paused for this.
+    pub fn resume(&mut self, conn: Conn, pause: Pause) {
         if let Some(session) = self.get(conn)
-            && session.paused
-            && !session.full()
+            && session.paused == Some(pause)
+            && !(pause == Pause::Output && session.full())
         {
-            session.paused = false;
+            session.paused = None;
             self.resumed.push(conn);
         }
     }

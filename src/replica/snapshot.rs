@@ -6,7 +6,7 @@
 //! of files or events, so a commit waits for a slice at most.
 //!
 //! ```text
-//! meta    format u8 | first revision i64 | last revision i64 | n u32 | n * (raft id u64 | epoch u64 | seq u64) | ConfState
+//! meta    format u8 | node id, 16 bytes | first revision i64 | last revision i64 | n u32 | n * (raft id u64 | epoch u64 | seq u64) | ConfState
 //! record  1 | rev i64 | path length u16 | path | value        a file of the tree at the first revision, in walk order
 //!         2 | kind u8 | path                                  the event of the first revision; its value is in the tree
 //!         3 | kind u8 | path length u16 | path | value        the events of the later revisions, in order
@@ -20,7 +20,7 @@ use raft::eraftpb::ConfState;
 
 use super::machine::{Machine, Seen};
 use crate::limits;
-use crate::log::{SnapshotWrite, SnapshotWriter, name};
+use crate::log::{NodeId, SnapshotWrite, SnapshotWriter, name};
 use crate::store::{Kind, LoadError, Loader, Store};
 
 const FORMAT: u8 = 1;
@@ -78,16 +78,23 @@ impl Snapshots {
         self.last
     }
 
-    /// Whether the log since the last snapshot is long enough, against the snapshot's size, to be worth another.
-    pub fn is_due(&self, log_bytes: u64) -> bool {
-        self.taking.is_none() && log_bytes > limits::SNAPSHOT_AFTER.max(self.last_bytes)
+    /// Whether the log since the last snapshot is long enough, against the snapshot's size, to be worth another; if the
+    /// log is `pressed` for space, whether there is anything to gain.
+    pub fn is_due(&self, log_bytes: u64, pressed: bool) -> bool {
+        let enough = if pressed { limits::SEGMENT / 2 } else { limits::SNAPSHOT_AFTER.max(self.last_bytes) };
+        self.taking.is_none() && log_bytes > enough
+    }
+
+    /// Size that the next snapshot may have, by the last one, in bytes.
+    pub fn estimate(&self) -> u64 {
+        self.last_bytes + self.last_bytes / 4 + limits::SNAPSHOT_RESERVE
     }
 
     /// Begins a snapshot of the applied state.
-    pub fn begin(&mut self, machine: &mut Machine, index: u64, term: u64, conf: &ConfState) {
+    pub fn begin(&mut self, machine: &mut Machine, node: &NodeId, index: u64, term: u64, conf: &ConfState) {
         let last = machine.store.revision();
         let first = machine.store.pin();
-        let meta = encode_meta(first, last, machine.seen(), conf);
+        let meta = encode_meta(node, first, last, machine.seen(), conf);
         let writer = Writer(SnapshotWriter::new(index, term, &meta));
         let phase = Phase::Files(None);
         self.taking = Some(Taking { index, writer, phase, first, last, bytes: 0 });
@@ -220,8 +227,9 @@ fn kind_code(kind: Kind) -> u8 {
     }
 }
 
-fn encode_meta(first: i64, last: i64, seen: &BTreeMap<u64, Seen>, conf: &ConfState) -> Vec<u8> {
+fn encode_meta(node: &NodeId, first: i64, last: i64, seen: &BTreeMap<u64, Seen>, conf: &ConfState) -> Vec<u8> {
     let mut meta = vec![FORMAT];
+    meta.extend_from_slice(node);
     meta.extend_from_slice(&first.to_le_bytes());
     meta.extend_from_slice(&last.to_le_bytes());
     let count = u32::try_from(seen.len()).expect("fewer servers than 2^32");
@@ -240,6 +248,8 @@ fn encode_meta(first: i64, last: i64, seen: &BTreeMap<u64, Seen>, conf: &ConfSta
 pub enum BadSnapshot {
     /// A layout that this version does not know.
     Format(u8),
+    /// Another node has written it.
+    Foreign(NodeId),
     /// A record or the meta is cut short or of an unknown kind.
     Record,
     /// The store refuses what it says.
@@ -258,6 +268,9 @@ impl std::fmt::Display for BadSnapshot {
         match self {
             BadSnapshot::Format(v) => {
                 write!(f, "its contents have format {v}, this version knows {FORMAT}")
+            }
+            BadSnapshot::Foreign(node) => {
+                write!(f, "it is that of node {}: the directory holds files of two nodes", node.escape_ascii())
             }
             BadSnapshot::Record => write!(f, "a record cannot be read"),
             BadSnapshot::Load(e) => write!(f, "a record makes no sense: {e}"),
@@ -289,14 +302,19 @@ enum Loading {
 }
 
 impl Restore {
-    /// Begins with the meta piece; `history` is how many past revisions are to stay readable.
+    /// Begins with the meta piece of a snapshot that `node` has written; `history` is how many past revisions are to stay
+    /// readable.
     ///
     /// # Errors
-    /// When it cannot be read.
-    pub fn begin(mut meta: &[u8], history: u64) -> Result<Restore, BadSnapshot> {
+    /// When it cannot be read, or another node has written it.
+    pub fn begin(mut meta: &[u8], node: &NodeId, history: u64) -> Result<Restore, BadSnapshot> {
         let [format] = take(&mut meta)?;
         if format != FORMAT {
             return Err(BadSnapshot::Format(format));
+        }
+        let owner: NodeId = take(&mut meta)?;
+        if owner != *node {
+            return Err(BadSnapshot::Foreign(owner));
         }
         let first = i64::from_le_bytes(take(&mut meta)?);
         let last = i64::from_le_bytes(take(&mut meta)?);

@@ -32,6 +32,7 @@ struct Answer {
 fn config() -> Config {
     Config {
         id: String::from_utf8(NODE.to_vec()).unwrap(),
+        node: *NODE,
         raft_id: 1,
         epoch: 1,
         cluster: "local".into(),
@@ -66,7 +67,7 @@ impl Node {
     }
 
     fn fresh(history: u64) -> Node {
-        let (machine, start) = Rebuild::new(1, history).founded(1, 7);
+        let (machine, start) = Rebuild::new(*NODE, 1, history).founded(1, 7);
         let mut log = Log::create(Params { segment_size: SEGMENT, node: *NODE });
         let first = log.wants_segment().unwrap();
         log.prepared(first.generation);
@@ -398,7 +399,7 @@ fn a_snapshot_is_the_state_at_its_beginning_though_commits_go_on() {
     }
     let (index, term) = (node.replica.group.applied(), node.replica.group.applied_term());
     let conf = node.replica.group.conf_state();
-    node.replica.snapshots.begin(&mut node.replica.machine, index, term, &conf);
+    node.replica.snapshots.begin(&mut node.replica.machine, NODE, index, term, &conf);
 
     let mut file = Vec::new();
     let mut i = 0;
@@ -424,7 +425,7 @@ fn a_snapshot_is_the_state_at_its_beginning_though_commits_go_on() {
     let mut reader = SnapshotReader::new();
     reader
         .feed(&file, &mut |piece| match piece {
-            Piece::Meta { meta, .. } => restore = Some(Restore::begin(meta, 300).unwrap()),
+            Piece::Meta { meta, .. } => restore = Some(Restore::begin(meta, NODE, 300).unwrap()),
             Piece::Record(record) => restore.as_mut().unwrap().record(record).unwrap(),
         })
         .unwrap();
@@ -515,4 +516,93 @@ fn frames_may_be_cut_anywhere() {
         node.settle();
         assert_eq!(node.answers(conn).0.len(), 6, "cut at {cut}");
     }
+}
+
+/// A client pipelines reads of a large file and then a write, reads nothing, and goes. The server has received the
+/// write, behind reads that were paused for want of room: it is carried out all the same.
+#[test]
+fn a_write_behind_paused_reads_is_carried_out_though_its_sender_has_gone() {
+    let mut node = Node::new(100);
+    let conn = node.replica.open();
+    node.call(conn, set(0, "/big", 0, &vec![7; limits::VALUE_MAX]));
+    let mut bytes = Vec::new();
+    for tag in 1..=8 {
+        Request { path: Some(b"/big"), ..request(Verb::Get, tag) }.encode(&mut bytes);
+    }
+    set(9, "/late", 0, b"x").encode(&mut bytes);
+    let receipt = node.replica.receive(conn, &bytes);
+    assert_eq!(receipt.then, Then::Paused);
+    node.replica.sent(conn);
+    node.replica.leave(conn);
+    assert_eq!(node.replica.buffered(), 0);
+    let rest = node.replica.receive(conn, &bytes[receipt.consumed..]);
+    assert_eq!((rest.consumed, rest.then), (bytes.len() - receipt.consumed, Then::More { needed: None }));
+    node.settle();
+    assert!(node.revision_of("/late") > 0);
+    node.replica.close(conn);
+    assert_eq!(node.replica.connections(), 0);
+}
+
+/// A connection that pipelines a hundred thousand cheap requests must not hold the turn of all others: it gets its
+/// share of a turn, and goes on with a later one.
+#[test]
+fn a_turn_carries_out_a_bounded_number_of_requests() {
+    let mut node = Node::new(100);
+    let conn = node.replica.open();
+    let mut bytes = Vec::new();
+    for tag in 0..100_000 {
+        request(Verb::Rev, tag).encode(&mut bytes);
+    }
+    let (mut used, mut turns, mut answered, mut resumed) = (0, 0, 0, Vec::new());
+    while answered < 100_000 {
+        let receipt = node.replica.receive(conn, &bytes[used..]);
+        used += receipt.consumed;
+        let (answers, _) = node.answers(conn);
+        assert!(answers.len() < 20_000);
+        answered += answers.len();
+        node.replica.sent(conn);
+        if receipt.then == Then::Paused {
+            while resumed.is_empty() {
+                node.replica.turn();
+                node.replica.take_resumed(&mut resumed);
+                turns += 1;
+            }
+            resumed.clear();
+        }
+    }
+    assert!(turns > 5);
+    assert!(!node.replica.has_work());
+}
+
+/// A client with scans that were put aside, full output, and no mind to read it: its scans wait for it, and the loop
+/// must not spin for them meanwhile.
+#[test]
+fn the_scans_of_a_client_that_does_not_read_do_not_keep_the_loop_awake() {
+    let mut node = Node::new(100_000);
+    let other = node.replica.open();
+    for chunk in (0..6000).collect::<Vec<_>>().chunks(1000) {
+        let paths: Vec<_> = chunk.iter().map(|i| format!("/d/{i}")).collect();
+        let sets: Vec<_> = paths.iter().map(|path| set(0, path, 0, b"")).collect();
+        node.send(other, &sets);
+        node.settle();
+        node.answers(other);
+    }
+    node.call(other, set(0, "/big", 0, &vec![7; limits::VALUE_MAX]));
+    let conn = node.replica.open();
+    let next = node.replica.revision() + 1;
+    let future = Request { path: Some(b"/big"), rev: Some(next), ..request(Verb::Get, 1) };
+    node.send(conn, &[future, wait(2, "/q/?", 1), wait(3, "/q/?", 1)]);
+    assert!(node.replica.has_work());
+    node.send(other, &[request(Verb::Nop, 0)]);
+    for _ in 0..1000 {
+        node.replica.turn();
+        while let Some(write) = node.replica.next_write() {
+            node.replica.written(write);
+        }
+    }
+    assert!(!node.replica.has_work(), "the scans wait for the client");
+    assert_eq!(node.answers(conn).0.len(), 1);
+    node.replica.sent(conn);
+    node.settle();
+    assert_eq!(node.replica.machine.store.waiters(), 2, "and go on when it reads");
 }

@@ -60,6 +60,11 @@ impl<'a> Buffer<'a> {
         &self.bytes
     }
 
+    /// What it has of the budget, in bytes.
+    pub fn held(&self) -> usize {
+        self.taken
+    }
+
     /// Lends the memory for a receive, which appends to what is there; [`Buffer::received`] takes it back.
     pub fn lend(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.bytes)
@@ -74,7 +79,7 @@ impl<'a> Buffer<'a> {
     /// brought, `needed` the size of the frame that has begun, if it is known.
     ///
     /// # Errors
-    /// When the buffer has to grow and the budget is used up.
+    /// When the buffer has to grow and the budget is used up. What was used is dropped all the same: ask again with 0.
     pub fn make_room(&mut self, used: usize, got: usize, needed: Option<usize>) -> Result<(), NoRoom> {
         let filled = self.bytes.len() == self.bytes.capacity();
         if used == self.bytes.len() {

@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::disk::Disk;
+use super::disk::{Disk, is_full};
 use super::{Options, StartError};
 use crate::limits;
+use crate::log::name::Name;
 use crate::log::{self, Erase, FileInfo, Identity, Log, NodeId, Params, Refusal, Salvage, Step, Survey};
 use crate::replica::Recovered;
 use crate::replica::rebuild::Rebuild;
@@ -55,7 +56,7 @@ pub async fn open(options: &Options) -> Result<Opened, StartError> {
     let cannot = |what: &str, e: io::Error| {
         StartError::new(format!("cannot {what} the data directory {}: {e}; choose another with -d", dir.display()))
     };
-    fs::create_dir_all(dir).map_err(|e| cannot("make", e))?;
+    make(dir).map_err(|e| cannot("make", e))?;
     let lock = lock(dir)?;
     wait_for_last_writes(dir).await.map_err(|e| cannot("wait for the last writes to", e))?;
     let disk = Disk::probe(dir).await.map_err(|e| cannot("write to", e))?;
@@ -69,6 +70,17 @@ pub async fn open(options: &Options) -> Result<Opened, StartError> {
     let (identity, recovered) = opener.open().await?;
     let Opener { disk, report, recovery, .. } = opener;
     Ok(Opened { identity, recovered, disk, report, recovery, lock })
+}
+
+/// Makes the directory, with those above it, so that it is still there after a power cut.
+fn make(dir: &Path) -> io::Result<()> {
+    let missing: Vec<_> = dir.ancestors().take_while(|d| !d.as_os_str().is_empty() && !d.exists()).collect();
+    fs::create_dir_all(dir)?;
+    for made in missing {
+        let parent = made.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
 }
 
 fn lock(dir: &Path) -> Result<File, StartError> {
@@ -100,7 +112,11 @@ async fn wait_for_last_writes(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         // Files in the making too: they are made anew under the same names.
-        if path.extension().is_none_or(|e| e != "log" && e != "tmp") {
+        let ours = path
+            .file_name()
+            .and_then(|n| n.to_str())
+            .is_some_and(|n| matches!(log::name::parse(n), Name::Segment(_) | Name::Temporary));
+        if !ours || !path.is_file() {
             continue;
         }
         let file = File::open(&path)?;
@@ -145,7 +161,8 @@ impl Opener<'_> {
         } else {
             self.recover(&identity).await?
         };
-        identity.boot_epoch += 1;
+        // The identity may be older than the log, if it was restored from a copy: no epoch is used twice.
+        identity.boot_epoch = identity.boot_epoch.max(recovered.epoch()) + 1;
         self.write_identity(&identity).await?;
         Ok((identity, recovered))
     }
@@ -162,11 +179,16 @@ impl Opener<'_> {
         let read = || -> io::Result<Vec<FileInfo>> {
             let mut files = Vec::new();
             for entry in fs::read_dir(&self.options.dir)? {
-                let entry = entry?;
-                let meta = entry.metadata()?;
-                if let (true, Ok(name)) = (meta.is_file(), entry.file_name().into_string()) {
-                    files.push(FileInfo { name, length: meta.len() });
+                let Ok(name) = entry?.file_name().into_string() else { continue };
+                if log::name::parse(&name) == Name::Other {
+                    continue;
                 }
+                // A link is followed.
+                let meta = fs::metadata(self.disk.path(&name))?;
+                if !meta.is_file() {
+                    return Err(io::Error::other(format!("{name} is not a file; move it away")));
+                }
+                files.push(FileInfo { name, length: meta.len() });
             }
             Ok(files)
         };
@@ -187,7 +209,8 @@ impl Opener<'_> {
     async fn begin(&mut self, identity: &Identity) -> Result<Recovered, StartError> {
         let mut log = Log::create(Params { segment_size: limits::SEGMENT, node: identity.node });
         self.prepare(&mut log).await?;
-        let (machine, start) = Rebuild::new(identity.raft_id, self.options.history).founded(identity.raft_id, seed()?);
+        let (machine, start) =
+            Rebuild::new(identity.node, identity.raft_id, self.options.history).founded(identity.raft_id, seed()?);
         self.describe(identity);
         self.recovery = ": a new data directory".into();
         Ok(Recovered { machine, start, log, snapshot: 0, snapshot_bytes: 0 })
@@ -197,7 +220,7 @@ impl Opener<'_> {
     async fn prepare(&mut self, log: &mut Log) -> Result<(), StartError> {
         if let Some(prepare) = log.wants_segment() {
             let generation = prepare.generation;
-            self.disk.prepare(prepare).await.map_err(|e| self.error("make a segment of the log", &e))?;
+            self.disk.prepare(prepare, 0).await.map_err(|e| self.error("make a segment of the log", &e))?;
             log.prepared(generation);
         }
         Ok(())
@@ -212,12 +235,19 @@ impl Opener<'_> {
     }
 
     async fn write_identity(&self, identity: &Identity) -> Result<(), StartError> {
-        let write = async {
+        let write = async || -> io::Result<()> {
             let draft = self.disk.create(&log::name::temporary(log::name::IDENTITY))?;
             draft.write(identity.encode(), 0).await.0?;
             draft.commit(&self.disk, log::name::IDENTITY).await
         };
-        write.await.map_err(|e| self.error("write the identity file", &e))
+        match write().await {
+            // Full: there is room where the old one is.
+            Err(e) if is_full(&e) && self.disk.path(log::name::IDENTITY).exists() => {
+                self.disk.write_over(log::name::IDENTITY, identity.encode()).await
+            }
+            outcome => outcome,
+        }
+        .map_err(|e| self.error("write the identity file", &e))
     }
 
     // ---- recovery ----
@@ -225,7 +255,7 @@ impl Opener<'_> {
     async fn recover(&mut self, identity: &Identity) -> Result<Recovered, StartError> {
         let began = Instant::now();
         loop {
-            let mut rebuild = Rebuild::new(identity.raft_id, self.options.history);
+            let mut rebuild = Rebuild::new(identity.node, identity.raft_id, self.options.history);
             let listing = self.listing()?;
             let mut read = reader(&self.options.dir);
             match log::recover(&identity.node, &listing, &mut read, &mut |event| rebuild.take(event)) {
@@ -326,6 +356,7 @@ impl Opener<'_> {
                 .map_err(|e| self.error(&format!("copy {name} to {}", to.display()), &e))?;
         }
         self.disk.sync_dir().await.map_err(|e| self.error("sync the directory", &e))?;
+        self.sync_aside()?;
         for erase in &salvage.erase {
             self.erase(erase).await?;
         }
@@ -339,6 +370,13 @@ impl Opener<'_> {
     fn set_aside(&self, name: &str, identity: &Identity) -> Result<(), StartError> {
         let to = self.aside(name, identity)?;
         fs::rename(self.disk.path(name), &to).map_err(|e| self.error(&format!("move {name} to {}", to.display()), &e))
+    }
+
+    /// Makes durable what was set aside.
+    fn sync_aside(&self) -> Result<(), StartError> {
+        File::open(self.disk.path(DAMAGED))
+            .and_then(|dir| dir.sync_all())
+            .map_err(|e| self.error("sync the directory of damaged files", &e))
     }
 
     /// A name under which a file is kept; no two boots use the same.

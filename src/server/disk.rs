@@ -18,13 +18,13 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, flock, statvfs};
 use tokio_uring::buf::IoBuf;
 use tokio_uring::fs::{self, File};
 
 use super::{Shell, fatal};
 use crate::limits;
-use crate::log::{Block, Prepare, Write, bytes_of};
+use crate::log::{Block, Prepare, Write, bytes_of, name};
 use crate::replica::snapshot::Part;
 
 /// Bytes of zeros that are written at once, small enough for the log's writes to pass in between.
@@ -79,17 +79,20 @@ impl Disk {
     /// When not even a small file can be written there.
     pub async fn probe(dir: &Path) -> io::Result<Disk> {
         let mut disk = Disk { dir: dir.to_path_buf(), direct: true, segments: RefCell::new(BTreeMap::new()) };
-        let path = dir.join("probe.tmp");
-        let refused = |e: &io::Error| e.kind() == io::ErrorKind::InvalidInput;
-        match disk.try_write(&path).await {
-            Err(e) if refused(&e) => {
-                disk.direct = false;
-                disk.try_write(&path).await?;
-            }
-            outcome => outcome?,
+        let path = dir.join(name::temporary(name::PROBE));
+        let mut tried = disk.try_write(&path).await;
+        if tried.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::InvalidInput) {
+            disk.direct = false;
+            tried = disk.try_write(&path).await;
         }
-        fs::remove_file(&path).await?;
-        Ok(disk)
+        match tried {
+            // Full, but what is there can be written over: as far as is known, in the same way.
+            Err(e) if !is_full(&e) => Err(e),
+            _ => match fs::remove_file(&path).await {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+                _ => Ok(disk),
+            },
+        }
     }
 
     async fn try_write(&self, path: &Path) -> io::Result<()> {
@@ -115,13 +118,15 @@ impl Disk {
                 flags |= libc::O_DSYNC;
             }
         }
-        let file = std::fs::OpenOptions::new()
-            .write(true)
-            .create(create)
-            .truncate(create)
-            .custom_flags(flags)
-            .mode(0o600)
-            .open(path)?;
+        if create
+            && let Err(e) = std::fs::remove_file(path)
+            && e.kind() != io::ErrorKind::NotFound
+        {
+            return Err(e);
+        }
+        // A new file, not one of the same name that a killed process may still be writing to.
+        let file =
+            std::fs::OpenOptions::new().write(true).create_new(create).custom_flags(flags).mode(0o600).open(path)?;
         // Held as long as a write to it is in flight, even when this process is gone: see directory.rs.
         flock(&file, FlockOperation::NonBlockingLockExclusive)?;
         Ok(File::from_std(file))
@@ -151,7 +156,7 @@ impl Disk {
         if let Some(segment) = self.segments.borrow().get(&generation) {
             return Ok(Rc::clone(segment));
         }
-        let file = self.open(&self.dir.join(crate::log::name::segment(generation)), false, true)?;
+        let file = self.open(&self.dir.join(name::segment(generation)), false, true)?;
         let segment = Rc::new(Segment(file));
         let mut segments = self.segments.borrow_mut();
         // The log never goes back to an earlier segment.
@@ -160,8 +165,13 @@ impl Disk {
         Ok(segment)
     }
 
-    /// Makes a segment, durably. When it fails for want of space, nothing is left of it.
-    pub async fn prepare(&self, prepare: Prepare) -> io::Result<()> {
+    /// Makes a segment, durably, if a new one leaves `reserve` bytes free. When it fails for want of space, nothing is left
+    /// of it.
+    pub async fn prepare(&self, prepare: Prepare, reserve: u64) -> io::Result<()> {
+        // A log that takes the space of the next snapshot could never be shortened again.
+        if prepare.recycle.is_none() && self.free()? < prepare.size + reserve {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let temporary = self.path(&prepare.temporary());
         let made = self.make_segment(&prepare, &temporary).await;
         if made.is_err() {
@@ -169,6 +179,21 @@ impl Disk {
             let _removed = fs::remove_file(&temporary).await;
         }
         made
+    }
+
+    /// Writes over a file in place, durably: the last resort where there is no room for a new one. A block is written
+    /// whole or not at all.
+    pub async fn write_over(&self, name: &str, blocks: Vec<Block>) -> io::Result<()> {
+        let file = self.open(&self.path(name), false, true)?;
+        write(&file, blocks, 0).await.0?;
+        file.sync_all().await?;
+        file.close().await
+    }
+
+    /// Bytes that are free for files of this process.
+    fn free(&self) -> io::Result<u64> {
+        let stat = statvfs(&self.dir)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
     async fn make_segment(&self, prepare: &Prepare, temporary: &Path) -> io::Result<()> {
@@ -290,7 +315,8 @@ async fn prepare_segments(shell: &Rc<Shell>) {
         shell.prepare.wait().await;
         let Some(prepare) = shell.replica.borrow_mut().next_prepare() else { continue };
         let (generation, name) = (prepare.generation, prepare.file());
-        match shell.disk.prepare(prepare).await {
+        let reserve = shell.replica.borrow().snapshot_estimate();
+        match shell.disk.prepare(prepare, reserve).await {
             Ok(()) => {
                 if told {
                     shell.say("there is room for the log again");
@@ -353,12 +379,12 @@ async fn write_snapshots(shell: &Rc<Shell>) {
 }
 
 async fn write_snapshot(shell: &Rc<Shell>) -> io::Result<()> {
-    let name = shell.replica.borrow().snapshot_name();
-    let draft = shell.disk.create(&crate::log::name::temporary(&name))?;
+    let file = shell.replica.borrow().snapshot_name();
+    let draft = shell.disk.create(&name::temporary(&file))?;
     loop {
         let part = shell.replica.borrow_mut().next_snapshot_part();
         match part {
-            Part::Nothing => return draft.commit(&shell.disk, &name).await,
+            Part::Nothing => return draft.commit(&shell.disk, &file).await,
             // Lets the runtime park, and so the commits have their turn, before the next slice.
             Part::Later => tokio_uring::no_op().await?,
             Part::Write(mut part) => {

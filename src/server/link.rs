@@ -2,11 +2,13 @@
 //!
 //! The receiver keeps one receive posted and hands what came to the replica, which frames it where it lies. The sender takes all output of a turn and sends it at once. An
 //! operation in flight is never dropped: a link is closed by shutting its socket down, whereupon both tasks come to
-//! their end.
+//! their end; the last of them takes its leave of the replica. What was received before is handed in all the same, for a
+//! mutation is applied even if its sender has gone.
 
 use std::cell::Cell;
 use std::net::Shutdown;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio_uring::buf::BoundedBuf;
 use tokio_uring::net::TcpStream;
@@ -16,8 +18,11 @@ use super::buffer::Buffer;
 use super::signal::Signal;
 use crate::replica::{Conn, Output, Then};
 
-/// A send buffer that had to grow beyond this is not kept.
-const KEEP: usize = 512 << 10;
+/// A send buffer that had to grow beyond this is not kept; each connection has two.
+const KEEP: usize = 8 << 10;
+
+/// Time between two looks for room in the receive buffers.
+const ROOM_PATIENCE: Duration = Duration::from_millis(1);
 
 /// One connection.
 #[derive(Debug)]
@@ -28,7 +33,11 @@ pub struct Link {
     pub send: Signal,
     /// Receiving may go on.
     pub resume: Signal,
+    /// What its receive buffer holds of the budget of all.
+    pub held: Cell<usize>,
     closed: Cell<bool>,
+    /// Tasks that have not come to their end.
+    tasks: Cell<u8>,
     stream: Stream,
 }
 
@@ -48,23 +57,39 @@ impl Link {
             conn,
             send: Signal::default(),
             resume: Signal::default(),
+            held: Cell::new(0),
             closed: Cell::new(false),
+            tasks: Cell::new(2),
             stream: Stream(stream),
         });
         shell.links.borrow_mut().insert(conn, Rc::clone(&link));
         let (s, l) = (Rc::clone(shell), Rc::clone(&link));
-        tokio_uring::spawn(async move { l.receive(&s).await });
+        tokio_uring::spawn(async move {
+            l.receive(&s).await;
+            l.end_task(&s);
+        });
         let s = Rc::clone(shell);
-        tokio_uring::spawn(async move { link.send(&s).await });
+        tokio_uring::spawn(async move {
+            link.send(&s).await;
+            link.end_task(&s);
+        });
     }
 
-    /// Ends the connection: both tasks come to their end, and the replica forgets it.
+    fn end_task(&self, shell: &Shell) {
+        self.tasks.set(self.tasks.get() - 1);
+        if self.tasks.get() == 0 {
+            shell.links.borrow_mut().remove(&self.conn);
+            shell.replica.borrow_mut().close(self.conn);
+            shell.turn.set();
+        }
+    }
+
+    /// Ends the connection: nothing is sent any more, and both tasks come to their end.
     pub fn close(&self, shell: &Shell) {
         if self.closed.replace(true) {
             return;
         }
-        shell.links.borrow_mut().remove(&self.conn);
-        shell.replica.borrow_mut().close(self.conn);
+        shell.replica.borrow_mut().leave(self.conn);
         // It fails only when the connection is down already.
         let _down = self.stream.0.shutdown(Shutdown::Both);
         self.send.set();
@@ -79,10 +104,11 @@ impl Link {
             let (received, slice) = self.stream.0.read(buffer.lend().slice(room..)).await;
             buffer.received(slice.into_inner());
             // A stopping server takes no more.
-            if self.closed.get() || shell.stopping.get() {
+            if shell.stopping.get() {
                 return;
             }
             let got = match received {
+                _ if self.closed.get() && buffer.bytes().len() == room => return,
                 Ok(0) => {
                     shell.replica.borrow_mut().end_of_stream(self.conn);
                     return shell.turn.set();
@@ -100,14 +126,20 @@ impl Link {
                     Then::Close => return,
                     Then::Paused => self.resume.wait().await,
                 }
+            };
+            if self.closed.get() {
+                return;
+            }
+            while buffer.make_room(used, got, needed).is_err() {
+                used = 0;
+                // Whoever holds the most makes room, which comes when its tasks have ended.
+                shell.close_greediest();
                 if self.closed.get() {
                     return;
                 }
-            };
-            if buffer.make_room(used, got, needed).is_err() {
-                shell.say("closed a connection: the receive buffers of all connections have reached their limit");
-                return self.close(shell);
+                tokio::time::sleep(ROOM_PATIENCE).await;
             }
+            self.held.set(buffer.held());
         }
     }
 

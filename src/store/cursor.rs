@@ -14,15 +14,20 @@
 use super::glob::Glob;
 use super::path::{Path, walk_order};
 use super::tree::Tree;
+use super::walk::charge;
 use std::cmp::Ordering;
 
 /// Listings that can go on at the same time.
 const CURSORS: usize = 128;
 /// The cursor whose count is a multiple of this is not moved but left behind.
 const KEEP: u64 = 128;
-/// Most events that counts are corrected by in one call, and most of them that changed what exists.
+/// Most events that counts are corrected by in one call, and most work on those of them that changed what exists: 1 for
+/// each, and what matching its path costs beside. It is taken off the call's budget, but may be more than that: going without
+/// the cursor would cost still more.
 const REPLAY: i64 = 65_536;
-const REPLAY_STRUCTURAL: usize = 4096;
+const REPLAY_WORK: usize = 4096;
+/// So many events are passed over for what it costs to look at one entry.
+const PASSED: i64 = 256;
 /// Most cursors whose count is corrected for one call.
 const TRIES: usize = 8;
 
@@ -91,7 +96,28 @@ fn hash(bytes: &[u8]) -> u64 {
 impl Cursors {
     /// The nearest known position from which entry number `target` (from 0) at `rev` can be reached going forward; or
     /// the position of that entry itself, if `count` is `target + 1`.
-    pub(super) fn find(&mut self, tree: &Tree, listing: Listing<'_>, rev: i64, target: u64) -> Option<Start> {
+    pub(super) fn find(
+        &mut self,
+        tree: &Tree,
+        listing: Listing<'_>,
+        rev: i64,
+        target: u64,
+        budget: &mut usize,
+    ) -> Option<Start> {
+        let mut left = Replay { events: REPLAY, work: REPLAY_WORK };
+        let start = self.nearest(tree, listing, rev, target, &mut left);
+        charge(budget, REPLAY_WORK - left.work + usize::try_from((REPLAY - left.events) / PASSED).unwrap_or(0));
+        start
+    }
+
+    fn nearest(
+        &mut self,
+        tree: &Tree,
+        listing: Listing<'_>,
+        rev: i64,
+        target: u64,
+        left: &mut Replay,
+    ) -> Option<Start> {
         let (kind, pattern) = listing.key();
         let hash = hash(pattern);
         let fits = |(_, cursor): &(usize, &Cursor)| {
@@ -104,10 +130,9 @@ impl Cursors {
         let mut candidates: Vec<(u64, i64, usize)> =
             all().filter(fits).map(|(slot, c)| (c.count, c.rev, slot)).collect();
         candidates.sort_unstable_by(|a, b| b.cmp(a));
-        let mut left = Replay { events: REPLAY, structural: REPLAY_STRUCTURAL };
         for (_, _, slot) in candidates.into_iter().take(TRIES) {
             let cursor = &self.cursors[slot];
-            let Some(count) = recount(tree, listing, cursor, rev, &mut left, &mut self.scratch) else { continue };
+            let Some(count) = recount(tree, listing, cursor, rev, left, &mut self.scratch) else { continue };
             let there = || match listing {
                 Listing::Walk(_) => Path::parse(&cursor.position).and_then(|path| tree.find(path)),
                 Listing::Getdir(path) => {
@@ -164,10 +189,10 @@ impl Cursors {
     }
 }
 
-/// How many more events may be looked at.
+/// How many more events may be passed over, and how much work may be done on them.
 struct Replay {
     events: i64,
-    structural: usize,
+    work: usize,
 }
 
 /// A cursor's count at another revision; `None` if the events between are gone or too many.
@@ -193,9 +218,13 @@ fn recount(
                 if !entry.structural {
                     continue;
                 }
-                left.structural = left.structural.checked_sub(1)?;
+                left.work = left.work.checked_sub(1)?;
                 tree.arena.path(entry.node, path);
-                if walk_order(path, &cursor.position) != Ordering::Greater && glob.matches(path) {
+                if walk_order(path, &cursor.position) == Ordering::Greater {
+                    continue;
+                }
+                left.work = left.work.checked_sub(glob.cost(path))?;
+                if glob.matches(path) {
                     delta += change(entry);
                 }
             }
@@ -206,7 +235,7 @@ fn recount(
             let count = &tree.arena[id].dir.as_ref()?.count;
             // The directory's own past names the events that changed its entries.
             for r in count.between(after, until) {
-                left.structural = left.structural.checked_sub(1)?;
+                left.work = left.work.checked_sub(1)?;
                 let entry = tree.entry(r)?;
                 tree.arena.path(entry.node, path);
                 let name = path.get(base + 1..)?.split(|b| *b == b'/').next()?;

@@ -57,6 +57,9 @@ struct Head {
     exact: bool,
 }
 
+/// So many steps of an automaton, each of a byte over a word of states, cost what looking at an entry does.
+pub(super) const WORD_STEPS: usize = 256;
+
 /// Bytes that a path may hold, as numbers from 0: the columns of the table `takes`.
 const CLASSES: usize = 65;
 
@@ -129,6 +132,11 @@ impl Glob {
         automaton.accepts(&states)
     }
 
+    /// What [`Glob::matches`] costs for `path` at most, in entries that could be looked at instead; beside the entry itself.
+    pub(super) fn cost(&self, path: &[u8]) -> usize {
+        path.len() * self.words() / WORD_STEPS
+    }
+
     /// The one path that this glob matches, if it has no wildcards.
     pub fn exact(&self) -> Option<Path<'_>> {
         match self.automaton {
@@ -180,6 +188,8 @@ impl Automaton {
         let words = last / 64 + 1;
         let mut takes = vec![0u64; CLASSES * words].into_boxed_slice();
         let mut loops = vec![0u64; 2 * words].into_boxed_slice();
+        // What `?` takes is put into all classes in the end: a pattern may be of nothing else.
+        let mut any = vec![0u64; words];
         let mut state = 0;
         for &token in tokens {
             let (word, bit) = (state / 64, 1u64 << (state % 64));
@@ -190,9 +200,7 @@ impl Automaton {
                     loops[words + word] |= bit;
                 }
                 ONE => {
-                    for class in 1..CLASSES {
-                        takes[class * words + word] |= bit;
-                    }
+                    any[word] |= bit;
                     state += 1;
                 }
                 literal => {
@@ -200,6 +208,9 @@ impl Automaton {
                     state += 1;
                 }
             }
+        }
+        for row in takes.chunks_exact_mut(words).skip(1) {
+            row.iter_mut().zip(&any).for_each(|(takes, any)| *takes |= any);
         }
         let literal = tokens.iter().take_while(|&&t| !matches!(t, ONE | STAR | STARS)).count();
         Automaton { words, takes, loops, last, literal }

@@ -59,6 +59,12 @@ impl Loader {
         Loader { tree: Tree::new(hist), last: Vec::new(), dirs: Vec::new(), newest: 0, twice: false }
     }
 
+    /// The same with another bound than [`HISTORY_BYTES`](crate::limits::HISTORY_BYTES).
+    #[cfg(test)]
+    pub(crate) fn bounded(hist: u64, bytes: u64) -> Loader {
+        Loader { tree: Tree::new(hist).with_past_max(bytes), ..Loader::new(hist) }
+    }
+
     /// Takes the next file in walk order, as [`Store::files_at`] gives them.
     ///
     /// # Errors

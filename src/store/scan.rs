@@ -1,6 +1,7 @@
 //! Work that may take long, cut into slices: WALK, GETDIR, and WAIT's look into the history.
 //!
-//! Each takes a budget, the number of entries that it may look at, and takes off what it used. When the budget is used up the
+//! Each takes a budget, the number of entries that it may look at, and takes off what it used: more for an entry whose path is
+//! long when the pattern is, since that is what looking at it costs. When the budget is used up the
 //! answer is `More` with a state that owns all it needs; in between anything may be applied, also trimmed. A
 //! listing whose revision has left the history meanwhile ends with `TooLate`.
 
@@ -34,13 +35,16 @@ pub enum Walk<'a> {
 /// A walk that is to be continued.
 #[derive(Clone, Debug)]
 pub struct WalkState {
-    glob: Glob,
+    pattern: Box<[u8]>,
     rev: i64,
     target: u64,
     /// Matches up to `after`.
     count: u64,
-    after: Vec<u8>,
+    after: Box<[u8]>,
 }
+
+// Thousands of them may be put aside, and patterns are paid for by their length: so they hold the text and nothing made of it.
+const _: () = assert!(size_of::<WalkState>() <= 64 && size_of::<GetdirState>() <= 64 && size_of::<WaitState>() <= 64);
 
 /// The outcome of [`Store::getdir`].
 #[derive(Debug)]
@@ -67,7 +71,7 @@ pub struct GetdirState {
     target: u64,
     /// Entries up to `after`.
     count: u64,
-    after: String,
+    after: Box<str>,
 }
 
 /// The outcome of [`Store::wait`].
@@ -89,7 +93,7 @@ pub enum Wait {
 /// A search in the history that is to be continued.
 #[derive(Clone, Debug)]
 pub struct WaitState {
-    glob: Glob,
+    pattern: Box<[u8]>,
     /// The next revision to look at.
     next: i64,
     token: u64,
@@ -117,7 +121,7 @@ impl Store {
             };
         }
         let listing = Listing::Walk(glob);
-        let start = self.cursors.find(&self.tree, listing, rev, target);
+        let start = self.cursors.find(&self.tree, listing, rev, target, budget);
         if let Some(start) = &start
             && start.count == target + 1
             && let Some(id) = Path::parse(&start.position).and_then(|path| self.tree.find(path))
@@ -141,8 +145,9 @@ impl Store {
         if state.rev < self.first_revision() {
             return Walk::TooLate;
         }
-        let WalkState { glob, rev, target, count, after } = state;
-        self.walk_on(&glob, rev, target, Some(Start::new(count, after)), budget, path)
+        let WalkState { pattern, rev, target, count, after } = state;
+        let glob = recompile(&pattern, budget);
+        self.walk_on(&glob, rev, target, Some(Start::new(count, after.into_vec())), budget, path)
     }
 
     fn walk_on(
@@ -163,7 +168,8 @@ impl Store {
                 Step::File(_) => count += 1,
                 Step::Done => return Walk::Range,
                 Step::Paused => {
-                    return Walk::More(WalkState { glob: glob.clone(), rev, target, count, after: walker.into_path() });
+                    let after = walker.into_path().into_boxed_slice();
+                    return Walk::More(WalkState { pattern: glob.as_bytes().into(), rev, target, count, after });
                 }
             }
         };
@@ -192,7 +198,7 @@ impl Store {
             (Lookup::Dir { entries }, Ok(target)) if target < u64::from(entries) => target,
             (Lookup::Dir { .. }, _) => return Getdir::Range,
         };
-        let start = self.cursors.find(&self.tree, Listing::Getdir(path), rev, target);
+        let start = self.cursors.find(&self.tree, Listing::Getdir(path), rev, target, budget);
         if let Some(start) = &start
             && start.count == target + 1
         {
@@ -212,7 +218,7 @@ impl Store {
             return Getdir::TooLate;
         }
         let Some(path) = Path::parse(&state.path) else { return Getdir::NoEnt };
-        let start = Start::new(state.count, state.after.into_bytes());
+        let start = Start::new(state.count, state.after.into_string().into_bytes());
         self.getdir_on(path, state.rev, state.target, Some(start), budget, name)
     }
 
@@ -234,7 +240,7 @@ impl Store {
         let mut last = None;
         for id in children {
             if *budget == 0 {
-                let after = last.map_or(after, |id| self.tree.arena[id].name.as_str()).to_owned();
+                let after = last.map_or(after, |id| self.tree.arena[id].name.as_str()).into();
                 return Getdir::More(GetdirState { path: path.as_bytes().into(), rev, target, count, after });
             }
             *budget -= 1;
@@ -266,7 +272,7 @@ impl Store {
         match search(&self.tree, glob, from, budget) {
             Search::Event(rev) => Wait::Event { rev },
             Search::None => Wait::Waiting(self.listen(glob, from, token)),
-            Search::More(next) => Wait::More(WaitState { glob: glob.clone(), next, token }),
+            Search::More(next) => Wait::More(WaitState { pattern: glob.as_bytes().into(), next, token }),
         }
     }
 
@@ -275,9 +281,10 @@ impl Store {
         if state.next < self.first_revision() {
             return Wait::TooLate;
         }
-        match search(&self.tree, &state.glob, state.next, budget) {
+        let glob = recompile(&state.pattern, budget);
+        match search(&self.tree, &glob, state.next, budget) {
             Search::Event(rev) => Wait::Event { rev },
-            Search::None => Wait::Waiting(self.listen(&state.glob, state.next, state.token)),
+            Search::None => Wait::Waiting(self.listen(&glob, state.next, state.token)),
             Search::More(next) => {
                 state.next = next;
                 Wait::More(state)
@@ -286,12 +293,20 @@ impl Store {
     }
 
     fn listen(&mut self, glob: &Glob, from: i64, token: u64) -> WaiterId {
-        if from > self.revision() + 1 {
-            self.waiters.listen_from(from, glob.tokens(), token)
+        let next = self.revision() + 1;
+        // While events are to be matched none of which concerns it, it does not enter the index.
+        if from > next || self.waiters.has_pending() {
+            self.waiters.listen_from(from.max(next), glob.tokens(), token)
         } else {
             self.waiters.listen(glob.tokens(), token)
         }
     }
+}
+
+/// The glob of a search that is taken up again.
+fn recompile(pattern: &[u8], budget: &mut usize) -> Glob {
+    charge(budget, pattern.len() / COMPILED);
+    Glob::new(pattern).expect("the text of a glob")
 }
 
 enum Search {
@@ -301,6 +316,9 @@ enum Search {
     /// The budget was used up before this revision.
     More(i64),
 }
+
+/// So many bytes of a pattern are compiled for what it costs to look at one entry.
+const COMPILED: usize = 64;
 
 /// How many verdicts a search remembers: a history often names the same few nodes again and again.
 const VERDICTS: usize = 64;
@@ -330,6 +348,7 @@ fn search(tree: &Tree, glob: &Glob, from: i64, budget: &mut usize) -> Search {
                 Some((node, matches)) if node == entry.node => matches,
                 _ => {
                     tree.arena.path(entry.node, &mut path);
+                    charge(budget, glob.cost(&path));
                     let matches = glob.matches(&path);
                     *verdict = Some((entry.node, matches));
                     matches

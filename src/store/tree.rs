@@ -17,16 +17,24 @@
 //! in its node, and in the counts of the directories above that it changed. Hence everything that is kept for
 //! the past belongs to one retained event. Each mutation moves `first` by [`TRIM`] at most, so that a long past, kept for
 //! a while by a pin, is caught up with little by little.
+//!
+//! The past is bounded in bytes too: an event that writes over a value, or deletes it, keeps it readable until `first` comes to
+//! that event. While all such values are more than the bound, `first` moves on, and by one more for each [`TRIM_BYTES`] that
+//! the mutation has added: however small the oldest values are, the bound is exceeded by less than that for each revision that
+//! was retained when it was reached.
 
 use super::arena::{Arena, Dir, Node, NodeId, ROOT};
 use super::hints::Hints;
 use super::path::{Components, Path};
 use super::{Event, Kind, Lookup, Mutation, Refused};
+use crate::limits::HISTORY_BYTES;
 use std::collections::VecDeque;
 use std::ops::Bound;
 
-/// Most steps of `first` in one mutation.
+/// Most steps of `first` in one mutation, of those that are due to the number of revisions.
 const TRIM: usize = 3;
+/// One more step for so many bytes that the mutation added to the past, if it is too large.
+const TRIM_BYTES: usize = 256;
 
 #[derive(Debug)]
 pub(super) struct Tree {
@@ -38,6 +46,9 @@ pub(super) struct Tree {
     first: i64,
     /// How many revisions stay readable.
     keep: i64,
+    /// Bytes of the values that only the past holds, and how many they may be.
+    past: u64,
+    past_max: u64,
     pin: Option<i64>,
 }
 
@@ -54,6 +65,11 @@ pub(super) struct Entry {
 // 360,000 of them by default.
 const _: () = assert!(size_of::<Entry>() == 8);
 
+/// The size of a version of a file.
+fn bytes(value: &Option<Box<[u8]>>) -> u64 {
+    value.as_ref().map_or(0, |value| value.len() as u64)
+}
+
 /// How far a path leads into the tree.
 struct Located<'a> {
     /// The deepest node on the path.
@@ -67,7 +83,17 @@ struct Located<'a> {
 impl Tree {
     pub(super) fn new(hist: u64) -> Tree {
         let keep = i64::try_from(hist.max(1)).unwrap_or(i64::MAX);
-        Tree { arena: Arena::new(), ring: VecDeque::new(), hints: Hints::new(), current: 0, first: 0, keep, pin: None }
+        Tree {
+            arena: Arena::new(),
+            ring: VecDeque::new(),
+            hints: Hints::new(),
+            current: 0,
+            first: 0,
+            keep,
+            past: 0,
+            past_max: HISTORY_BYTES,
+            pin: None,
+        }
     }
 
     pub(super) fn revision(&self) -> i64 {
@@ -80,6 +106,7 @@ impl Tree {
 
     pub(super) fn apply(&mut self, mutation: Mutation<'_>) -> Result<i64, Refused> {
         let rev = self.current + 1;
+        let before = self.past;
         let entry = match mutation {
             Mutation::Set { path, rev: expected, value } => self.set(rev, path, expected, value)?,
             Mutation::Del { path, rev: expected } => self.del(rev, path, expected)?,
@@ -87,7 +114,7 @@ impl Tree {
         };
         self.current = rev;
         self.ring.push_back(entry);
-        self.trim();
+        self.trim(self.past - before);
         Ok(rev)
     }
 
@@ -102,6 +129,7 @@ impl Tree {
         self.hints.set(path, node);
         let file = &mut self.arena[node].file;
         let structural = file.latest().is_none();
+        self.past += bytes(file.latest());
         file.set(rev, Some(value.into()));
         if structural {
             self.count(node, rev, true);
@@ -117,6 +145,7 @@ impl Tree {
         self.hints.set(path, node);
         let file = &mut self.arena[node].file;
         let structural = file.latest().is_some();
+        self.past += bytes(file.latest());
         file.set(rev, None);
         if structural {
             self.count(node, rev, false);
@@ -241,16 +270,32 @@ impl Tree {
         self.pin = None;
     }
 
-    fn trim(&mut self) {
-        let limit = self.pin.unwrap_or(i64::MAX);
-        for _ in 0..TRIM {
+    /// Moves `first` on, after a mutation that added so many bytes to the past.
+    fn trim(&mut self, added: u64) {
+        let limit = self.pin.unwrap_or(i64::MAX).min(self.current);
+        let more = usize::try_from(added).unwrap_or(usize::MAX) / TRIM_BYTES;
+        for step in 0..TRIM.saturating_add(more) {
             // Revision 0, the empty tree, is no event and takes no room.
-            let over = self.first == 0 || self.current - self.first + 1 > self.keep;
+            let long = self.first == 0 || self.current - self.first + 1 > self.keep;
+            let over = step < TRIM && long || self.past > self.past_max;
             if !over || self.first >= limit {
                 break;
             }
             self.advance_first();
         }
+    }
+
+    /// How many bytes the past may hold.
+    #[cfg(test)]
+    pub(super) fn with_past_max(mut self, bytes: u64) -> Tree {
+        self.past_max = bytes;
+        self
+    }
+
+    /// What the past holds, counted: the versions before each file's latest.
+    #[cfg(test)]
+    pub(super) fn past(&self) -> u64 {
+        self.past
     }
 
     fn advance_first(&mut self) {
@@ -267,7 +312,8 @@ impl Tree {
         if entry.kind == Kind::Nop {
             return;
         }
-        self.arena[entry.node].file.prune(self.first);
+        let past = &mut self.past;
+        self.arena[entry.node].file.prune(self.first, |value| *past -= bytes(value));
         if !entry.structural {
             return;
         }
@@ -280,7 +326,7 @@ impl Tree {
             if !matches!(count.at(first), Some((rev, _)) if rev == first) {
                 break;
             }
-            count.prune(first);
+            count.prune(first, |_| {});
         }
     }
 

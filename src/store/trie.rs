@@ -5,6 +5,9 @@
 //! removes. Patterns that do not fit the path's beginning have no place in the set, however many there are; patterns that begin
 //! alike share their places. The set is kept without duplicates, so that no row of stars makes it grow beyond the index.
 //!
+//! A match may be cut into slices: [`Trie::begin`], then [`Trie::go_on`] until it is done. The set of places is kept between
+//! them, so nothing may be inserted or pruned meanwhile (`waiters` sees to it); taking waiters off a node is allowed.
+//!
 //! Invariants: a node other than the root has a label, and at least two children or a waiter; labels of siblings differ in
 //! their first token.
 
@@ -33,12 +36,17 @@ struct Node {
 pub(super) struct Trie {
     nodes: Chunks<Node>,
     free: Vec<TrieId>,
+    /// The places reached, those among them that the next byte has been led through, and where it led to.
     now: Vec<Place>,
+    led: usize,
     next: Vec<Place>,
     /// Places that the latest path has been at.
     #[cfg(test)]
     pub(super) steps: usize,
 }
+
+/// A set with room for more places is dropped after use.
+const PLACES_KEPT: usize = 1 << 16;
 
 /// So many tokens of a node's label are matched.
 type Place = (TrieId, u32);
@@ -52,6 +60,7 @@ impl Trie {
             nodes,
             free: Vec::new(),
             now: Vec::new(),
+            led: 0,
             next: Vec::new(),
             #[cfg(test)]
             steps: 0,
@@ -85,8 +94,12 @@ impl Trie {
         at
     }
 
-    /// Removes `id` if it has neither waiters nor children, and what is left without purpose by that.
+    /// Removes `id` if it has neither waiters nor children, and what is left without purpose by that. It may be gone already.
     pub(super) fn prune(&mut self, id: TrieId) {
+        // Only the root and free nodes have no label.
+        if self.nodes.get(id.0).is_none_or(|node| node.label.is_empty()) {
+            return;
+        }
         let mut at = id;
         while at != ROOT && self.node(at).ends.is_none() {
             let parent = self.node(at).parent;
@@ -117,45 +130,62 @@ impl Trie {
         }
     }
 
-    /// Adds the nodes of all patterns that match `path` to `out`, each once.
-    pub(super) fn matches(&mut self, path: &[u8], out: &mut Vec<TrieId>) {
-        let mut now = std::mem::take(&mut self.now);
-        let mut next = std::mem::take(&mut self.next);
-        now.clear();
+    /// Begins a match: at the start of a path.
+    pub(super) fn begin(&mut self) {
         #[cfg(test)]
         {
             self.steps = 0;
         }
+        let mut now = std::mem::take(&mut self.now);
+        now.clear();
         self.reach((ROOT, 0), &mut now);
-        let mut rest = path;
-        while let Some((&byte, after)) = rest.split_first() {
-            rest = after;
-            next.clear();
-            #[cfg(test)]
-            {
-                self.steps += now.len();
-            }
-            for &place in &now {
+        self.now = now;
+        self.next.clear();
+        self.led = 0;
+    }
+
+    /// Leads what is left of the path through the index. When that is done, adds the nodes of all patterns that match the path
+    /// to `out`, each once, and gives `None`; when the budget, a number of places, is used up before, gives how many
+    /// bytes are done with.
+    pub(super) fn go_on(&mut self, rest: &[u8], budget: &mut usize, out: &mut Vec<TrieId>) -> Option<usize> {
+        let mut now = std::mem::take(&mut self.now);
+        let mut next = std::mem::take(&mut self.next);
+        let mut at = 0;
+        while let Some(&byte) = rest.get(at)
+            && !now.is_empty()
+        {
+            let until = now.len().min(self.led.saturating_add(*budget));
+            for &place in &now[self.led..until] {
                 self.step(place, byte, &mut next);
             }
+            *budget -= until - self.led;
+            #[cfg(test)]
+            {
+                self.steps += until - self.led;
+            }
+            self.led = until;
+            if until < now.len() {
+                (self.now, self.next) = (now, next);
+                return Some(at);
+            }
+            at += 1;
+            self.led = 0;
             if next.len() > 1 {
+                *budget = budget.saturating_sub(next.len());
                 next.sort_unstable();
                 next.dedup();
             }
             std::mem::swap(&mut now, &mut next);
-            match *now {
-                [] => break,
-                // The usual case: one place, amid literal text.
-                [(id, offset)] => {
-                    let label = &self.node(id).label.as_bytes()[offset as usize..];
-                    let common = label.iter().zip(rest).take_while(|(a, b)| a == b).count();
-                    if common > 0 {
-                        rest = &rest[common..];
-                        now.clear();
-                        self.reach((id, offset + length(common)), &mut now);
-                    }
+            next.clear();
+            // The usual case: one place, amid literal text.
+            if let [(id, offset)] = *now {
+                let label = &self.node(id).label.as_bytes()[offset as usize..];
+                let common = label.iter().zip(&rest[at..]).take_while(|(a, b)| a == b).count();
+                if common > 0 {
+                    at += common;
+                    now.clear();
+                    self.reach((id, offset + length(common)), &mut now);
                 }
-                _ => {}
             }
         }
         let ended = now.iter().filter(|(id, offset)| {
@@ -163,7 +193,12 @@ impl Trie {
             node.ends.is_some() && *offset as usize == node.label.len()
         });
         out.extend(ended.map(|(id, _)| *id));
+        // What one event needed is not kept for ever.
+        if now.capacity().max(next.capacity()) > PLACES_KEPT {
+            (now, next) = (Vec::new(), Vec::new());
+        }
         (self.now, self.next) = (now, next);
+        None
     }
 
     /// Adds `place` to the set, and the places that are reached from it without a byte.

@@ -106,14 +106,20 @@ impl<T: Default> Versions<T> {
         one.into_iter().chain(many).chain(latest).skip_while(move |r| *r <= after).take_while(move |r| *r <= until)
     }
 
-    /// Drops what is older than `rev`, at which there is a version.
-    pub(super) fn prune(&mut self, rev: i64) {
+    /// Drops what is older than `rev`, at which there is a version; `each` is shown it before.
+    pub(super) fn prune(&mut self, rev: i64, mut each: impl FnMut(&T)) {
         let Some(older) = &mut self.older else { return };
         let empty = match &mut **older {
-            Older::One((r, _)) => *r < rev,
+            Older::One((r, value)) => {
+                let gone = *r < rev;
+                if gone {
+                    each(value);
+                }
+                gone
+            }
             Older::Many(many) => {
-                while many.front().is_some_and(|(r, _)| *r < rev) {
-                    many.pop_front();
+                while let Some((_, value)) = many.pop_front_if(|(r, _)| *r < rev) {
+                    each(&value);
                 }
                 if many.capacity() >= 32 && many.len() < many.capacity() / 4 {
                     many.shrink_to(many.len() * 2);
@@ -129,7 +135,7 @@ impl<T: Default> Versions<T> {
     /// Drops the oldest version if it is the one of `rev`.
     pub(super) fn drop_oldest(&mut self, rev: i64) {
         if self.older.is_some() {
-            self.prune(rev + 1);
+            self.prune(rev + 1, |_| {});
         } else if self.rev == rev {
             (self.rev, self.latest) = (0, T::default());
         }

@@ -9,7 +9,7 @@
 
 use super::arena::{NodeId, ROOT};
 use super::children::ChildIter;
-use super::glob::Glob;
+use super::glob::{Glob, WORD_STEPS};
 use super::path::Path;
 use super::tree::Tree;
 use std::ops::Bound;
@@ -145,7 +145,7 @@ impl<'a> Walker<'a> {
             let node = &self.tree.arena[id];
             // Long patterns cost more at each byte.
             *budget -= 1;
-            charge(budget, self.words * node.name.len() / 256);
+            charge(budget, self.words * node.name.len() / WORD_STEPS);
             self.path.truncate(frame.base);
             self.path.push(b'/');
             self.path.extend_from_slice(node.name.as_bytes());

@@ -23,6 +23,8 @@ pub(super) struct Model {
     pub(super) events: Vec<(Kind, String, Vec<u8>)>,
     pub(super) first: i64,
     pub(super) hist: i64,
+    /// How many bytes of values written over or deleted may be readable.
+    pub(super) bytes: usize,
     pub(super) pin: Option<i64>,
 }
 
@@ -50,7 +52,7 @@ pub(super) fn naive_match(pattern: &[u8], path: &[u8]) -> bool {
 
 impl Model {
     pub(super) fn new(hist: i64) -> Model {
-        Model { files: vec![Files::new()], events: Vec::new(), first: 0, hist, pin: None }
+        Model { files: vec![Files::new()], events: Vec::new(), first: 0, hist, bytes: usize::MAX, pin: None }
     }
 
     pub(super) fn revision(&self) -> i64 {
@@ -125,11 +127,21 @@ impl Model {
         self.files.push(files);
         for _ in 0..3 {
             let over = self.first == 0 || rev - self.first + 1 > self.hist;
+            let over = over || self.first < rev && self.past() > self.bytes;
             if over && self.pin.is_none_or(|pin| self.first < pin) {
                 self.first += 1;
             }
         }
         Ok(rev)
+    }
+
+    /// Bytes that only the past holds: what each readable event but the first wrote over or deleted.
+    pub(super) fn past(&self) -> usize {
+        let gone = |rev: i64| match self.at(rev - 1).get(&names(&self.event(rev).1)) {
+            Some((_, value)) if self.event(rev).0 != Kind::Nop => value.len(),
+            _ => 0,
+        };
+        (self.first + 1..=self.revision()).map(gone).sum()
     }
 
     /// How many nodes the tree has to have: for what lives at a retained revision, and for what retained events name.

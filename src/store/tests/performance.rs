@@ -137,7 +137,178 @@ fn hostile_globs_finish() {
         assert!(matches!(store.wait(&glob, 2, 1, &mut 9), Wait::Waiting(_)));
     }
     set(&mut store, &path);
+    while store.has_pending_matches() {
+        store.match_more(&mut 100_000);
+    }
     assert_eq!(store.waiters(), 3);
+}
+
+/// A pattern of hundreds of stars on long paths makes one event of the history cost a thousand times as much: counting events
+/// let one slice of a WAIT stall the server for a third of a second.
+#[test]
+fn a_search_of_the_history_is_charged_for_its_work() {
+    let mut store = Store::new(1000);
+    for i in 0..100 {
+        set(&mut store, &format!("/{}{i:03}", "a".repeat(4000)));
+    }
+    let glob = Glob::new(format!("/{}b", "*a".repeat(600)).as_bytes()).unwrap();
+    let mut budget = 1000;
+    let Wait::More(mut state) = store.wait(&glob, 1, 1, &mut budget) else { panic!() };
+    assert_eq!(budget, 0);
+    let mut slices = 1;
+    loop {
+        let mut budget = 1000;
+        match store.resume_wait(state, &mut budget) {
+            Wait::More(more) => state = more,
+            Wait::Waiting(_) => break,
+            other => panic!("{other:?}"),
+        }
+        slices += 1;
+    }
+    assert!(slices > 10, "{slices}");
+    // A usual pattern pays for the length of the paths only.
+    let mut budget = 2000;
+    assert!(matches!(store.wait(&Glob::new(b"/*/b").unwrap(), 1, 1, &mut budget), Wait::Waiting(_)));
+    assert!(budget > 0);
+}
+
+/// A listing's count was corrected by thousands of events for nothing, whatever the pattern cost.
+#[test]
+fn correcting_a_count_is_charged_for_its_work() {
+    let mut store = Store::new(100_000);
+    let long = |i: usize| format!("/{}{i:04}", "a".repeat(4000));
+    set(&mut store, &format!("/{}", "b".repeat(4000)));
+    for (pattern, hostile) in [(format!("/{}*", "*?".repeat(600)), true), ("/b*".to_owned(), false)] {
+        let glob = Glob::new(pattern.as_bytes()).unwrap();
+        let mut path = Vec::new();
+        let rev = store.revision();
+        assert!(matches!(store.walk(&glob, rev, 0, &mut usize::MAX.clone(), &mut path), Walk::Found { .. }));
+        for i in 0..100 {
+            store.apply(Mutation::Set { path: long(i).as_bytes(), rev: -1, value: b"v" }).unwrap();
+            store.apply(Mutation::Del { path: long(i).as_bytes(), rev: -1 }).unwrap();
+        }
+        let mut budget = usize::MAX;
+        let start =
+            store.cursors.find(&store.tree, crate::store::cursor::Listing::Walk(&glob), rev + 200, 0, &mut budget);
+        let used = usize::MAX - budget;
+        assert!((200..5000).contains(&used), "{used}");
+        assert_eq!(start.is_none(), hostile, "too much work for the first, little for the second");
+    }
+}
+
+/// Thousands of searches may be put aside: each held its pattern compiled, 34 KB for 4 KB that were paid for.
+#[test]
+fn what_is_put_aside_holds_no_compiled_pattern() {
+    let mut store = filled(10, 100);
+    let pattern = format!("/**{}", "?".repeat(4090));
+    let glob = Glob::new(pattern.as_bytes()).unwrap();
+    let Wait::More(wait) = store.wait(&glob, 1, 1, &mut 1) else { panic!() };
+    let Walk::More(walk) = store.walk(&glob, 10, 5, &mut 1, &mut Vec::new()) else { panic!() };
+    for shown in [format!("{wait:?}"), format!("{walk:?}")] {
+        assert!(!shown.contains("takes") && !shown.contains("Automaton"), "{shown}");
+    }
+    // And compiling it again is paid for.
+    let mut budget = 1000;
+    assert!(matches!(store.resume_wait(wait, &mut budget), Wait::Waiting(_)));
+    assert!(budget < 1000 - 4093 / 64);
+}
+
+/// Twenty thousand waiters on patterns of many stars made one SET of a long path take seconds: what is done at once is
+/// bounded, and what comes meanwhile finds its place.
+#[test]
+fn hostile_waiters_are_matched_in_slices() {
+    let mut store = Store::new(1000);
+    let mut waiting = Vec::new();
+    for i in 0..300u64 {
+        let tail: String =
+            (0..6).map(|at| ["?", "?*", "?**"][usize::try_from(i / 3u64.pow(at) % 3).unwrap()]).collect();
+        let pattern = format!("/**{tail}b");
+        let Wait::Waiting(id) = store.wait(&Glob::new(pattern.as_bytes()).unwrap(), 1, i, &mut 9) else { panic!() };
+        waiting.push((id, pattern));
+    }
+    let path = format!("/{}b", "a/aaaaa".repeat(280));
+    set(&mut store, &path);
+    let mut slices = 0;
+    let mut before = 0;
+    let mut woken = Vec::new();
+    while store.has_pending_matches() {
+        let done = store.waiters.steps();
+        assert!(done - before <= 20_000, "{}", done - before);
+        before = done;
+        store.take_woken(&mut woken);
+        assert_eq!(woken, [], "nobody is woken before his event is found");
+        match slices {
+            3 => set(&mut store, "/other/aaaaaaaab"),
+            // These come too late for the first event, and for the second.
+            4 => {
+                let found = store.wait(&Glob::new(b"/o*/**").unwrap(), 1, 1000, &mut 9);
+                assert!(matches!(found, Wait::Event { rev: 2 }));
+                let after = store.wait(&Glob::new(b"/**b").unwrap(), 3, 1001, &mut 9);
+                assert!(matches!(after, Wait::Waiting(_)));
+            }
+            5 => (0..200).for_each(|i| assert!(store.cancel(waiting[i].0))),
+            6 => set(&mut store, "/third/b"),
+            7 => {
+                store.await_revision(3, 1002);
+                store.take_woken(&mut woken);
+                assert_eq!(woken, [Woken::Revision { token: 1002, rev: 3 }], "reads are not held up");
+                woken.clear();
+            }
+            _ => {}
+        }
+        slices += 1;
+        store.match_more(&mut 20_000);
+        if store.waiters.steps() < before {
+            // The next event's turn has come.
+            break;
+        }
+    }
+    assert!(slices > 10, "{slices}");
+    while store.has_pending_matches() {
+        store.match_more(&mut 20_000);
+    }
+    store.take_woken(&mut woken);
+    // As one glob after the other would have it, first event by first event.
+    let matches = |i: u64, path: &str| {
+        Glob::new(waiting[usize::try_from(i).unwrap()].1.as_bytes()).unwrap().matches(path.as_bytes())
+    };
+    let (first, second): (Vec<u64>, Vec<u64>) = (200..300).partition(|i| matches(*i, &path));
+    assert!(first.len() > 50 && !second.is_empty() && second.iter().all(|i| matches(*i, "/other/aaaaaaaab")));
+    let expected = first.into_iter().map(|token| Woken::Event { token, rev: 1 });
+    let expected = expected.chain(second.into_iter().map(|token| Woken::Event { token, rev: 2 }));
+    assert_eq!(woken, expected.chain([Woken::Event { token: 1001, rev: 3 }]).collect::<Vec<_>>());
+    assert_eq!((store.waiters(), store.waiters.nodes()), (0, 1));
+}
+
+/// Whoever waits for an event that left the history before its turn came is told so, rather than waiting for another.
+#[test]
+fn an_event_that_is_trimmed_before_its_turn_makes_its_waiters_too_late() {
+    let mut store = Store::new(2);
+    store.waiters.set_at_once(1);
+    let glob = Glob::new(b"/**x").unwrap();
+    assert!(matches!(store.wait(&glob, 1, 1, &mut 9), Wait::Waiting(_)));
+    assert!(matches!(store.wait(&Glob::new(b"/first").unwrap(), 1, 2, &mut 9), Wait::Waiting(_)));
+    assert!(matches!(store.wait(&glob, 6, 3, &mut 9), Wait::Waiting(_)));
+    set(&mut store, "/first");
+    for path in ["/x", "/b", "/c", "/d"] {
+        set(&mut store, path);
+    }
+    assert!(matches!(store.wait(&glob, 4, 4, &mut 9), Wait::Waiting(_)));
+    let mut woken = Vec::new();
+    while store.has_pending_matches() {
+        store.match_more(&mut 1);
+    }
+    store.take_woken(&mut woken);
+    // The first event's path was kept.
+    assert_eq!(woken, [Woken::Event { token: 2, rev: 1 }, Woken::Event { token: 1, rev: 2 }]);
+    assert_eq!(store.event(2, &mut Vec::new()), None);
+    woken.clear();
+    set(&mut store, "/x");
+    while store.has_pending_matches() {
+        store.match_more(&mut 1);
+    }
+    store.take_woken(&mut woken);
+    assert_eq!(woken, [Woken::Event { token: 3, rev: 6 }, Woken::Event { token: 4, rev: 6 }]);
 }
 
 /// However little is done at a time, it comes to an end, and to the same end.

@@ -17,6 +17,8 @@ enum Op {
     Wait(String, i64, usize),
     ResumeWait(usize),
     Cancel(usize),
+    /// Goes on with matches that are pending.
+    Match(usize),
     Await(i64),
     Pin,
     PinTo(i64),
@@ -59,7 +61,8 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (glob(), -12..6i64, 1..9usize).prop_map(|(g, r, b)| Op::Wait(g, r, b)),
         3 => (path().prop_filter("a glob", |p| Glob::new(p.as_bytes()).is_ok()), -12..6i64, 1..9usize).prop_map(|(g, r, b)| Op::Wait(g, r, b)),
         3 => any::<usize>().prop_map(Op::ResumeWait),
-        2 => any::<usize>().prop_map(Op::Cancel),
+        3 => any::<usize>().prop_map(Op::Cancel),
+        5 => (1..60usize).prop_map(Op::Match),
         2 => (1..6i64).prop_map(Op::Await),
         1 => Just(Op::Pin),
         1 => (-8..1i64).prop_map(Op::PinTo),
@@ -81,6 +84,8 @@ struct Pair {
     store: Store,
     model: Model,
     waiting: Vec<Waiting>,
+    /// Those that an event concerns, whose revision is given, and that the store has not matched yet, in order.
+    due: Vec<(Waiting, i64)>,
     walks: Vec<(WalkState, String, i64, i32)>,
     getdirs: Vec<(GetdirState, String, i64, i32)>,
     waits: Vec<(WaitState, String, i64, u64)>,
@@ -88,11 +93,12 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(hist: i64) -> Pair {
+    fn new(hist: i64, bytes: u8) -> Pair {
         Pair {
-            store: Store::new(hist.unsigned_abs()),
-            model: Model::new(hist),
+            store: Store::bounded(hist.unsigned_abs(), u64::from(bytes)),
+            model: Model { bytes: usize::from(bytes), ..Model::new(hist) },
             waiting: Vec::new(),
+            due: Vec::new(),
             walks: Vec::new(),
             getdirs: Vec::new(),
             waits: Vec::new(),
@@ -113,20 +119,48 @@ impl Pair {
         };
         let result = self.store.apply(mutation);
         assert_eq!(result, self.model.apply(kind, path, rev, value));
-        let mut woken = Vec::new();
-        self.store.take_woken(&mut woken);
         let mut expected = Vec::new();
         if let Ok(rev) = result {
             let path = self.model.event(rev).1.clone();
             let matches = |w: &Waiting| {
                 w.from <= rev && w.glob.as_ref().is_some_and(|g| naive_match(g.as_bytes(), path.as_bytes()))
             };
-            let fired = self.waiting.extract_if(.., |w| matches(w)).map(|w| Woken::Event { token: w.token, rev });
-            expected.extend(fired);
+            self.due.extend(self.waiting.extract_if(.., |w| matches(w)).map(|w| (w, rev)));
             let reached = self.waiting.extract_if(.., |w| w.glob.is_none() && w.from <= rev);
             expected.extend(reached.map(|w| Woken::Revision { token: w.token, rev: w.from }));
         }
+        let mut woken = self.matched();
+        woken.retain(|w| matches!(w, Woken::Revision { .. }));
         assert_eq!(woken, expected);
+    }
+
+    /// Takes what the store has woken, and compares those that fired by an event.
+    fn matched(&mut self) -> Vec<Woken> {
+        let mut woken = Vec::new();
+        self.store.take_woken(&mut woken);
+        let mut late = None;
+        for w in &woken {
+            let Woken::Event { token, rev } = *w else { continue };
+            if let Some(at) = self.due.iter().position(|(w, _)| w.token == token) {
+                let (_, expected) = self.due.remove(at);
+                assert!(at == 0 || late.is_some(), "fired out of turn");
+                assert!(expected == rev || expected > rev && rev < self.model.first, "{rev} for {expected}");
+                if expected > rev {
+                    late = Some(rev);
+                }
+            } else {
+                // It is too late, though no event has come for it: who could tell.
+                assert!(rev < self.model.first, "{rev} for none");
+                late = Some(rev);
+                let at = self.waiting.iter().position(|w| w.token == token).unwrap();
+                let gone = self.waiting.remove(at);
+                assert!(gone.from < self.model.first && gone.glob.is_some());
+            }
+        }
+        if !self.store.has_pending_matches() {
+            assert!(self.due.is_empty(), "{:?}", self.due);
+        }
+        woken
     }
 
     fn walked(model: &Model, found: Walk<'_>, path: &[u8], glob: &str, rev: i64, offset: i32) -> Option<WalkState> {
@@ -242,6 +276,17 @@ impl Pair {
                 let wait = self.store.resume_wait(state, &mut 3);
                 self.waited(wait, glob, from, token);
             }
+            Op::Match(mut budget) => {
+                let before = self.store.has_pending_matches();
+                self.store.match_more(&mut budget);
+                let woken = self.matched();
+                assert!(before || woken.is_empty());
+            }
+            Op::Cancel(which) if !self.due.is_empty() && which % 2 == 0 => {
+                let (waiting, _) = self.due.remove(which / 2 % self.due.len());
+                assert!(self.store.cancel(waiting.id));
+                assert!(!self.store.cancel(waiting.id));
+            }
             Op::Cancel(which) if !self.waiting.is_empty() => {
                 let waiting = self.waiting.remove(which % self.waiting.len());
                 assert!(self.store.cancel(waiting.id));
@@ -277,7 +322,8 @@ impl Pair {
         let (store, model) = (&self.store, &self.model);
         assert_eq!(store.revision(), model.revision());
         assert_eq!(store.first_revision(), model.first);
-        assert_eq!(store.waiters(), self.waiting.len());
+        assert_eq!(store.waiters(), self.waiting.len() + self.due.len());
+        assert_eq!(store.tree.past(), u64::try_from(model.past()).unwrap());
         assert_eq!(store.tree.arena.len(), model.nodes(), "nodes leak or are missing");
         same(store, model);
     }
@@ -331,11 +377,16 @@ proptest! {
     /// Everything at once: mutations that are refused or not, all reads at all revisions, cursors under writes, work that goes on
     /// after the tree has changed, waiters, pins and trimming.
     #[test]
-    fn lives_as_the_model_does(hist in 1..12i64, ops in prop::collection::vec(op(), 1..80)) {
-        let mut pair = Pair::new(hist);
+    fn lives_as_the_model_does(hist in 1..12i64, bytes in 0..30u8, at_once in prop_oneof![Just(20_000), 0..40usize], ops in prop::collection::vec(op(), 1..80)) {
+        let mut pair = Pair::new(hist, bytes);
+        pair.store.waiters.set_at_once(at_once);
         for op in ops {
             pair.step(op);
             pair.compare();
+        }
+        while pair.store.has_pending_matches() {
+            pair.store.match_more(&mut 1);
+            pair.matched();
         }
         // What waits can be cancelled, and leaves nothing behind.
         for waiting in std::mem::take(&mut pair.waiting) {

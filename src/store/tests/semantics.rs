@@ -101,6 +101,64 @@ fn trimming_catches_up_a_little_at_a_time() {
     assert_eq!(store.revision() - store.first_revision() + 1, 10);
 }
 
+/// 360,000 revisions of 1 MiB each are more than any machine holds: the past is bounded in bytes, however small what lies
+/// before the large values is, and the current revision stays whatever its size.
+#[test]
+fn a_past_of_large_values_is_cut_short() {
+    let mut store = Store::bounded(1_000_000, 100_000);
+    let write = |store: &mut Store, size: usize| {
+        store.apply(Mutation::Set { path: b"/f", rev: -1, value: &vec![0; size] }).unwrap();
+    };
+    for _ in 0..20_000 {
+        write(&mut store, 1);
+    }
+    assert_eq!(store.first_revision(), 1);
+    for _ in 0..1000 {
+        write(&mut store, 10_000);
+        assert!(store.tree.past() <= 110_000 + 256 * 20_000, "{}", store.tree.past());
+    }
+    assert_eq!(store.revision() - store.first_revision(), 10);
+    write(&mut store, 1_000_000);
+    write(&mut store, 1_000_000);
+    assert_eq!(store.first_revision(), store.revision());
+    assert!(matches!(store.lookup(b"/f", store.revision()), Lookup::File { value, .. } if value.len() == 1_000_000));
+    store.apply(Mutation::Del { path: b"/f", rev: -1 }).unwrap();
+    assert_eq!((store.first_revision(), store.tree.past()), (store.revision(), 0));
+}
+
+/// A snapshot that is being written needs its revision, whatever is written meanwhile.
+#[test]
+fn a_pin_holds_a_past_that_is_too_large() {
+    let mut store = Store::bounded(100, 10);
+    set(&mut store, "/f", -1).unwrap();
+    assert_eq!(store.pin(), 1);
+    for _ in 0..50 {
+        set(&mut store, "/f", -1).unwrap();
+    }
+    assert_eq!((store.first_revision(), store.tree.past()), (1, 50));
+    store.pin_to(20);
+    for _ in 0..20 {
+        set(&mut store, "/f", -1).unwrap();
+    }
+    assert_eq!(store.first_revision(), 20);
+    store.unpin();
+    for _ in 0..40 {
+        set(&mut store, "/f", -1).unwrap();
+    }
+    assert_eq!(store.revision() - store.first_revision(), 10);
+}
+
+/// A snapshot may come from a server that allowed itself more.
+#[test]
+fn a_snapshot_of_a_large_past_is_cut_short_while_it_is_loaded() {
+    let mut store = Loader::bounded(1000, 50).finish(1, Kind::Nop, b"/").unwrap();
+    for rev in 2..200 {
+        assert_eq!(store.replay(Kind::Set, b"/f", b"0123456789"), Ok(rev));
+        assert!(store.tree.past() <= 50);
+    }
+    assert_eq!(store.first_revision(), 194);
+}
+
 /// One that waits from a revision far ahead must not be answered by an earlier event.
 #[test]
 fn a_wait_from_the_future_sleeps_through_the_present() {
