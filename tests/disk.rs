@@ -202,8 +202,9 @@ fn a_full_disk_stops_reads_or_loses_a_write() {
     let made = eventually("writes go on", || c.call(&set("/later", -1, b"x")).rev);
     assert_eq!(other.recv().to_string(), format!("tag=9 flags=4 rev={made} path=\"/later\" value=\"x\""));
     server.says("there is room");
+    // There may be a moment in which the next segment is not there yet.
     for _ in 0..80 {
-        assert_eq!(files.write(&mut c).map(|said| said.to_string()), None);
+        eventually("writes go on", || files.write(&mut c).is_none().then_some(()));
     }
     files.check(&mut c);
     let setup = server.kill();
@@ -238,8 +239,9 @@ fn a_full_disk_leaves_half_a_snapshot() {
     disk.free("ballast");
     eventually("writes go on", || files.write(&mut c).is_none().then_some(()));
     eventually("the snapshot is taken", || data(".snap").pop());
+    // There may be a moment in which the next segment is not there yet.
     for _ in 0..100 {
-        assert_eq!(files.write(&mut c).map(|said| said.to_string()), None);
+        eventually("writes go on", || files.write(&mut c).is_none().then_some(()));
     }
     files.check(&mut c);
     let setup = server.kill();
