@@ -339,21 +339,31 @@ fn a_later_version_is_taken_for_damage() {
 fn a_leftover_file_stops_the_start_or_a_strangers_file_is_touched() {
     let written = Written::new();
     let setup = &written.setup;
-    let making = ["node.tmp", "0000000000000003.log.tmp", "0000000000000009.snap.tmp", "probe.tmp", "x.tmp"];
+    let making = ["node.tmp", "0000000000000003.log.tmp", "0000000000000009.snap.tmp", "probe.tmp"];
     for name in making {
         setup.write(name, b"half of something");
     }
-    let others = ["notes.txt", "0000000000000001.log.old", "1.log", "000000000000000A.snap", "node.bak", "core"];
+    let others =
+        ["notes.txt", "0000000000000001.log.old", "1.log", "000000000000000A.snap", "node.bak", "x.tmp", "core"];
     for name in others {
         setup.write(name, name.as_bytes());
     }
-    std::fs::create_dir(setup.dir.join("0000000000000007.log")).unwrap();
+    std::fs::create_dir(setup.dir.join("0000000000000007.old")).unwrap();
     assert_ne!(starts(&written, setup).0, MISSING);
     for name in others {
         assert_eq!(setup.read(name), name.as_bytes());
     }
-    for name in &making[..4] {
+    for name in making {
         assert!(!setup.files("").contains(&name.to_string()), "{name} is left");
     }
-    assert!(setup.dir.join("0000000000000007.log").is_dir());
+    assert!(setup.dir.join("0000000000000007.old").is_dir());
+    // What bears one of our names and is no file is in the way; that is said, not mended.
+    std::fs::create_dir(setup.dir.join("0000000000000007.log")).unwrap();
+    let refused = setup.refused();
+    assert_eq!((refused.status, refused.stderr.lines().count()), (Some(1), 1), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("0000000000000007.log") && refused.stderr.contains("move it"),
+        "{}",
+        refused.stderr
+    );
 }

@@ -111,11 +111,8 @@ async fn wait_for_last_writes(dir: &Path) -> io::Result<()> {
     let deadline = Instant::now() + WRITES_PATIENCE;
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        // Files in the making too: they are made anew under the same names.
-        let ours = path
-            .file_name()
-            .and_then(|n| n.to_str())
-            .is_some_and(|n| matches!(log::name::parse(n), Name::Segment(_) | Name::Temporary));
+        let ours =
+            path.file_name().and_then(|n| n.to_str()).is_some_and(|n| matches!(log::name::parse(n), Name::Segment(_)));
         if !ours || !path.is_file() {
             continue;
         }
