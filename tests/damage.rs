@@ -9,7 +9,7 @@ mod common;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use common::eventually;
 use common::process::{Exited, Setup, text};
@@ -209,6 +209,24 @@ fn rot_in_the_last_record_is_cut_silently() {
     let kept = std::fs::read_dir(setup.dir.join("damaged")).unwrap();
     let kept: Vec<Vec<u8>> = kept.map(|entry| std::fs::read(entry.unwrap().path()).unwrap()).collect();
     assert!(kept.contains(&damaged), "the damaged file is kept as it was");
+    assert_eq!(starts(&written, setup).0, MISSING);
+}
+
+/// A salvage that is itself cut short can be begun anew; what precedes the damage is safe at every moment of it.
+#[test]
+fn a_salvage_that_is_killed_loses_what_precedes() {
+    let written = Written::new();
+    let setup = &written.setup;
+    let at = written.range().start + BLOCK + 9;
+    patch(setup, FIRST, at, &[setup.read(FIRST)[at] ^ 1]);
+    let salvage = setup.clone().flags(["--salvage"]);
+    let mut random = common::Random(7);
+    for _ in 0..8 {
+        let salvaging = salvage.spawn();
+        std::thread::sleep(Duration::from_micros(random.next() % 400_000));
+        salvaging.kill();
+    }
+    assert_eq!(starts(&written, &salvage).0, MISSING);
     assert_eq!(starts(&written, setup).0, MISSING);
 }
 

@@ -200,6 +200,19 @@ fn a_connection_that_ends_at_some_byte_is_never_forgotten() {
     serves(addr);
 }
 
+/// One old client opens a connection per call.
+#[test]
+fn a_connection_per_call_leaves_something_behind() {
+    let server = Setup::new().start();
+    let call = || assert_eq!(server.connect().ask(&get("/ctl/name")), "rev=1 value=\"local\"");
+    (0..300).for_each(|_| call());
+    let (early, open) = (server.resident(), server.open_files());
+    (0..6_000).for_each(|_| call());
+    forgets_them(&server, open + 1);
+    let late = server.resident();
+    assert!(late < early + 10, "{early} MiB after 300 connections, {late} MiB after 6,300");
+}
+
 /// Ten thousand clients that just stay connected must cost little, and hold nobody up.
 #[test]
 fn a_crowd_of_idle_connections_locks_others_out() {
