@@ -606,3 +606,29 @@ fn the_scans_of_a_client_that_does_not_read_do_not_keep_the_loop_awake() {
     node.settle();
     assert_eq!(node.replica.machine.store.waiters(), 2, "and go on when it reads");
 }
+
+proptest::proptest! {
+    /// The contents of a snapshot may come from another version, or from a peer: what makes no sense is an error.
+    #[test]
+    fn arbitrary_snapshot_contents_are_an_error_not_a_panic(
+        meta in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..60),
+        records in proptest::collection::vec(
+            (0..5_u8, proptest::collection::vec(proptest::sample::select(b"\x00\x01\x02\x03/ab.".to_vec()), 0..20)),
+            0..20,
+        ),
+    ) {
+        let mut whole = vec![1];
+        whole.extend_from_slice(NODE);
+        whole.extend_from_slice(&meta);
+        for meta in [&meta, &whole] {
+            if let Ok(mut restore) = Restore::begin(meta, NODE, 10) {
+                for (what, rest) in &records {
+                    let mut record = vec![*what];
+                    record.extend_from_slice(rest);
+                    let _outcome = restore.record(&record);
+                }
+                let _outcome = restore.finish();
+            }
+        }
+    }
+}

@@ -397,6 +397,28 @@ proptest! {
         prop_assert_eq!(pair.store.waiters(), 0);
     }
 
+    /// Any bytes may come as a glob.
+    #[test]
+    fn what_is_no_glob_is_refused_and_what_is_one_matches_without_a_panic(
+        bytes in prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..60),
+            prop::collection::vec(prop::sample::select(b"//ab-.**??_ \x00\xff".to_vec()), 0..200),
+        ],
+        paths in prop::collection::vec(path(), 1..4),
+    ) {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || b"/.-*?".contains(&b);
+        let parts: Vec<&[u8]> = bytes.split(|&b| b == b'/').collect();
+        let named = parts.len() > 1 && parts[0].is_empty() && parts[1..].iter().all(|part| !part.is_empty());
+        let valid = bytes == b"/" || (named && bytes.iter().all(|&b| allowed(b)));
+        let glob = Glob::new(&bytes);
+        prop_assert_eq!(glob.is_ok(), valid);
+        for path in paths.iter().filter(|p| Path::parse(p.as_bytes()).is_some()) {
+            if let Ok(glob) = &glob {
+                prop_assert!(glob.matches(path.as_bytes()) || bytes != path.as_bytes());
+            }
+        }
+    }
+
     /// The automaton against the definition.
     #[test]
     fn globs_match_as_defined(glob in glob(), path in path().prop_filter("a path", |p| Path::parse(p.as_bytes()).is_some())) {
