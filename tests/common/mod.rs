@@ -1,5 +1,6 @@
 //! What the tests of the server share: a `doozerd` process with a directory of its own ([`process`]), a connection that
-//! speaks the protocol and says what it got as one line ([`wire`]), and waiting for a condition.
+//! speaks the protocol and says what it got as one line ([`wire`]), writers that know what they were promised ([`load`]),
+//! and waiting for a condition.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
