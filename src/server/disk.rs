@@ -29,6 +29,8 @@ use crate::replica::snapshot::Part;
 
 /// Bytes of zeros that are written at once, small enough for the log's writes to pass in between.
 const ZEROS: usize = 256 << 10;
+/// Time between two parts of a snapshot: with their size, what bounds its share of the disk's bandwidth (to some 100 MB/s).
+const SNAPSHOT_PAUSE: Duration = Duration::from_millis(2);
 /// Time between two attempts to get space.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -397,6 +399,8 @@ async fn write_snapshot(shell: &Rc<Shell>) -> io::Result<()> {
                 }
                 part.blocks = blocks;
                 shell.replica.borrow_mut().snapshot_part_written(part);
+                // Leaves the disk to the log for most of the time.
+                tokio::time::sleep(SNAPSHOT_PAUSE).await;
             }
         }
     }
