@@ -505,6 +505,12 @@ impl Replica {
         true
     }
 
+    /// Whether the snapshot that is being taken should be done with: the log behind it grows faster than it, or is full.
+    pub fn is_snapshot_urgent(&self) -> bool {
+        let log = self.log.bytes_since(self.snapshots.last());
+        self.snapshots.is_overdue(log) || self.log.needs_release()
+    }
+
     /// Name of the file of the snapshot that is being taken.
     pub fn snapshot_name(&self) -> String {
         self.snapshots.name()

@@ -164,8 +164,8 @@ fn a_crash_in_a_snapshot_loses_a_write() {
                 assert!(rev - 1 <= now - HISTORY || before.rev < Some(rev), "{before}");
             }
         }
-        // The log is not kept for ever.
-        assert!(setup.files(".log").len() <= 7, "{:?}", setup.files(".log"));
+        // The log is not kept for ever: what makes a snapshot due, what is written meanwhile, two to come.
+        assert!(setup.files(".log").len() <= 9, "{:?}", setup.files(".log"));
         assert!(setup.files(".snap").len() <= 2, "{:?}", setup.files(".snap"));
         let sent = written.clone();
         let writer = std::thread::spawn(move || overwrite(c, sent));

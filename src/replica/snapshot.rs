@@ -85,6 +85,11 @@ impl Snapshots {
         self.taking.is_none() && log_bytes > enough
     }
 
+    /// Whether the log has grown by a segment more than makes a snapshot due.
+    pub fn is_overdue(&self, log_bytes: u64) -> bool {
+        log_bytes > limits::SNAPSHOT_AFTER.max(self.last_bytes) + limits::SEGMENT
+    }
+
     /// Size that the next snapshot may have, by the last one, in bytes.
     pub fn estimate(&self) -> u64 {
         self.last_bytes + self.last_bytes / 4 + limits::SNAPSHOT_RESERVE

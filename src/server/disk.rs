@@ -399,8 +399,10 @@ async fn write_snapshot(shell: &Rc<Shell>) -> io::Result<()> {
                 }
                 part.blocks = blocks;
                 shell.replica.borrow_mut().snapshot_part_written(part);
-                // Leaves the disk to the log for most of the time.
-                tokio::time::sleep(SNAPSHOT_PAUSE).await;
+                // Leaves the disk to the log for most of the time, unless that grows faster than the snapshot.
+                if !shell.replica.borrow().is_snapshot_urgent() {
+                    tokio::time::sleep(SNAPSHOT_PAUSE).await;
+                }
             }
         }
     }
