@@ -147,7 +147,6 @@ pub struct Replica {
     introduced: Introduced,
     recovered_revision: i64,
     snapshots: snapshot::Snapshots,
-    now_ms: u64,
     next_pulse_ms: u64,
     ticks: u64,
 }
@@ -163,6 +162,7 @@ impl Replica {
         let group = Group::new(start)?;
         Ok(Replica {
             next_pulse_ms: config.pulse_ms,
+            recovered_revision: machine.store.revision(),
             config,
             origin,
             machine,
@@ -179,9 +179,7 @@ impl Replica {
             next_context: 1,
             writing: false,
             introduced: Introduced::No,
-            recovered_revision: 0,
             snapshots: snapshot::Snapshots::new(snapshot, snapshot_bytes),
-            now_ms: 0,
             ticks: 0,
         })
     }
@@ -398,7 +396,6 @@ impl Replica {
 
     /// It is so many milliseconds after some moment of the past; to be called every [`group::TICK_MS`].
     pub fn tick(&mut self, now_ms: u64) {
-        self.now_ms = now_ms;
         // A loop that was held up is told so by one tick, not by all that it has missed: nobody else had them either.
         if now_ms / group::TICK_MS > self.ticks {
             self.ticks = now_ms / group::TICK_MS;

@@ -237,7 +237,6 @@ async fn serve(
     tokio_uring::spawn(async move { clock(&s, began).await });
     shell.turn.set();
     shell.serving.wait().await;
-    // Only now is it known what was committed.
     let revision = shell.replica.borrow().recovered_revision();
     shell.say(&format!("recovered revision {revision}{recovery}"));
     shell.say(&hello);

@@ -30,7 +30,6 @@ impl Replica {
             Introduced::No if !self.group.leads() => return,
             Introduced::No => {}
         }
-        self.recovered_revision = self.machine.store.revision();
         let Config { id, cluster, addr, hostname, version, .. } = self.config.clone();
         let founding = self.machine.store.revision() == 0;
         let name = match self.machine.store.lookup(b"/ctl/name", self.machine.store.revision()) {

@@ -55,7 +55,7 @@ impl std::error::Error for Unusable {}
 pub struct Rebuild {
     node: NodeId,
     history: u64,
-    founder: ConfState,
+    raft_id: u64,
     /// A snapshot that is being read.
     restore: Option<Restore>,
     machine: Machine,
@@ -70,12 +70,11 @@ impl Rebuild {
     /// From the empty state, in which the node `raft_id` is the only member; `history` is how many revisions are to stay
     /// readable.
     pub fn new(node: NodeId, raft_id: u64, history: u64) -> Rebuild {
-        let founder = ConfState { voters: vec![raft_id], ..ConfState::default() };
         Rebuild {
             node,
             history,
-            conf: founder.clone(),
-            founder,
+            raft_id,
+            conf: ConfState { voters: vec![raft_id], ..ConfState::default() },
             restore: None,
             machine: Machine::new(Store::new(history), BTreeMap::new()),
             applied: (0, 0),
@@ -88,8 +87,7 @@ impl Rebuild {
     /// Takes the next event.
     pub fn take(&mut self, event: Event<'_>) {
         if let Event::Void = event {
-            *self = Rebuild { founder: self.founder.clone(), ..Rebuild::new(self.node, 0, self.history) };
-            self.conf = self.founder.clone();
+            *self = Rebuild::new(self.node, self.raft_id, self.history);
         } else if self.failed.is_none()
             && let Err(failed) = self.try_take(event)
         {

@@ -11,7 +11,6 @@
 //! beforehand. Where the file system refuses O_DIRECT, with a buffered write and fdatasync.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -39,7 +38,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct Disk {
     dir: PathBuf,
     direct: bool,
-    segments: RefCell<BTreeMap<u64, Rc<Segment>>>,
+    /// The segment that is written to, by its generation: the log never goes back to an earlier one.
+    segment: RefCell<Option<(u64, Rc<Segment>)>>,
 }
 
 struct Segment(File);
@@ -80,7 +80,7 @@ impl Disk {
     /// # Errors
     /// When not even a small file can be written there.
     pub async fn probe(dir: &Path) -> io::Result<Disk> {
-        let mut disk = Disk { dir: dir.to_path_buf(), direct: true, segments: RefCell::new(BTreeMap::new()) };
+        let mut disk = Disk { dir: dir.to_path_buf(), direct: true, segment: RefCell::new(None) };
         let path = dir.join(name::temporary(name::PROBE));
         let mut tried = disk.try_write(&path).await;
         if tried.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::InvalidInput) {
@@ -155,15 +155,14 @@ impl Disk {
     }
 
     fn segment(&self, generation: u64) -> io::Result<Rc<Segment>> {
-        if let Some(segment) = self.segments.borrow().get(&generation) {
+        if let Some((open, segment)) = &*self.segment.borrow()
+            && *open == generation
+        {
             return Ok(Rc::clone(segment));
         }
         let file = self.open(&self.dir.join(name::segment(generation)), false, true)?;
         let segment = Rc::new(Segment(file));
-        let mut segments = self.segments.borrow_mut();
-        // The log never goes back to an earlier segment.
-        segments.clear();
-        segments.insert(generation, Rc::clone(&segment));
+        self.segment.replace(Some((generation, Rc::clone(&segment))));
         Ok(segment)
     }
 
