@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 use doozer::wire::Verb;
 use rustix::process::Signal;
 
-use super::eventually;
 use super::history::Load;
 use super::process::{Exited, Server, Setup};
 use super::wire::*;
+use super::{LIMIT, eventually};
 
 static TURN: RwLock<()> = RwLock::new(());
 
@@ -88,6 +88,8 @@ pub struct Cluster {
     nodes: Vec<Node>,
     /// The first node has been started for the first time: every other one attaches.
     founded: bool,
+    /// Nodes are told whom to attach to.
+    attaches: bool,
     downtimes: Vec<Downtime>,
 }
 
@@ -104,7 +106,7 @@ impl Cluster {
     /// Of nodes that are to be started like this, each listening there.
     pub fn of(nodes: Vec<(SocketAddr, Setup)>) -> Cluster {
         let node = |(addr, setup)| Node { addr, setup, server: None, hung: false, id: None, past: String::new() };
-        Cluster { nodes: nodes.into_iter().map(node).collect(), founded: false, downtimes: Vec::new() }
+        Cluster { nodes: nodes.into_iter().map(node).collect(), founded: false, attaches: true, downtimes: Vec::new() }
     }
 
     /// With these flags for every node.
@@ -112,6 +114,12 @@ impl Cluster {
         for node in &mut self.nodes {
             node.setup = node.setup.clone().flags(flags);
         }
+        self
+    }
+
+    /// Without telling a node whom to attach to: the flags do.
+    pub fn finding_each_other(mut self) -> Cluster {
+        self.attaches = false;
         self
     }
 
@@ -207,7 +215,7 @@ impl Cluster {
         self.nodes.len() - 1
     }
 
-    /// Starts a node, and does not wait for it. One that has no data attaches to another one, the first of all apart.
+    /// Starts a node, and does not wait for it. One that has never served attaches to another one, the first of all apart.
     pub fn spawn(&mut self, node: usize) {
         assert!(self.nodes[node].server.is_none(), "node {node} runs already");
         let founds = node == 0 && !self.founded;
@@ -215,10 +223,9 @@ impl Cluster {
         let via = self.others(&[node]).first().copied().unwrap_or(0);
         let via = self.addr(via).to_string();
         let node = &mut self.nodes[node];
-        let knows = node.setup.dir.join("node").exists();
-        let server = match founds || knows {
-            true => node.setup.spawn(),
-            false => node.setup.clone().flags(["-a", &via]).spawn(),
+        let server = match self.attaches && !founds && node.id.is_none() {
+            true => node.setup.clone().flags(["-a", &via]).spawn(),
+            false => node.setup.spawn(),
         };
         (node.server, node.hung) = (Some(server), false);
     }
@@ -311,6 +318,7 @@ impl Cluster {
     pub fn wipe(&mut self, node: usize) {
         assert!(self.nodes[node].server.is_none(), "node {node} runs");
         std::fs::remove_dir_all(&self.nodes[node].setup.dir).unwrap();
+        self.nodes[node].id = None;
     }
 
     /// Gives a node that is down a new address.
@@ -364,15 +372,14 @@ impl Cluster {
     #[track_caller]
     pub fn has_members(&self, count: usize) {
         let mut last = BTreeMap::new();
-        let started = Instant::now();
-        eventually(&format!("{count} members"), || {
+        let live = self.live();
+        let lives = |id: &String| self.node(id).is_some_and(|node| live.contains(&node));
+        let began = Instant::now();
+        while last.len() != count || !last.values().all(lives) {
             last = self.slots();
-            let live = self.live();
-            let lives = |id: &String| self.node(id).is_some_and(|node| live.contains(&node));
-            let done = last.len() == count && last.values().all(lives);
-            assert!(done || started.elapsed() < Duration::from_secs(60), "not {count} live members, but {last:?}");
-            done.then_some(())
-        });
+            assert!(began.elapsed() < LIMIT, "not {count} members of nodes {live:?}, but {last:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Opens slots until there are so many, and waits until standbys have moved in.
