@@ -262,8 +262,8 @@ impl Cluster {
     }
 
     #[track_caller]
-    fn take(&mut self, node: usize) -> Server {
-        self.downtimes.push(Downtime { node, from: Instant::now(), until: None });
+    fn take(&mut self, node: usize, from: Instant) -> Server {
+        self.downtimes.push(Downtime { node, from, until: None });
         let node = &mut self.nodes[node];
         let server = node.server.take().expect("a node that runs");
         node.past += &server.stderr();
@@ -274,22 +274,25 @@ impl Cluster {
     /// Ends a node as a power cut would.
     #[track_caller]
     pub fn kill(&mut self, node: usize) {
-        self.take(node).kill();
+        self.kill_all(&[node]);
     }
 
     /// Ends these nodes at the same time, as a power cut of the house would.
     #[track_caller]
     pub fn kill_all(&mut self, nodes: &[usize]) {
+        let from = Instant::now();
         for node in nodes {
             self.server(*node).signal(Signal::KILL);
         }
-        nodes.iter().for_each(|node| self.kill(*node));
+        for node in nodes {
+            self.take(*node, from).kill();
+        }
     }
 
     /// Stops a node in order.
     #[track_caller]
     pub fn stop(&mut self, node: usize) -> Exited {
-        let stopped = self.take(node).stop();
+        let stopped = self.take(node, Instant::now()).stop();
         self.nodes[node].past += &stopped.stderr;
         stopped
     }
@@ -297,7 +300,7 @@ impl Cluster {
     /// Waits until a node has ended by itself.
     #[track_caller]
     pub fn exited(&mut self, node: usize) -> Exited {
-        self.take(node).exited()
+        self.take(node, Instant::now()).exited()
     }
 
     /// Hangs a node: it keeps its connections and does nothing.
@@ -445,5 +448,20 @@ impl Cluster {
             assert!(said.err_code.is_none(), "node {node} at revision {rev}: {said}");
         }
         rev
+    }
+
+    /// Waits until a node refuses new writes, and says how long that took. What it takes before it knows that there is no
+    /// quorum may be done later, so each write goes over a connection of its own.
+    #[track_caller]
+    pub fn refuses_writes(&self, node: usize) -> Duration {
+        let began = Instant::now();
+        eventually(&format!("node {node} answers READONLY"), || {
+            let mut c = self.connect(node);
+            c.stream().set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+            c.send(&set("/perhaps", -1, b""));
+            c.stream().peek(&mut [0]).ok()?;
+            assert_eq!(c.recv().to_string(), "READONLY");
+            Some(began.elapsed())
+        })
     }
 }
