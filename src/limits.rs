@@ -76,6 +76,17 @@ const _: () = assert!(SNAPSHOT_AFTER >= SEGMENT && SNAPSHOT_WRITE.is_multiple_of
 // A file of the largest size is one record of a snapshot.
 const _: () = assert!(PATH_MAX + VALUE_MAX + 1024 <= SNAPSHOT_RECORD_MAX);
 
+// ---- peers ----
+
+/// Largest frame of the peer protocol, without its 4 bytes of length. A longer one closes the link.
+pub const PEER_FRAME_MAX: usize = 2 * BATCH_MAX + (1 << 20);
+
+// One append of raft's carries entries of a batch's size together, or a single batch of any size; a forwarded batch is one
+// frame; a chunk of a snapshot holds a record of any size. Each with room for its own fields.
+const _: () = assert!(BATCH_MAX + BATCH_MAX / 2 <= PEER_FRAME_MAX && SNAPSHOT_RECORD_MAX + (1 << 20) <= PEER_FRAME_MAX);
+// A length fits into its field.
+const _: () = assert!(PEER_FRAME_MAX <= u32::MAX as usize);
+
 // ---- the client library ----
 
 /// Calls of one client that may be queued before callers have to wait for room.
