@@ -21,7 +21,7 @@ use raft::eraftpb::ConfState;
 use super::machine::{Machine, Seen};
 use crate::limits;
 use crate::log::{NodeId, SnapshotWrite, SnapshotWriter, name};
-use crate::store::{Kind, LoadError, Loader, Store};
+use crate::store::{Kind, LoadError, Loader, PinId, Store};
 
 const FORMAT: u8 = 1;
 const FILE: u8 = 1;
@@ -45,6 +45,7 @@ struct Taking {
     index: u64,
     writer: Writer,
     phase: Phase,
+    pin: PinId,
     first: i64,
     last: i64,
     bytes: u64,
@@ -98,11 +99,11 @@ impl Snapshots {
     /// Begins a snapshot of the applied state.
     pub fn begin(&mut self, machine: &mut Machine, node: &NodeId, index: u64, term: u64, conf: &ConfState) {
         let last = machine.store.revision();
-        let first = machine.store.pin();
+        let (pin, first) = machine.store.pin();
         let meta = encode_meta(node, first, last, machine.seen(), conf);
         let writer = Writer(SnapshotWriter::new(index, term, &meta));
         let phase = Phase::Files(None);
-        self.taking = Some(Taking { index, writer, phase, first, last, bytes: 0 });
+        self.taking = Some(Taking { index, writer, phase, pin, first, last, bytes: 0 });
     }
 
     /// Name of the file of the snapshot that is being taken.
@@ -138,7 +139,7 @@ impl Snapshots {
     /// The snapshot is durable under its name. Returns the name of the one before, which is of no use any more.
     pub fn done(&mut self, store: &mut Store) -> Option<String> {
         let taking = self.taking.take()?;
-        store.unpin();
+        store.unpin(taking.pin);
         let old = (self.last > 0).then(|| name::snapshot(self.last));
         self.last = taking.index;
         self.last_bytes = taking.bytes;
@@ -147,8 +148,9 @@ impl Snapshots {
 
     /// The snapshot could not be written.
     pub fn failed(&mut self, store: &mut Store) {
-        self.taking = None;
-        store.unpin();
+        if let Some(taking) = self.taking.take() {
+            store.unpin(taking.pin);
+        }
     }
 }
 
@@ -208,7 +210,7 @@ impl Taking {
                     *next += 1;
                 }
                 // What has been read off need not be kept for the snapshot's sake.
-                store.pin_to(*next);
+                store.pin_to(self.pin, *next);
                 if *next > self.last {
                     writer.finish();
                     self.phase = Phase::Finished;
@@ -299,7 +301,7 @@ pub struct Restore {
 #[derive(Debug)]
 enum Loading {
     /// Files of the tree at the first revision are to come, and then its event.
-    Files(Loader),
+    Files(Box<Loader>),
     /// Later events are to come.
     Events(Box<Store>),
     /// What came makes no sense.
@@ -333,7 +335,7 @@ impl Restore {
         }
         let mut conf = ConfState::default();
         conf.merge_from_bytes(meta).map_err(|_| BadSnapshot::Record)?;
-        Ok(Restore { loading: Loading::Files(Loader::new(history)), first, last, seen, conf })
+        Ok(Restore { loading: Loading::Files(Box::new(Loader::new(history))), first, last, seen, conf })
     }
 
     /// Takes the next record.
