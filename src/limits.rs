@@ -44,6 +44,28 @@ pub const RECEIVE_MAX: usize = 256 << 20;
 const _: () = assert!(HISTORY_BYTES >= 256 * VALUE_MAX as u64);
 const _: () = assert!(RECEIVE_MAX >= 16 * FRAME_MAX && OUTPUT_MAX >= 16 * VALUE_MAX);
 
+// ---- between servers ----
+
+/// Most links that a frame passes on its way.
+pub const HOPS_MAX: u8 = 8;
+/// Unsent output of a link to a peer; beyond it, what is for that peer is dropped, and comes again.
+pub const PEER_OUTPUT_MAX: usize = 64 << 20;
+/// Own mutations that are on their way, in bytes; beyond it, clients wait.
+pub const FORWARD_MAX: usize = 4 << 20;
+/// Mutations of other servers that wait to be proposed, in bytes; beyond it they are dropped, and come again.
+pub const INBOX_MAX: usize = 64 << 20;
+/// Size at which a part of a snapshot is sent to a peer.
+pub const CHUNK: usize = 256 << 10;
+/// Parts that are sent before the first is acknowledged.
+pub const CHUNK_WINDOW: usize = 4;
+/// Applied entries that are kept for peers that are a little behind, in bytes.
+pub const KEEP: usize = 64 << 20;
+/// The same while a peer is sent a snapshot, behind which it will go on.
+pub const KEEP_FOR_SNAPSHOT: usize = 512 << 20;
+
+const _: () = assert!(FORWARD_MAX >= BATCH_MAX && INBOX_MAX >= 4 * FORWARD_MAX && PEER_OUTPUT_MAX >= 8 * BATCH_MAX);
+const _: () = assert!(KEEP >= 4 * BATCH_MAX && KEEP_FOR_SNAPSHOT > KEEP);
+
 // ---- the log ----
 
 /// Unit of every write of the log: the physical block of nearly all devices.

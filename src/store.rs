@@ -168,6 +168,28 @@ impl Store {
         Store { tree, waiters: Waiters::new(), cursors: Cursors::default() }
     }
 
+    /// Takes over a later state of the same history. Those who wait stay, and are woken by what happened in between; if that is
+    /// not in the later state's history, all who waited for an event are, by one that can no longer be read.
+    ///
+    /// # Panics
+    /// When matches are pending, or the other is older.
+    pub fn succeed(&mut self, later: Store) {
+        assert!(!self.has_pending_matches() && later.revision() >= self.revision());
+        let from = self.revision() + 1;
+        self.tree = later.tree;
+        self.cursors = Cursors::default();
+        let first = self.first_revision();
+        if from < first {
+            self.waiters.lost(from, first);
+        }
+        let mut path = Vec::new();
+        for rev in from.max(first)..=self.revision() {
+            let found = self.tree.event(rev, &mut path).is_some();
+            debug_assert!(found, "events from the first on are in the history");
+            self.waiters.applied(rev, &path);
+        }
+    }
+
     /// Applies a mutation and gives the revision that it made. Those who waited for it are queued for [`Store::take_woken`]. The
     /// value is copied, to its exact size; its length is the caller's business.
     ///
