@@ -301,8 +301,8 @@ fn a_client_notices_that_the_cluster_grows_or_shrinks() {
     assert!(checked.acknowledged > 1_000 && checked.unknown == 0, "{checked:?}");
 }
 
-/// The member that leads is taken out of its slot by hand: the others go on without a pause worth the name, it stays as
-/// a standby, and the slot takes it back when it is opened again, or another standby.
+/// The member that leads is taken out of its slot by hand, by its own: the others go on, it stays as a standby, and is not
+/// back in the slot before that is opened once more.
 #[test]
 fn a_leader_cannot_be_demoted() {
     let _turn = together();
@@ -313,16 +313,55 @@ fn a_leader_cannot_be_demoted() {
         let leader = cluster.leader();
         let slots = cluster.slots();
         let (slot, _) = slots.iter().find(|(_, id)| *id == cluster.id(leader)).expect("the leader is a member");
-        // Its own slot, by its own hand. It is the only standby then, so it comes back.
-        let emptied = cluster.connect(leader).put(slot, b"");
-        let mut c = cluster.connect(cluster.others(&[leader])[0]);
-        let back = c.call(&wait(slot, emptied + 1));
+        cluster.connect(leader).put(slot, b"");
+        let others = cluster.others(&[leader]);
+        eventually("another one leads", || others.contains(&cluster.leader()).then_some(()));
+        load.gets_on(&[0, 1, 2], 30);
+        assert_eq!(cluster.slots()[slot], "", "it was to be put out");
+        let opened = cluster.connect(leader).put(slot, b"");
+        let back = cluster.connect(others[0]).call(&wait(slot, opened + 1));
         assert_eq!(back.value.as_deref(), Some(cluster.id(leader).as_bytes()), "{back}");
     }
     cluster.has_members(3);
     let calls = load.stop();
     untroubled(&calls, &[]);
     check(&calls, &cluster);
+}
+
+/// What would leave too few members within reach to go on, or would make of a slot what it is not, is refused with the
+/// reason, and changes nothing; with everybody there the first of it is carried out.
+#[test]
+fn an_operator_can_stop_the_cluster() {
+    let _turn = together();
+    let mut cluster = Cluster::new(3).up(3);
+    let slot_of = |cluster: &Cluster, node: usize| {
+        let slots = cluster.slots();
+        slots.into_iter().find(|(_, id)| *id == cluster.id(node)).expect("a member").0
+    };
+    cluster.kill(2);
+    let slot = slot_of(&cluster, 1);
+    for via in [0, 1] {
+        let mut c = cluster.connect(via);
+        // The dead one's link may not be known to be gone yet.
+        eventually("it goes on", || c.call(&set("/x", -1, b"")).rev);
+        let slots = cluster.slots_at(via);
+        let before = c.call(&bare(Verb::Sync)).revision();
+        let occupied = cluster.id(0).as_bytes().to_vec();
+        for request in [set(&slot, -1, b""), del(&slot, -1), set(&slot, -1, b"nobody"), set("/ctl/cal/7", 0, &occupied)]
+        {
+            let said = c.ask(&request);
+            assert!(said.starts_with("OTHER \"") && said.len() > 20, "a reason is missing: {said}");
+        }
+        assert!(c.call(&set(&format!("{slot}/below"), -1, b"")).err_code.is_some());
+        assert_eq!(c.rev(), before, "what is refused makes no revision");
+        assert_eq!(cluster.slots_at(via), slots);
+    }
+    cluster.start(2);
+    cluster.converges();
+    let mut c = cluster.connect(0);
+    eventually("with everybody there it may be emptied", || c.call(&set(&slot, -1, b"")).rev);
+    c.put("/x", b"");
+    assert_eq!(cluster.standbys(), [1]);
 }
 
 /// The last member's slot cannot be emptied or deleted, by whatever node it is asked for: the cluster would stop for good.
