@@ -234,8 +234,9 @@ impl Cluster {
     #[track_caller]
     pub fn serves(&mut self, node: usize) {
         let addr = self.addr(node);
+        let server = self.nodes[node].server.as_mut().expect("a node that was started");
+        server.says("say hello");
         let id = eventually(&format!("node {node} serves"), || {
-            let server = self.nodes[node].server.as_mut().expect("a node that was started");
             assert!(server.runs(), "node {node} has ended: {}", server.stderr());
             let mut c = Client::over(TcpStream::connect_timeout(&addr, Duration::from_secs(1)).ok()?);
             let asked = c.try_raw(&framed(&bare(Verb::SelfId)));
@@ -417,8 +418,23 @@ impl Cluster {
         if last.contains("this node leads") {
             return Some(node);
         }
-        let (_, id) = last.split_once("leader is ")?;
-        self.node(id.get(..16)?)
+        let (_, name) = last.split_once("leader is ")?;
+        match name.strip_prefix("raft id ") {
+            // It was not known by name yet.
+            Some(rest) => self.of_raft_id(rest.split(' ').next()?),
+            None => self.node(name.get(..16)?),
+        }
+    }
+
+    /// The node that some live node has named with this raft id.
+    fn of_raft_id(&self, raft_id: &str) -> Option<usize> {
+        let words = format!(" (raft id {raft_id}, ");
+        let named = |node: usize| {
+            let said = self.stderr(node);
+            let at = said.rfind(&words)?;
+            self.node(said.get(at - 16..at)?)
+        };
+        self.live().into_iter().find_map(named)
     }
 
     /// The leader, once all live nodes know it.
