@@ -175,8 +175,8 @@ impl Replica {
                 | MessageType::MsgRequestPreVoteResponse
         );
         let append = message.msg_type == MessageType::MsgAppend;
-        let run =
-            !append || message.entries.iter().zip(1..).all(|(entry, i)| message.index.checked_add(i) == Some(entry.index));
+        let run = !append
+            || message.entries.iter().zip(1..).all(|(entry, i)| message.index.checked_add(i) == Some(entry.index));
         if !known || !run || message.from != from || message.to != self.config.raft_id {
             return;
         }
