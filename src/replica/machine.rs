@@ -100,8 +100,12 @@ impl Machine {
 
     /// Applies a change of the members. Whether it took effect: raft is to be told then.
     pub fn change(&mut self, change: &Change) -> bool {
-        let Machine { store, members, .. } = self;
+        let Machine { store, members, seen } = self;
         let Some(tree) = members.change(change) else { return false };
+        if let Change::Remove(id) = change {
+            // What still comes from it is dropped for its raft id alone.
+            seen.remove(id);
+        }
         for (path, value) in tree {
             let path = &path[..];
             let mutation = match &value {

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState};
 
 use super::batch::Registration;
+use crate::limits;
 use crate::log::NodeId;
 use crate::store::{Lookup, Mutation, Store};
 
@@ -59,6 +60,8 @@ pub enum Denied {
     NotASlot,
     /// The raft id was given up, or never was this node's.
     Retired,
+    /// There are too many nodes.
+    Crowded,
 }
 
 impl Denied {
@@ -73,6 +76,7 @@ impl Denied {
             }
             Denied::NotASlot => "refused: a slot is a file /ctl/cal/<n>, it has nothing below it",
             Denied::Retired => "refused: this raft id was given up",
+            Denied::Crowded => "refused: the cluster has as many nodes as it can; it forgets dead ones after a while",
         }
     }
 }
@@ -285,7 +289,11 @@ impl Members {
         let addr = String::from_utf8_lossy(r.addr).into_owned();
         let id = if r.raft_id == 0 {
             let known = self.nodes.iter().find(|(_, m)| m.node == r.node && m.incarnation == r.incarnation);
-            known.map_or(self.next, |(id, _)| *id)
+            match known {
+                Some((id, _)) => *id,
+                None if self.nodes.len() >= limits::NODES_MAX => return Err(Denied::Crowded),
+                None => self.next,
+            }
         } else {
             let founder = r.raft_id == FOUNDER && self.nodes.is_empty();
             let own = self.nodes.get(&r.raft_id).is_some_and(|m| m.node == r.node);

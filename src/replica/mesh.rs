@@ -222,6 +222,11 @@ impl Mesh {
         self.changed(sessions);
     }
 
+    /// Whether the other side has said who it is, and is one of the cluster.
+    pub fn is_greeted(&self, conn: Conn) -> bool {
+        self.links.get(&conn).and_then(|link| link.peer.as_ref()).is_some_and(|peer| peer.raft_id != 0)
+    }
+
     fn hello(&mut self, sessions: &mut Sessions, conn: Conn) {
         let me = &self.me;
         let hello = Hello {
@@ -576,7 +581,11 @@ impl Mesh {
                 let addr = self.addresses.get(&raft_id).unwrap_or(&m.addr);
                 Peer { raft_id, node: m.node, addr: addr.clone() }.name()
             }
-            None => format!("raft id {raft_id}"),
+            // A node that has just joined knows its neighbours before it knows the members.
+            None => match self.up.get(&raft_id).and_then(|conn| self.links.get(conn)?.peer.as_ref()) {
+                Some(peer) => peer.name(),
+                None => format!("raft id {raft_id}"),
+            },
         }
     }
 
