@@ -105,7 +105,7 @@ pub struct Options {
     #[arg(long, global = true, value_name = "N")]
     pub client_core: Option<usize>,
 
-    /// Cores of a cluster's nodes, such as 1,0,0, or `free` [default: the server's, then others, the client's last]
+    /// Cores of a cluster's nodes, such as 1,0,1, or `free` [default: the server's, then others, the client's last]
     #[arg(long, global = true, value_name = "LIST")]
     pub node_cores: Option<Placing>,
 

@@ -158,21 +158,17 @@ pub fn choose(
     Ok(cores)
 }
 
-/// The first node is on the server's core. The others are on cores of their own, or where those are too few on the
-/// client's, so that the first, which leads at the beginning, has one for itself.
+/// The first node is on the server's core, the others on cores that nobody has, then on the client's, then on the server's
+/// again. With two cores that is the best that the floor of a cluster can have: two of three on the core that takes the
+/// disk's interrupts, and neither core with all the work.
 fn place(usable: &[usize], cores: &Cores, asked: Option<&Placing>) -> [Option<usize>; NODES] {
-    let mut nodes = [None; NODES];
-    match asked {
-        Some(Placing::Free) => {}
-        Some(Placing::On(on)) => nodes.iter_mut().zip(on.iter().cycle()).for_each(|(node, core)| *node = Some(*core)),
-        None => {
-            let left = usable.iter().copied().filter(|core| ![cores.server, cores.client].contains(core));
-            let others: Vec<usize> = left.chain([cores.client]).take(NODES - 1).collect();
-            let all = std::iter::once(cores.server).chain(others.iter().copied().cycle());
-            nodes.iter_mut().zip(all).for_each(|(node, core)| *node = Some(core));
-        }
-    }
-    nodes
+    let unused = usable.iter().copied().filter(|core| ![cores.server, cores.client].contains(core));
+    let on = match asked {
+        Some(Placing::Free) => return [None; NODES],
+        Some(Placing::On(cores)) => cores.clone(),
+        None => std::iter::once(cores.server).chain(unused).chain([cores.client]).collect(),
+    };
+    std::array::from_fn(|node| on.get(node % on.len().max(1)).copied())
 }
 
 fn assign(usable: &[usize], interrupts: &BTreeMap<usize, u64>, server: Option<usize>, client: Option<usize>) -> Cores {
@@ -292,19 +288,19 @@ ERR:          0
         assert_eq!(cores(&[2, 3], None, None), (2, 3));
     }
 
-    /// With two cores the first node has one for itself; with more, each has, as far as they go.
+    /// Where there are cores enough, each node has its own, and the client, too.
     #[test]
     fn nodes_are_spread_over_the_cores_that_are_there() {
         let placed = |usable: &[usize], asked: Option<Placing>| {
             let cores = assign(usable, &BTreeMap::from([(1, 7)]), None, None);
             place(usable, &cores, asked.as_ref())
         };
-        assert_eq!(placed(&[0, 1], None), [Some(1), Some(0), Some(0)]);
+        assert_eq!(placed(&[0, 1], None), [Some(1), Some(0), Some(1)]);
         assert_eq!(placed(&[0, 1, 2], None), [Some(1), Some(2), Some(0)]);
         assert_eq!(placed(&[0, 1, 2, 3, 4], None), [Some(1), Some(2), Some(3)]);
         assert_eq!(placed(&[1], None), [Some(1); 3]);
         assert_eq!(placed(&[0, 1], "free".parse().ok()), [None; 3]);
-        assert_eq!(placed(&[0, 1], "1,0".parse().ok()), [Some(1), Some(0), Some(1)]);
+        assert_eq!(placed(&[0, 1], "1,0,0".parse().ok()), [Some(1), Some(0), Some(0)]);
         for wrong in ["", "1,", "x", "-1"] {
             assert!(wrong.parse::<Placing>().is_err(), "{wrong}");
         }

@@ -20,7 +20,7 @@ use crate::client::{histogram, nanos};
 use crate::cluster::{Cluster, Leader, NodeId};
 use crate::failure::{Context, Failure};
 use crate::floor::ECHO;
-use crate::machine::{NODES, on_core};
+use crate::machine::{NODES, on_core, pin};
 
 impl Bench {
     /// Starts a cluster on data directories `name-1` and so on.
@@ -94,31 +94,39 @@ impl Floor3 {
     }
 }
 
-/// A client of the peer echo.
-struct Echo(TcpStream);
+/// A client of the peer echo, which is between a follower and a leader: on the former's core.
+struct Echo {
+    stream: TcpStream,
+    /// The follower's core.
+    core: Option<usize>,
+    /// The core to be on afterwards.
+    home: usize,
+}
 
 impl Echo {
-    fn connect(addr: SocketAddr) -> Result<Echo, Failure> {
+    fn connect(addr: SocketAddr, core: Option<usize>, home: usize) -> Result<Echo, Failure> {
         let stream = TcpStream::connect(addr).context(format!("cannot connect to {addr}"))?;
         stream.set_nodelay(true).context("TCP_NODELAY")?;
-        Ok(Echo(stream))
+        Ok(Echo { stream, core, home })
     }
 
     /// Sends a message and waits until it is back, so many times.
     fn time(&mut self, count: u64) -> Result<Histogram<u64>, Failure> {
+        self.core.map_or(Ok(()), pin)?;
         let mut latency = histogram();
         for number in 0..count {
             let mut message = [0; ECHO];
             message[..8].copy_from_slice(&number.to_be_bytes());
             let start = Instant::now();
-            self.0.write_all(&message).context("cannot send to the echo")?;
+            self.stream.write_all(&message).context("cannot send to the echo")?;
             let mut back = [0; ECHO];
-            self.0.read_exact(&mut back).context("cannot receive from the echo")?;
+            self.stream.read_exact(&mut back).context("cannot receive from the echo")?;
             latency.saturating_record(nanos(start.elapsed()));
             if back != message {
                 return Err(Failure::new("the echo is not what was sent"));
             }
         }
+        pin(self.home)?;
         Ok(latency)
     }
 }

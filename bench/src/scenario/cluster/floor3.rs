@@ -21,7 +21,7 @@ pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
     let value = value(0);
     let [three, one, echoes] = on_core(bench.cores.client, || {
         let (mut three, mut one) = (Client::connect(floor3.first.addr())?, Client::connect(floor.addr())?);
-        let mut echo = Echo::connect(echo.addr())?;
+        let mut echo = Echo::connect(echo.addr(), cores[1], bench.cores.client)?;
         let turns: [super::Turn<'_>; 3] = [
             &mut |count| three.time_sets(ALONE, &value, count),
             &mut |count| one.time_sets(ALONE, &value, count),

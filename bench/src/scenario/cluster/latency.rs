@@ -27,7 +27,7 @@ pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
         let mut floor = Client::connect(floor3.first.addr())?;
         let mut led = Client::connect(cluster.addr(leader.node))?;
         let mut followed = Client::connect(cluster.addr(follower))?;
-        let mut echo = Echo::connect(echo.addr())?;
+        let mut echo = Echo::connect(echo.addr(), cores[1], bench.cores.client)?;
         let turns: [super::Turn<'_>; 4] = [
             &mut |count| floor.time_sets(ALONE, &value, count),
             &mut |count| led.time_sets(ALONE, &value, count),
