@@ -7,8 +7,9 @@
 //!
 //! | floor | module | what it is |
 //! |---|---|---|
-//! | 7 | `bin/doozerd`, `bin/doozer`, `cli` | flags, exit codes, text in and out |
-//! | 6 | `server`, `client` | the io_uring shell: sockets, disk, clock, pinning; and the client library |
+//! | 8 | `bin/doozerd`, `bin/doozer`, `cli` | flags, exit codes, text in and out |
+//! | 7 | `server` | the io_uring shell: sockets, disk, clock, pinning |
+//! | 6 | `client` | the client library, for whoever likes, and for the server where it is itself a client |
 //! | 5 | `replica` | sans-IO: what happened in, what is to be done out. Sessions, the raft group, apply |
 //! | 4 | [`log`] | bytes of segments, records, snapshots; recovery as a decision table |
 //! | 2 | [`store`] | paths, globs, the versioned tree, history, waiters |

@@ -44,6 +44,28 @@ pub const RECEIVE_MAX: usize = 256 << 20;
 const _: () = assert!(HISTORY_BYTES >= 256 * VALUE_MAX as u64);
 const _: () = assert!(RECEIVE_MAX >= 16 * FRAME_MAX && OUTPUT_MAX >= 16 * VALUE_MAX);
 
+// ---- between servers ----
+
+/// Most links that a frame passes on its way.
+pub const HOPS_MAX: u8 = 8;
+/// Unsent output of a link to a peer; beyond it, what is for that peer is dropped, and comes again.
+pub const PEER_OUTPUT_MAX: usize = 64 << 20;
+/// Own mutations that are on their way, in bytes; beyond it, clients wait.
+pub const FORWARD_MAX: usize = 4 << 20;
+/// Mutations of other servers that wait to be proposed, in bytes; beyond it they are dropped, and come again.
+pub const INBOX_MAX: usize = 64 << 20;
+/// Size at which a part of a snapshot is sent to a peer.
+pub const CHUNK: usize = 256 << 10;
+/// Parts that are sent before the first is acknowledged.
+pub const CHUNK_WINDOW: usize = 4;
+/// Applied entries that are kept for peers that are a little behind, in bytes.
+pub const KEEP: usize = 64 << 20;
+/// The same while a peer is sent a snapshot, behind which it will go on.
+pub const KEEP_FOR_SNAPSHOT: usize = 512 << 20;
+
+const _: () = assert!(FORWARD_MAX >= BATCH_MAX && INBOX_MAX >= 4 * FORWARD_MAX && PEER_OUTPUT_MAX >= 8 * BATCH_MAX);
+const _: () = assert!(KEEP >= 4 * BATCH_MAX && KEEP_FOR_SNAPSHOT > KEEP);
+
 // ---- the log ----
 
 /// Unit of every write of the log: the physical block of nearly all devices.
@@ -75,6 +97,17 @@ pub const SNAPSHOT_WRITE: usize = 256 << 10;
 const _: () = assert!(SNAPSHOT_AFTER >= SEGMENT && SNAPSHOT_WRITE.is_multiple_of(BLOCK));
 // A file of the largest size is one record of a snapshot.
 const _: () = assert!(PATH_MAX + VALUE_MAX + 1024 <= SNAPSHOT_RECORD_MAX);
+
+// ---- peers ----
+
+/// Largest frame of the peer protocol, without its 4 bytes of length. A longer one closes the link.
+pub const PEER_FRAME_MAX: usize = 2 * BATCH_MAX + (1 << 20);
+
+// One append of raft's carries entries of a batch's size together, or a single batch of any size; a forwarded batch is one
+// frame; a chunk of a snapshot holds a record of any size. Each with room for its own fields.
+const _: () = assert!(BATCH_MAX + BATCH_MAX / 2 <= PEER_FRAME_MAX && SNAPSHOT_RECORD_MAX + (1 << 20) <= PEER_FRAME_MAX);
+// A length fits into its field.
+const _: () = assert!(PEER_FRAME_MAX <= u32::MAX as usize);
 
 // ---- the client library ----
 

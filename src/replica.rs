@@ -9,8 +9,11 @@
 //!                     +- mutation -> gather -> turn: propose -> log -> written -> commit -> apply -> output
 //! ```
 //!
-//! Read in this order: [`session`] (connections), `requests` (what they ask), [`desk`] (reads and waits), [`batch`] (what is proposed), [`group`]
-//! and [`entries`] (raft), [`machine`] (what is applied), [`snapshot`] (the state, to a file and back), [`rebuild`] (the state, from the disk), `introduce` (what it says of itself).
+//! Read in this order: [`session`] (connections), `requests` (what they ask), [`desk`] (reads and waits), [`batch`] (what is proposed),
+//! [`forward`] (to whom, and how often), [`group`] and [`entries`] (raft), [`machine`] and [`members`] (what is applied), [`snapshot`] (the
+//! state, to a file and back), [`rebuild`] (the state, from the disk), `introduce` (what it says of itself). For the cluster: [`mesh`] and
+//! [`routes`] (links), `peers` (what comes over them), [`membership`] (what the leader does about the members), [`transfer`]
+//! (snapshots to peers).
 //!
 //! Invariants:
 //! * nothing is answered before what it promises is durable: the log says what is ([`crate::log::Durable`]), and only
@@ -21,25 +24,36 @@
 pub mod batch;
 pub mod desk;
 pub mod entries;
+pub mod forward;
 pub mod group;
 mod introduce;
 pub mod machine;
+pub mod members;
+pub mod membership;
+pub mod mesh;
+mod peers;
 pub mod rebuild;
 mod requests;
+pub mod routes;
 pub mod session;
 pub mod snapshot;
+pub mod transfer;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use raft::eraftpb::{Entry, EntryType, HardState};
 
 use batch::{Gather, Origin};
 use desk::{Desk, Secrets};
-use group::{Group, Persist};
+use forward::Forward;
+use group::{Group, Persist, change_of};
 use introduce::Introduced;
 use machine::Machine;
-use requests::{Pending, answer};
+use mesh::{Me, Mesh, Timing};
+pub use peers::Standing;
+use requests::{Asker, Pending, answer};
 use session::Pause;
+use transfer::Sending;
 pub use session::{Access, Conn, Output};
 
 use crate::limits;
@@ -57,8 +71,22 @@ pub struct Config {
     pub raft_id: u64,
     /// The number of this boot.
     pub epoch: u64,
-    /// The name of the cluster, used when it is founded.
+    /// How often it has set its data aside.
+    pub incarnation: u64,
+    /// The cluster's name.
     pub cluster: String,
+    /// The cluster's id.
+    pub cluster_id: u64,
+    /// Where other nodes may be found, beside where they are known to be.
+    pub seeds: Vec<String>,
+    /// Length of a tick in milliseconds: a leader sends a sign of life every tick.
+    pub heartbeat_ms: u64,
+    /// A follower that hears nothing of the leader for so many milliseconds, up to twice as many, stands for election.
+    pub election_ms: u64,
+    /// A member that was not heard for so many milliseconds is taken out of its slot.
+    pub timeout_ms: u64,
+    /// How many past revisions are to stay readable.
+    pub history: u64,
     /// Where it listens.
     pub addr: String,
     /// The machine's name.
@@ -94,6 +122,13 @@ pub enum Then {
     Paused,
     /// Receive no more: what came is no message. The output says when to close.
     Close,
+}
+
+/// What becomes of the node, beyond what it can do by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It was taken out of the cluster: it is to set its data aside and to come back as a standby.
+    Rejoin,
 }
 
 /// SYNCs that are answered together, each with its connection and tag.
@@ -137,8 +172,8 @@ pub struct Replica {
     stalled: Vec<Conn>,
     /// SYNCs of this turn.
     syncs: Syncs,
-    /// SYNCs that raft was asked for, under their context.
-    asked: VecDeque<(u64, Syncs)>,
+    /// SYNCs that raft was asked for, under their context, and when.
+    asked: VecDeque<(u64, u64, Syncs)>,
     /// SYNCs that wait until an index is applied.
     reading: VecDeque<(u64, Syncs)>,
     next_context: u64,
@@ -149,6 +184,40 @@ pub struct Replica {
     snapshots: snapshot::Snapshots,
     next_pulse_ms: u64,
     ticks: u64,
+    now_ms: u64,
+    mesh: Mesh,
+    forward: Forward,
+    /// A snapshot that is being sent to a peer.
+    sending: Option<Sending>,
+    transfers: u64,
+    /// A peer that got a snapshot up to this entry, and until when entries are kept for it.
+    held: Option<(u64, u64, u64)>,
+    /// A snapshot from the leader that is durable, and not gone on from.
+    arrived: Option<peers::Arrived>,
+    /// When each peer was last heard.
+    heard: BTreeMap<u64, u64>,
+    /// The term that this node leads, once it sees to the members.
+    led: Option<u64>,
+    /// The leader of this term is gone since this tick, and another is to be elected at once.
+    urgent: Option<(u64, u64)>,
+    /// The tick in which this node last stood for that.
+    stood: Option<u64>,
+    /// Since when no majority is in reach, and no leader.
+    lost_since: Option<u64>,
+    leaderless_since: Option<u64>,
+    /// Writes are refused.
+    closed: bool,
+    /// Leader and term, as last said.
+    told_leader: (u64, u64),
+    standing: Option<Standing>,
+    stopping: bool,
+    fate: Option<Fate>,
+    /// Since when a write of the log is under way.
+    writing_since: Option<u64>,
+    /// Files that are of no use any more.
+    removals: Vec<String>,
+    /// Lines for the operator.
+    lines: Vec<String>,
 }
 
 impl Replica {
@@ -159,8 +228,22 @@ impl Replica {
     pub fn new(config: Config, recovered: Recovered) -> raft::Result<Replica> {
         let Recovered { machine, start, log, snapshot, snapshot_bytes } = recovered;
         let origin = Origin { node: config.raft_id, epoch: config.epoch };
-        let group = Group::new(start)?;
+        let election_ticks = config.election_ms.div_ceil(config.heartbeat_ms).max(2);
+        let group = Group::new(start, usize::try_from(election_ticks).unwrap_or(usize::MAX))?;
+        let me = Me {
+            node: config.node,
+            raft_id: config.raft_id,
+            epoch: config.epoch,
+            incarnation: config.incarnation,
+            cluster_id: config.cluster_id,
+            cluster: config.cluster.clone(),
+            secret: config.secrets.read_write.clone(),
+            addr: config.addr.clone(),
+        };
+        let timing = Timing { ping_ms: 2 * config.heartbeat_ms, silence_ms: 2 * config.election_ms };
+        let mesh = Mesh::new(me, timing, config.seeds.clone());
         Ok(Replica {
+            mesh,
             next_pulse_ms: config.pulse_ms,
             recovered_revision: machine.store.revision(),
             config,
@@ -181,6 +264,26 @@ impl Replica {
             introduced: Introduced::No,
             snapshots: snapshot::Snapshots::new(snapshot, snapshot_bytes),
             ticks: 0,
+            now_ms: 0,
+            forward: Forward::default(),
+            sending: None,
+            transfers: 0,
+            held: None,
+            arrived: None,
+            heard: BTreeMap::new(),
+            led: None,
+            urgent: None,
+            stood: None,
+            lost_since: None,
+            leaderless_since: None,
+            closed: false,
+            told_leader: (0, 0),
+            standing: None,
+            stopping: false,
+            fate: None,
+            writing_since: None,
+            removals: Vec::new(),
+            lines: Vec::new(),
         })
     }
 
@@ -189,12 +292,29 @@ impl Replica {
     /// # Errors
     /// Those of raft.
     pub fn campaign(&mut self) -> raft::Result<()> {
-        self.group.campaign()
+        if self.is_alone() { self.group.campaign() } else { Ok(()) }
     }
 
-    /// Whether the server has made itself known in `/ctl`, after which it takes connections.
+    /// This node is the only voter.
+    fn is_alone(&self) -> bool {
+        self.machine.members.voters() == [self.config.raft_id]
+    }
+
+    /// Whether connections are taken: the server has made itself known in `/ctl`, or has data to be read already, while the rest of
+    /// its cluster may be out of reach.
     pub fn serving(&self) -> bool {
-        self.introduced == Introduced::Yes
+        self.introduced == Introduced::Yes || (self.recovered_revision > 0 && !self.is_alone())
+    }
+
+    /// Lines for the operator.
+    pub fn take_lines(&mut self, into: &mut Vec<String>) {
+        self.mesh.take_lines(into);
+        into.append(&mut self.lines);
+    }
+
+    /// What has become of the node, if it cannot go on.
+    pub fn take_fate(&mut self) -> Option<Fate> {
+        self.fate.take()
     }
 
     /// The revision at which this boot began to serve, before it wrote anything.
@@ -224,21 +344,30 @@ impl Replica {
     /// The client is gone, and nothing reaches it any more. What it asked to write is written all the same: bytes of it that
     /// were received may still be handed in, before [`Replica::close`].
     pub fn leave(&mut self, conn: Conn) {
+        self.mesh.gone(&mut self.desk.sessions, conn);
         self.desk.leave(&mut self.machine.store, conn);
     }
 
     /// Nothing will come from this connection any more, nor go to it.
     pub fn close(&mut self, conn: Conn) {
+        self.mesh.gone(&mut self.desk.sessions, conn);
         self.desk.close(&mut self.machine.store, conn);
     }
 
     /// The client will send no more. What it asked is answered, waits apart; then the output says to close.
     pub fn end_of_stream(&mut self, conn: Conn) {
+        self.mesh.gone(&mut self.desk.sessions, conn);
         self.desk.end(&mut self.machine.store, conn);
     }
 
     /// Bytes have come: the front of `bytes` is where the last call stopped.
     pub fn receive(&mut self, conn: Conn, bytes: &[u8]) -> Receipt {
+        if let Some(receipt) = self.preamble(conn, bytes) {
+            return receipt;
+        }
+        if self.is_peer(conn) {
+            return self.receive_peer(conn, bytes);
+        }
         let mut consumed = 0;
         loop {
             match self.desk.sessions.get(conn) {
@@ -310,44 +439,99 @@ impl Replica {
         self.desk.run_matches(&mut self.machine.store);
         self.desk.run_scans(&mut self.machine.store);
         self.advance();
+        self.watch_leader();
         self.introduce();
-        if !self.syncs.is_empty() && self.group.leads() {
+        if !self.syncs.is_empty() && !self.closed && self.leader().is_some() {
             let context = self.next_context;
             self.next_context += 1;
-            self.group.read_index(context);
-            self.asked.push_back((context, std::mem::take(&mut self.syncs)));
+            self.group.read_index(self.origin, context);
+            self.asked.push_back((context, self.now_ms, std::mem::take(&mut self.syncs)));
         }
-        // One batch is written at a time; the next gathers meanwhile.
-        if !self.writing
-            && self.group.leads()
-            && let Some(batch) = self.gather.take()
-        {
-            self.gather.reserve(batch.len());
-            self.group.propose(batch).expect("a leader with nothing in flight takes a batch");
-            self.resume_stalled();
-        }
+        self.send_mutations();
+        self.send_chunks();
+        self.see_to_receiving();
         self.advance();
+        self.tell_leader();
+    }
+
+    /// Sends what was gathered on its way: into the log, if this node leads, else to who does.
+    fn send_mutations(&mut self) {
+        let (now, term) = (self.now_ms, self.group.term());
+        if self.group.leads() {
+            self.forward.lead(term, &self.machine);
+            // One batch is written at a time; the next gathers meanwhile.
+            if self.writing {
+                return;
+            }
+            if self.forward.is_open()
+                && let Some(batch) = self.gather.take()
+            {
+                self.gather.reserve(batch.len());
+                let batch = bytes::Bytes::from(batch);
+                self.forward.keep(batch.clone(), now);
+                self.forward.take(batch, &self.machine);
+                self.resume_stalled();
+            }
+            let (group, log) = (&mut self.group, &self.log);
+            self.forward.propose(|batch| {
+                log.can_accept(requests::RECORDS, batch.len() + requests::GATHER_OVERHEAD) && group.propose(batch)
+            });
+        } else if let Some(leader) = self.leader().filter(|leader| *leader != self.config.raft_id) {
+            let (mesh, sessions) = (&mut self.mesh, &mut self.desk.sessions);
+            let mut send = |batch: &bytes::Bytes| {
+                let frame = crate::wire::peer::Frame::Forward(batch);
+                mesh.send(sessions, leader, |route, out| crate::wire::peer::encode(route, &frame, out))
+            };
+            let patience = 2 * self.config.election_ms;
+            let mut arrives = true;
+            for batch in self.forward.follow(leader, term, now, patience) {
+                arrives &= send(batch);
+            }
+            if arrives
+                && self.forward.is_open()
+                && let Some(batch) = self.gather.take()
+            {
+                self.gather.reserve(batch.len());
+                self.forward.keep(batch.into(), now);
+                if let Some(batch) = self.forward.last() {
+                    arrives = send(batch);
+                }
+                self.resume_stalled();
+            }
+            if !arrives {
+                self.forward.lost();
+            }
+        }
     }
 
     /// There is work for another turn although nothing happens.
     pub fn has_work(&self) -> bool {
-        self.desk.has_work() || self.machine.store.has_pending_matches()
+        self.desk.has_work()
+            || self.machine.store.has_pending_matches()
+            || self.sending.as_ref().is_some_and(Sending::wants_slice)
     }
 
     /// Lets raft go on until it has nothing more to do.
     fn advance(&mut self) {
         loop {
             self.group.pump(&mut Staging(&mut self.log));
+            self.send_messages();
+            if let Some((index, _)) = self.group.take_installed() {
+                self.install(index);
+            }
             let mut applied = false;
             while let Some(entry) = self.group.next_committed() {
                 self.apply(&entry);
                 applied = true;
             }
             if applied {
-                self.group.applied_all();
+                self.forward.applied(self.pending_first - 1, self.now_ms);
+                let keep = if self.machine.members.nodes().len() > 1 { limits::KEEP } else { limits::BATCH_SOFT };
+                let hold = self.hold();
+                self.group.applied_all(keep, hold);
             }
-            for (context, index) in self.group.take_read_states() {
-                while let Some((asked, syncs)) = self.asked.pop_front_if(|(c, _)| *c <= context) {
+            for (context, index) in self.group.take_read_states(self.origin) {
+                while let Some((asked, _, syncs)) = self.asked.pop_front_if(|(c, ..)| *c <= context) {
                     if asked == context {
                         self.reading.push_back((index, syncs));
                     } else {
@@ -362,28 +546,31 @@ impl Replica {
                     self.desk.answered(conn, &Response { tag, rev, ..Response::default() });
                 }
             }
-            if !applied {
+            if !applied && !self.group.has_more() {
                 break;
             }
         }
     }
 
     fn apply(&mut self, entry: &Entry) {
-        if entry.get_entry_type() != EntryType::EntryNormal {
-            self.group.apply_conf_change(entry);
+        if let Some(change) = change_of(entry) {
+            return self.apply_change(&change);
+        }
+        // A new leader's first entry is empty, and so is a change of the members that raft has dropped.
+        if entry.get_entry_type() != EntryType::EntryNormal || entry.data.is_empty() {
             return;
         }
-        // A new leader's first entry is empty.
-        if entry.data.is_empty() {
-            return;
-        }
-        let Replica { machine, desk, pending, pending_first, origin, .. } = self;
+        let Replica { machine, desk, pending, pending_first, origin, mesh, config, .. } = self;
         let outcome = machine.apply(&entry.data, |store, from, seq, outcome| {
             if from == *origin {
                 assert_eq!(seq, *pending_first, "own mutations come back in order");
                 *pending_first += 1;
                 let own = pending.pop_front().expect("a pending one for each");
-                answer(desk, own, outcome);
+                match own.asker {
+                    Asker::Joiner(conn) => requests::welcome(mesh, &mut desk.sessions, conn, config, outcome),
+                    Asker::Client { conn, tag, answer_rev } => answer(desk, conn, tag, answer_rev, outcome),
+                    Asker::Own => {}
+                }
             }
             desk.wake(store);
         });
@@ -394,18 +581,36 @@ impl Replica {
 
     // ---- time ----
 
-    /// It is so many milliseconds after some moment of the past; to be called every [`group::TICK_MS`].
+    /// It is so many milliseconds after some moment of the past; to be called every [`Config::heartbeat_ms`].
     pub fn tick(&mut self, now_ms: u64) {
-        // A loop that was held up is told so by one tick, not by all that it has missed: nobody else had them either.
-        if now_ms / group::TICK_MS > self.ticks {
-            self.ticks = now_ms / group::TICK_MS;
+        let tick_ms = self.config.heartbeat_ms;
+        // A loop that was held up is told so by one tick, not by all that it has missed: nobody else had them either. What came
+        // meanwhile is still to be read, so nobody was silent for that time.
+        let passed = now_ms.saturating_sub(self.now_ms);
+        let stalled = if passed > 4 * tick_ms { passed - tick_ms } else { 0 };
+        self.now_ms = now_ms;
+        for heard in self.heard.values_mut() {
+            *heard += stalled;
+        }
+        if now_ms / tick_ms > self.ticks {
+            self.ticks = now_ms / tick_ms;
+            self.mesh.tick(&mut self.desk.sessions, &self.machine.members, now_ms, stalled);
             self.group.tick();
+            self.watch_leader();
+            self.watch_quorum();
+            self.see_to_members();
+            self.see_to_sending();
+            while let Some((_, _, syncs)) =
+                self.asked.pop_front_if(|(_, at, _)| now_ms.saturating_sub(*at) >= self.config.election_ms)
+            {
+                self.syncs.extend(syncs);
+            }
         }
         if self.config.pulse_ms > 0 && now_ms >= self.next_pulse_ms && self.serving() {
             self.next_pulse_ms = now_ms.saturating_add(self.config.pulse_ms);
             let path = format!("/ctl/node/{}/applied", self.config.id);
             let rev = self.machine.store.revision().to_string();
-            if self.group.leads() {
+            if !self.closed {
                 self.put(&path, &rev);
             }
         }
@@ -422,6 +627,7 @@ impl Replica {
     pub fn next_write(&mut self) -> Option<log::Write> {
         let write = self.log.next_write()?;
         self.writing = true;
+        self.writing_since = Some(self.now_ms);
         Some(write)
     }
 
@@ -429,6 +635,7 @@ impl Replica {
     pub fn written(&mut self, write: log::Write) {
         let durable = self.log.written(write);
         self.writing = false;
+        self.writing_since = None;
         self.group.persisted(durable);
         // A segment that was being sealed may have had no room for them.
         self.resume_stalled();
@@ -474,7 +681,9 @@ impl Replica {
 
     /// Files that the log needs no more.
     pub fn take_removals(&mut self) -> Vec<String> {
-        self.log.take_removals()
+        let mut removals = self.log.take_removals();
+        removals.append(&mut self.removals);
+        removals
     }
 
     fn resume_stalled(&mut self) {
@@ -485,21 +694,24 @@ impl Replica {
 
     // ---- snapshots ----
 
-    /// Whether a snapshot is due: see [`Replica::begin_snapshot`].
+    /// Whether a snapshot is due, or one that is being received is to be written: see [`Replica::begin_snapshot`].
     pub fn wants_snapshot(&self) -> bool {
-        self.snapshots.is_due(self.log.bytes_since(self.snapshots.last()), self.log.needs_release())
+        self.snapshots.wants_writing() || self.is_snapshot_due()
     }
 
-    /// Begins a snapshot if one is due. It is then to be written: all of [`Replica::next_snapshot_part`], in a file of
-    /// [`Replica::snapshot_name`], and reported by [`Replica::snapshot_done`] or [`Replica::snapshot_failed`].
+    fn is_snapshot_due(&self) -> bool {
+        self.arrived.is_none()
+            && self.snapshots.is_due(self.log.bytes_since(self.snapshots.last()), self.log.needs_release())
+    }
+
+    /// Begins a snapshot if one is due, or is being received. It is then to be written: all of [`Replica::next_snapshot_part`], in a
+    /// file of [`Replica::snapshot_name`], and reported by [`Replica::snapshot_done`] or [`Replica::snapshot_failed`].
     pub fn begin_snapshot(&mut self) -> bool {
-        if !self.wants_snapshot() {
-            return false;
+        if self.is_snapshot_due() {
+            let (index, term) = (self.group.applied(), self.group.applied_term());
+            self.snapshots.begin(&mut self.machine, &self.config.node, index, term);
         }
-        let (index, term) = (self.group.applied(), self.group.applied_term());
-        let conf = self.group.conf_state();
-        self.snapshots.begin(&mut self.machine, &self.config.node, index, term, &conf);
-        true
+        self.snapshots.take_in_hand()
     }
 
     /// Whether the snapshot that is being taken should be done with: the log behind it grows faster than it, or is full.
@@ -527,6 +739,7 @@ impl Replica {
     pub fn snapshot_done(&mut self) -> Option<String> {
         let old = self.snapshots.done(&mut self.machine.store);
         self.log.release(self.snapshots.last());
+        self.arrive();
         old
     }
 
@@ -542,7 +755,7 @@ impl Replica {
 
     /// Nothing is on its way to the disk, and no client's mutation is unanswered.
     pub fn is_quiet(&self) -> bool {
-        !self.writing && self.pending.is_empty() && self.gather.is_empty()
+        !self.writing && self.pending.is_empty() && self.gather.is_empty() && !self.is_to_hand_over()
     }
 }
 
@@ -557,6 +770,10 @@ impl Persist for Staging<'_> {
             EntryType::EntryConfChangeV2 => 2,
         };
         self.0.append_entry(entry.index, entry.term, kind, &entry.data);
+    }
+
+    fn restart(&mut self, index: u64, term: u64) {
+        self.0.restart(index, term);
     }
 
     fn hard_state(&mut self, state: &HardState) {

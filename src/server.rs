@@ -6,11 +6,13 @@
 //!
 //! * `directory`: the data directory: lock, identity, recovery.
 //! * `pin`: the core.
+//! * [`boot`]: the name service, of another cluster, in which the nodes of this one find each other.
 //! * `buffer`, `signal`: what the tasks are made of.
 
 // This floor is where time, randomness and files come in.
 #![allow(clippy::disallowed_methods, reason = "the server is the floor that may name the clock and files")]
 
+pub mod boot;
 mod buffer;
 pub mod directory;
 mod disk;

@@ -3,10 +3,10 @@
 //!
 //! It is a state machine: what it holds follows from the mutations applied, in their order, and from nothing else. Two stores
 //! that applied the same have the same files at the same revisions; only how far back they can look may differ, for
-//! trimming can be held by a pin.
+//! trimming can be held by pins.
 //!
 //! Read in this order: `path` and [`glob`] (what things are called), `versions`, `chunks`, `arena`, `children`, `hints` (what is kept and found),
-//! `tree` (mutations, history, trimming), `walk`, `cursor`, `scan` (listings in bounded slices), `trie` and
+//! `tree` (mutations, history, trimming), `pins`, `walk`, `cursor`, `scan` (listings in bounded slices), `trie` and
 //! `waiters` (who is to be woken), `load` (from a snapshot).
 //!
 //! # Invariants
@@ -25,6 +25,7 @@ pub mod glob;
 mod hints;
 mod load;
 pub mod path;
+mod pins;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ mod walk;
 pub use glob::{BadGlob, Glob};
 pub use load::{LoadError, Loader};
 pub use path::Path;
+pub use pins::PinId;
 pub use scan::{Getdir, GetdirState, Wait, WaitState, Walk, WalkState};
 pub use waiters::WaiterId;
 
@@ -166,6 +168,28 @@ impl Store {
         Store { tree, waiters: Waiters::new(), cursors: Cursors::default() }
     }
 
+    /// Takes over a later state of the same history. Those who wait stay, and are woken by what happened in between; if that is
+    /// not in the later state's history, all who waited for an event are, by one that can no longer be read.
+    ///
+    /// # Panics
+    /// When matches are pending, or the other is older.
+    pub fn succeed(&mut self, later: Store) {
+        assert!(!self.has_pending_matches() && later.revision() >= self.revision());
+        let from = self.revision() + 1;
+        self.tree = later.tree;
+        self.cursors = Cursors::default();
+        let first = self.first_revision();
+        if from < first {
+            self.waiters.lost(from, first);
+        }
+        let mut path = Vec::new();
+        for rev in from.max(first)..=self.revision() {
+            let found = self.tree.event(rev, &mut path).is_some();
+            debug_assert!(found, "events from the first on are in the history");
+            self.waiters.applied(rev, &path);
+        }
+    }
+
     /// Applies a mutation and gives the revision that it made. Those who waited for it are queued for [`Store::take_woken`]. The
     /// value is copied, to its exact size; its length is the caller's business.
     ///
@@ -235,20 +259,22 @@ impl Store {
         self.waiters.len()
     }
 
-    /// Holds trimming: from now on [`Store::first_revision`], which is given, stays as it is. There is one pin; pinning
-    /// again leaves it where it is.
-    pub fn pin(&mut self) -> i64 {
+    /// Holds trimming: from now on [`Store::first_revision`], which is given, stays as it is. There may be any number of pins;
+    /// the lowest one counts.
+    pub fn pin(&mut self) -> (PinId, i64) {
         self.tree.pin()
     }
 
-    /// Lets trimming go on up to `rev` and holds it there. A pin does not go back, nor beyond the current revision.
-    pub fn pin_to(&mut self, rev: i64) {
-        self.tree.pin_to(rev);
+    /// Moves a pin to `rev`: trimming may go on up to there, as far as no other pin holds it. A pin does not go back, nor
+    /// beyond the current revision; one that is gone stays so.
+    pub fn pin_to(&mut self, id: PinId, rev: i64) {
+        self.tree.pin_to(id, rev);
     }
 
-    /// Lets trimming go on: a few revisions with each mutation, until `hist` are left, and few enough bytes.
-    pub fn unpin(&mut self) {
-        self.tree.unpin();
+    /// Lets go of a pin. After the last one trimming goes on: a few revisions with each mutation, until `hist` are left, and
+    /// few enough bytes.
+    pub fn unpin(&mut self, id: PinId) {
+        self.tree.unpin(id);
     }
 
     /// Gives the files of `rev` to `each`, in walk order, until it returns false or `budget` entries were looked at; what was used

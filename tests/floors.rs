@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// Each module's floor; a module imports from lower floors only.
 const FLOORS: &[(&str, u32)] =
-    &[("limits", 0), ("wire", 1), ("store", 2), ("log", 4), ("replica", 5), ("server", 6), ("client", 6), ("cli", 7)];
+    &[("limits", 0), ("wire", 1), ("store", 2), ("log", 4), ("replica", 5), ("client", 6), ("server", 7), ("cli", 8)];
 
 /// Floors below the shell: deterministic, without I/O.
 const PURE: &[&str] = &["limits", "wire", "store", "log", "replica"];

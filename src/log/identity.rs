@@ -7,14 +7,20 @@
 //! 16  16  node id
 //! 32   8  raft id; 0 = not a member yet
 //! 40   8  boot epoch
-//! 48   2  length of the cluster's name
-//! 50   …  cluster's name, UTF-8; zeros behind it
+//! 48   8  incarnation
+//! 56   8  cluster id; 0 = not known yet
+//! 64   4  number of the cluster's voters
+//! 68   2  1 = this node is one of them, else 0
+//! 70   2  length of the cluster's name
+//! 72   2  number of peers
+//! 74   …  cluster's name, UTF-8
+//!      …  addresses of peers, UTF-8, each behind its length (2 bytes); zeros behind them
 //! ```
 //! Invariants:
 //! * It is made last when a data directory is made: a directory without it never acknowledged anything.
 //! * The boot epoch is raised at every start, and durable before it is used: no two lives of a node number their mutations alike.
 
-use super::block::{Block, get_u16, get_u64, put_u16, put_u64};
+use super::block::{Block, get_u16, get_u32, get_u64, put_u16, put_u32, put_u64};
 use super::preface::{self, BODY, Kind, Unfit};
 use super::segment::NodeId;
 use crate::limits::{BLOCK, CLUSTER_NAME_MAX};
@@ -22,9 +28,16 @@ use crate::limits::{BLOCK, CLUSTER_NAME_MAX};
 const NODE: usize = BODY;
 const RAFT: usize = NODE + 16;
 const EPOCH: usize = RAFT + 8;
-const LENGTH: usize = EPOCH + 8;
-const NAME: usize = LENGTH + 2;
-const _: () = assert!(NAME == 50 && NAME + CLUSTER_NAME_MAX <= BLOCK);
+const INCARNATION: usize = EPOCH + 8;
+const CLUSTER: usize = INCARNATION + 8;
+const VOTERS: usize = CLUSTER + 8;
+const VOTER: usize = VOTERS + 4;
+const LENGTH: usize = VOTER + 2;
+const PEERS: usize = LENGTH + 2;
+const NAME: usize = PEERS + 2;
+const _: () = assert!(NAME == 74 && NAME + CLUSTER_NAME_MAX <= BLOCK);
+// The peers of a large cluster have room, with names of hosts as long as they may be.
+const _: () = assert!(NAME + CLUSTER_NAME_MAX + 12 * (2 + 255 + ":65535".len()) <= BLOCK);
 
 /// Who a node is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +48,18 @@ pub struct Identity {
     pub raft_id: u64,
     /// How often it was started.
     pub boot_epoch: u64,
+    /// How often it has set its data aside and come back under another raft id.
+    pub incarnation: u64,
     /// Name of its cluster.
     pub cluster: String,
+    /// The number that its cluster drew when it was founded, which tells it from others of its name; 0 = not known yet.
+    pub cluster_id: u64,
+    /// How many voters the cluster had when this was written.
+    pub voters: u32,
+    /// Whether this node was one of them.
+    pub voter: bool,
+    /// Addresses of the other members, as last known: where the node looks for its cluster.
+    pub peers: Vec<String>,
 }
 
 /// Why an identity file cannot be used.
@@ -66,7 +89,7 @@ impl std::fmt::Display for IdentityError {
 impl std::error::Error for IdentityError {}
 
 impl Identity {
-    /// The bytes of the file: one block.
+    /// The bytes of the file: one block. Peers for which it has no room are left out, those with the longest addresses first.
     ///
     /// # Panics
     /// If the cluster's name is longer than [`CLUSTER_NAME_MAX`].
@@ -79,8 +102,22 @@ impl Identity {
         block.0[NODE..RAFT].copy_from_slice(&self.node);
         put_u64(&mut block.0, RAFT, self.raft_id);
         put_u64(&mut block.0, EPOCH, self.boot_epoch);
+        put_u64(&mut block.0, INCARNATION, self.incarnation);
+        put_u64(&mut block.0, CLUSTER, self.cluster_id);
+        put_u32(&mut block.0, VOTERS, self.voters);
+        put_u16(&mut block.0, VOTER, u16::from(self.voter));
         put_u16(&mut block.0, LENGTH, length);
-        block.0[NAME..NAME + name.len()].copy_from_slice(name);
+        let mut at = NAME + name.len();
+        block.0[NAME..at].copy_from_slice(name);
+        let mut count = 0;
+        for (peer, length) in fitting(&self.peers, BLOCK - at) {
+            put_u16(&mut block.0, at, length);
+            at += 2;
+            block.0[at..at + peer.len()].copy_from_slice(peer);
+            at += peer.len();
+            count += 1;
+        }
+        put_u16(&mut block.0, PEERS, count);
         preface::encode(Kind::Identity, &mut block);
         vec![block]
     }
@@ -102,29 +139,154 @@ impl Identity {
         if !rest.is_empty() || length > CLUSTER_NAME_MAX {
             return Err(IdentityError::Damaged);
         }
-        let name = std::str::from_utf8(&block[NAME..NAME + length]).map_err(|_| IdentityError::Damaged)?;
+        let mut at = NAME + length;
+        let cluster = text(&block[NAME..at])?;
+        let mut peers = Vec::new();
+        for _ in 0..get_u16(block, PEERS) {
+            let rest = block.get(at..).filter(|rest| rest.len() >= 2).ok_or(IdentityError::Damaged)?;
+            let end = at + 2 + usize::from(get_u16(rest, 0));
+            peers.push(text(block.get(at + 2..end).ok_or(IdentityError::Damaged)?)?);
+            at = end;
+        }
         let mut node = [0; 16];
         node.copy_from_slice(&block[NODE..RAFT]);
-        let (raft_id, boot_epoch) = (get_u64(block, RAFT), get_u64(block, EPOCH));
-        Ok(Identity { node, raft_id, boot_epoch, cluster: name.to_owned() })
+        Ok(Identity {
+            node,
+            raft_id: get_u64(block, RAFT),
+            boot_epoch: get_u64(block, EPOCH),
+            incarnation: get_u64(block, INCARNATION),
+            cluster,
+            cluster_id: get_u64(block, CLUSTER),
+            voters: get_u32(block, VOTERS),
+            voter: match get_u16(block, VOTER) {
+                0 => false,
+                1 => true,
+                _ => return Err(IdentityError::Damaged),
+            },
+            peers,
+        })
     }
+}
+
+fn text(bytes: &[u8]) -> Result<String, IdentityError> {
+    std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| IdentityError::Damaged)
+}
+
+/// The peers for which `room` bytes are enough, in their order, with their lengths: the shortest ones.
+fn fitting(peers: &[String], mut room: usize) -> impl Iterator<Item = (&[u8], u16)> {
+    let mut shortest: Vec<usize> = (0..peers.len()).collect();
+    shortest.sort_by_key(|at| peers[*at].len());
+    shortest.retain(|at| {
+        let size = 2 + peers[*at].len();
+        let fits = size <= room;
+        room = if fits { room - size } else { 0 };
+        fits
+    });
+    shortest.sort_unstable();
+    shortest.into_iter().map(|at| {
+        let peer = peers[at].as_bytes();
+        (peer, u16::try_from(peer.len()).expect("less than a block"))
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::block::bytes_of;
     use super::*;
 
     fn sample() -> Identity {
-        Identity { node: *b"ABCDEFGHIJKLMNOP", raft_id: 3, boot_epoch: 41, cluster: "løcal".to_owned() }
+        Identity {
+            node: *b"ABCDEFGHIJKLMNOP",
+            raft_id: 3,
+            boot_epoch: 41,
+            incarnation: 2,
+            cluster: "løcal".to_owned(),
+            cluster_id: 0x0123_4567_89ab_cdef,
+            voters: 5,
+            voter: true,
+            peers: vec!["127.0.0.1:8046".to_owned(), "[::1]:8046".to_owned()],
+        }
+    }
+
+    fn read_back(identity: &Identity) -> Identity {
+        Identity::decode(bytes_of(&identity.encode())).unwrap()
     }
 
     /// A node that forgets its epoch numbers its mutations twice.
     #[test]
     fn an_identity_reads_back_as_it_was_written() {
         let longest = Identity { cluster: "x".repeat(CLUSTER_NAME_MAX), ..sample() };
-        for identity in [sample(), longest, Identity { cluster: String::new(), ..sample() }] {
-            assert_eq!(Identity::decode(bytes_of(&identity.encode())), Ok(identity));
+        let alone = Identity { voter: false, voters: 0, peers: Vec::new(), ..sample() };
+        for identity in [sample(), longest, alone, Identity { cluster: String::new(), ..sample() }] {
+            assert_eq!(read_back(&identity), identity);
+        }
+    }
+
+    proptest! {
+        /// A field that comes back as another's is a node that votes where it has no vote, or looks for its cluster elsewhere.
+        #[test]
+        fn every_identity_reads_back_as_it_was_written(
+            node: [u8; 16],
+            numbers: [u64; 4],
+            voters: u32,
+            voter: bool,
+            cluster in ".{0,60}",
+            peers in prop::collection::vec(".{0,30}", 0..20),
+        ) {
+            let [raft_id, boot_epoch, incarnation, cluster_id] = numbers;
+            let identity =
+                Identity { node, raft_id, boot_epoch, incarnation, cluster, cluster_id, voters, voter, peers };
+            prop_assert_eq!(read_back(&identity), identity);
+        }
+
+        /// However many and long the addresses are, the file is one block, which a disk that is full has room for.
+        #[test]
+        fn peers_that_do_not_fit_are_left_out_and_the_others_kept(
+            lengths in prop::collection::vec(prop_oneof![0..100usize, 0..5000usize], 0..100),
+            name in 0..=CLUSTER_NAME_MAX,
+        ) {
+            let peers: Vec<String> = lengths.iter().map(|length| "x".repeat(*length)).collect();
+            let identity = Identity { cluster: "c".repeat(name), peers: peers.clone(), ..sample() };
+            let found = read_back(&identity);
+            let mut rest = peers.iter();
+            prop_assert!(found.peers.iter().all(|peer| rest.any(|given| given == peer)), "in their order");
+            let used: usize = NAME + name + found.peers.iter().map(|peer| 2 + peer.len()).sum::<usize>();
+            let mut left_out = lengths;
+            for peer in &found.peers {
+                left_out.remove(left_out.iter().position(|length| *length == peer.len()).unwrap());
+            }
+            if let Some(shortest) = left_out.iter().min() {
+                prop_assert!(found.peers.iter().all(|peer| peer.len() <= *shortest));
+                prop_assert!(used + 2 + shortest > BLOCK, "there was room for {}", shortest);
+            }
+            prop_assert_eq!(Identity { peers, ..found }, identity);
+        }
+
+        /// A crc is right by chance, or made by a foreign hand: what it covers must not index out of the block.
+        #[test]
+        fn fields_that_make_no_sense_are_damage_not_a_panic(changes in prop::collection::vec((BODY..200usize, any::<u8>()), 1..20)) {
+            let mut block = sample().encode()[0];
+            for (at, byte) in changes {
+                block.0[at] = byte;
+            }
+            preface::encode(Kind::Identity, &mut block);
+            match Identity::decode(bytes_of(&[block])) {
+                Ok(identity) => prop_assert_eq!(read_back(&identity), identity),
+                Err(error) => prop_assert_eq!(error, IdentityError::Damaged),
+            }
+        }
+    }
+
+    /// A count of peers that goes beyond the block, and a voter that is neither.
+    #[test]
+    fn numbers_out_of_range_are_damage() {
+        for (at, value) in [(PEERS, 2000), (LENGTH, 256), (VOTER, 2), (NAME + "løcal".len(), 5000)] {
+            let mut block = sample().encode()[0];
+            put_u16(&mut block.0, at, value);
+            preface::encode(Kind::Identity, &mut block);
+            assert_eq!(Identity::decode(bytes_of(&[block])), Err(IdentityError::Damaged), "byte {at}");
         }
     }
 

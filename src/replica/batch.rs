@@ -6,13 +6,20 @@
 //! parcel   origin u64 | epoch u64 | first u64 | count u32 | bytes u32 | command*
 //! command  kind u8 | rev i64 | path length u16 | value length u32 | path | value
 //! ```
+//! What a server gathers is a batch with one parcel. A follower sends it to the leader as it is; the leader joins those that
+//! came into one ([`merge`]), or proposes its own as it is. In a registration `rev` is the raft id that the node has (0 for none
+//! yet), the path its address, and the value its id and its incarnation.
+//!
 //! Integers are little-endian. A parcel is what one server took from its clients: `origin` is its raft id, `epoch` the
 //! number of its boot, `first` the sequence number of its first command; the others follow without a gap. The state
 //! machine drops what it has seen of an origin, so a parcel may be sent again.
 //!
 //! Invariant: a batch is never larger than [`limits::BATCH_MAX`], and [`Gather::fits`] is asked before each push.
 
+use bytes::Bytes;
+
 use crate::limits;
+use crate::log::NodeId;
 use crate::store::Mutation;
 
 /// Version of this layout; a batch of another version is refused.
@@ -23,10 +30,13 @@ const PARCEL: usize = 8 + 8 + 8 + 4 + 4;
 const PARCEL_COUNT: usize = 24;
 const PARCEL_BYTES: usize = 28;
 const COMMAND: usize = 1 + 8 + 2 + 4;
+/// A node's id and its incarnation.
+const WHO: usize = 16 + 8;
 
 const KIND_NOP: u8 = 0;
 const KIND_SET: u8 = 1;
 const KIND_DEL: u8 = 2;
+const KIND_REGISTER: u8 = 3;
 
 const _: () = assert!(limits::PATH_MAX <= u16::MAX as usize);
 const _: () = assert!(limits::VALUE_MAX <= u32::MAX as usize);
@@ -39,6 +49,34 @@ pub struct Origin {
     pub node: u64,
     /// Number of its boot, raised at every start.
     pub epoch: u64,
+}
+
+/// What a parcel holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command<'a> {
+    /// A change of the store.
+    Store(Mutation<'a>),
+    /// A node makes itself known, or asks for a raft id.
+    Register(Registration<'a>),
+}
+
+impl<'a> From<Mutation<'a>> for Command<'a> {
+    fn from(mutation: Mutation<'a>) -> Command<'a> {
+        Command::Store(mutation)
+    }
+}
+
+/// See [`Command::Register`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Registration<'a> {
+    /// The raft id that the node has, or 0.
+    pub raft_id: u64,
+    /// Its own id.
+    pub node: NodeId,
+    /// How often it has set its data aside. With another one it gets another raft id.
+    pub incarnation: u64,
+    /// Where it listens.
+    pub addr: &'a [u8],
 }
 
 /// The batch that is being gathered from this server's own clients.
@@ -77,7 +115,7 @@ impl Gather {
     ///
     /// # Panics
     /// When the path or the value exceeds its limit; the caller has refused those.
-    pub fn push(&mut self, command: &Mutation<'_>) -> u64 {
+    pub fn push(&mut self, command: &Command<'_>) -> u64 {
         if self.count == 0 {
             self.bytes.extend_from_slice(&[0; CRC]);
             self.bytes.extend_from_slice(&[FORMAT, 0, 0, 0]);
@@ -86,10 +124,16 @@ impl Gather {
             self.bytes.extend_from_slice(&self.next.to_le_bytes());
             self.bytes.extend_from_slice(&[0; PARCEL - PARCEL_COUNT]);
         }
+        let mut who = [0; WHO];
         let (kind, rev, path, value): (u8, i64, &[u8], &[u8]) = match *command {
-            Mutation::Set { path, rev, value } => (KIND_SET, rev, path, value),
-            Mutation::Del { path, rev } => (KIND_DEL, rev, path, &[]),
-            Mutation::Nop => (KIND_NOP, 0, &[], &[]),
+            Command::Store(Mutation::Set { path, rev, value }) => (KIND_SET, rev, path, value),
+            Command::Store(Mutation::Del { path, rev }) => (KIND_DEL, rev, path, &[]),
+            Command::Store(Mutation::Nop) => (KIND_NOP, 0, &[], &[]),
+            Command::Register(Registration { raft_id, node, incarnation, addr }) => {
+                who[..16].copy_from_slice(&node);
+                who[16..].copy_from_slice(&incarnation.to_le_bytes());
+                (KIND_REGISTER, raft_id.cast_signed(), addr, &who)
+            }
         };
         let path_len = u16::try_from(path.len()).expect("a path within its limit");
         let value_len = u32::try_from(value.len()).expect("a value within its limit");
@@ -123,10 +167,56 @@ impl Gather {
         Some(bytes)
     }
 
+    /// Takes back all that was gathered since the last [`Gather::take`], as if it had never been pushed, and gives how many
+    /// commands that were.
+    pub fn withdraw(&mut self) -> u32 {
+        self.bytes.clear();
+        self.next -= u64::from(self.count);
+        std::mem::take(&mut self.count)
+    }
+
     /// Makes room for a batch of about the size of the last one, so that gathering does not grow step by step.
     pub fn reserve(&mut self, bytes: usize) {
         self.bytes.reserve(bytes);
     }
+}
+
+/// What stands in front of a parcel's commands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parcel {
+    /// Who has sent it.
+    pub origin: Origin,
+    /// Sequence number of its first command.
+    pub first: u64,
+    /// How many commands it holds.
+    pub count: u32,
+}
+
+/// The head of a batch's only parcel.
+///
+/// # Errors
+/// When the bytes are not a batch with one parcel. The commands are looked at when they are applied.
+pub fn parcel(batch: &[u8]) -> Result<Parcel, BadBatch> {
+    let mut rest = check(batch)?;
+    let (parcel, _) = head(&mut rest)?;
+    if rest.is_empty() { Ok(parcel) } else { Err(BadBatch::Count) }
+}
+
+/// One batch of all parcels of these.
+pub fn merge(batches: &[Bytes]) -> Bytes {
+    if let [only] = batches {
+        return only.clone();
+    }
+    let size = HEADER + batches.iter().map(|b| b.len() - HEADER).sum::<usize>();
+    let mut bytes = Vec::with_capacity(size);
+    bytes.extend_from_slice(&[0; CRC]);
+    bytes.extend_from_slice(&[FORMAT, 0, 0, 0]);
+    for batch in batches {
+        bytes.extend_from_slice(&batch[HEADER..]);
+    }
+    let crc = crc32fast::hash(&bytes[CRC..]);
+    bytes[..CRC].copy_from_slice(&crc.to_le_bytes());
+    bytes.into()
 }
 
 /// What is wrong with the bytes of a batch.
@@ -161,25 +251,12 @@ impl std::fmt::Display for BadBatch {
 /// # Errors
 /// The first thing wrong. The checksum is verified before the first call, so after it an error is a fault of the
 /// writer, not of the medium.
-pub fn decode<'a>(batch: &'a [u8], mut each: impl FnMut(Origin, u64, Mutation<'a>)) -> Result<(), BadBatch> {
-    let (&crc, rest) = batch.split_first_chunk::<CRC>().ok_or(BadBatch::Short)?;
-    if u32::from_le_bytes(crc) != crc32fast::hash(rest) {
-        return Err(BadBatch::Crc);
-    }
-    let (&[format, ..], mut rest) = rest.split_first_chunk::<4>().ok_or(BadBatch::Short)?;
-    if format != FORMAT {
-        return Err(BadBatch::Format(format));
-    }
+pub fn decode<'a>(batch: &'a [u8], mut each: impl FnMut(Origin, u64, Command<'a>)) -> Result<(), BadBatch> {
+    let mut rest = check(batch)?;
     while !rest.is_empty() {
-        let node = u64::from_le_bytes(take(&mut rest)?);
-        let epoch = u64::from_le_bytes(take(&mut rest)?);
-        let first = u64::from_le_bytes(take(&mut rest)?);
-        let count = u32::from_le_bytes(take(&mut rest)?);
-        let bytes = u32::from_le_bytes(take(&mut rest)?);
-        let mut commands = slice(&mut rest, bytes as usize)?;
-        let origin = Origin { node, epoch };
-        for i in 0..u64::from(count) {
-            each(origin, first + i, command(&mut commands)?);
+        let (parcel, mut commands) = head(&mut rest)?;
+        for i in 0..u64::from(parcel.count) {
+            each(parcel.origin, parcel.first.wrapping_add(i), command(&mut commands)?);
         }
         if !commands.is_empty() {
             return Err(BadBatch::Count);
@@ -188,7 +265,28 @@ pub fn decode<'a>(batch: &'a [u8], mut each: impl FnMut(Origin, u64, Mutation<'a
     Ok(())
 }
 
-fn command<'a>(rest: &mut &'a [u8]) -> Result<Mutation<'a>, BadBatch> {
+/// Verifies the checksum and gives the parcels.
+fn check(batch: &[u8]) -> Result<&[u8], BadBatch> {
+    let (&crc, rest) = batch.split_first_chunk::<CRC>().ok_or(BadBatch::Short)?;
+    if u32::from_le_bytes(crc) != crc32fast::hash(rest) {
+        return Err(BadBatch::Crc);
+    }
+    let (&[format, ..], rest) = rest.split_first_chunk::<4>().ok_or(BadBatch::Short)?;
+    if format == FORMAT { Ok(rest) } else { Err(BadBatch::Format(format)) }
+}
+
+/// Takes a parcel off the front: its head, and its commands.
+fn head<'a>(rest: &mut &'a [u8]) -> Result<(Parcel, &'a [u8]), BadBatch> {
+    let node = u64::from_le_bytes(take(rest)?);
+    let epoch = u64::from_le_bytes(take(rest)?);
+    let first = u64::from_le_bytes(take(rest)?);
+    let count = u32::from_le_bytes(take(rest)?);
+    let bytes = u32::from_le_bytes(take(rest)?);
+    let commands = slice(rest, bytes as usize)?;
+    Ok((Parcel { origin: Origin { node, epoch }, first, count }, commands))
+}
+
+fn command<'a>(rest: &mut &'a [u8]) -> Result<Command<'a>, BadBatch> {
     let [kind] = take(rest)?;
     let rev = i64::from_le_bytes(take(rest)?);
     let path_len = u16::from_le_bytes(take(rest)?);
@@ -196,9 +294,15 @@ fn command<'a>(rest: &mut &'a [u8]) -> Result<Mutation<'a>, BadBatch> {
     let path = slice(rest, usize::from(path_len))?;
     let value = slice(rest, value_len as usize)?;
     match kind {
-        KIND_NOP => Ok(Mutation::Nop),
-        KIND_SET => Ok(Mutation::Set { path, rev, value }),
-        KIND_DEL => Ok(Mutation::Del { path, rev }),
+        KIND_NOP => Ok(Mutation::Nop.into()),
+        KIND_SET => Ok(Mutation::Set { path, rev, value }.into()),
+        KIND_DEL => Ok(Mutation::Del { path, rev }.into()),
+        KIND_REGISTER => {
+            let mut who = value;
+            let node = take(&mut who)?;
+            let incarnation = u64::from_le_bytes(take(&mut who)?);
+            Ok(Command::Register(Registration { raft_id: rev.cast_unsigned(), node, incarnation, addr: path }))
+        }
         other => Err(BadBatch::Kind(other)),
     }
 }
@@ -227,22 +331,30 @@ mod tests {
         Set(Vec<u8>, i64, Vec<u8>),
         Del(Vec<u8>, i64),
         Nop,
+        Register(u64, NodeId, u64, Vec<u8>),
     }
 
     impl Owned {
-        fn borrow(&self) -> Mutation<'_> {
+        fn borrow(&self) -> Command<'_> {
             match self {
-                Owned::Set(path, rev, value) => Mutation::Set { path, rev: *rev, value },
-                Owned::Del(path, rev) => Mutation::Del { path, rev: *rev },
-                Owned::Nop => Mutation::Nop,
+                Owned::Set(path, rev, value) => Mutation::Set { path, rev: *rev, value }.into(),
+                Owned::Del(path, rev) => Mutation::Del { path, rev: *rev }.into(),
+                Owned::Nop => Mutation::Nop.into(),
+                Owned::Register(raft_id, node, incarnation, addr) => Command::Register(Registration {
+                    raft_id: *raft_id,
+                    node: *node,
+                    incarnation: *incarnation,
+                    addr,
+                }),
             }
         }
 
-        fn of(m: Mutation<'_>) -> Owned {
+        fn of(m: Command<'_>) -> Owned {
             match m {
-                Mutation::Set { path, rev, value } => Owned::Set(path.to_vec(), rev, value.to_vec()),
-                Mutation::Del { path, rev } => Owned::Del(path.to_vec(), rev),
-                Mutation::Nop => Owned::Nop,
+                Command::Store(Mutation::Set { path, rev, value }) => Owned::Set(path.to_vec(), rev, value.to_vec()),
+                Command::Store(Mutation::Del { path, rev }) => Owned::Del(path.to_vec(), rev),
+                Command::Store(Mutation::Nop) => Owned::Nop,
+                Command::Register(r) => Owned::Register(r.raft_id, r.node, r.incarnation, r.addr.to_vec()),
             }
         }
     }
@@ -253,6 +365,7 @@ mod tests {
             (bytes(), any::<i64>(), bytes()).prop_map(|(p, r, v)| Owned::Set(p, r, v)),
             (bytes(), any::<i64>()).prop_map(|(p, r)| Owned::Del(p, r)),
             Just(Owned::Nop),
+            (any::<u64>(), any::<NodeId>(), any::<u64>(), bytes()).prop_map(|(r, n, i, a)| Owned::Register(r, n, i, a)),
         ]
     }
 
@@ -296,11 +409,43 @@ mod tests {
         }
     }
 
+    /// The leader writes what several servers sent as one entry: each command must keep its origin and number.
+    #[test]
+    fn merged_batches_hold_all_parcels_in_order() {
+        let of = |node: u64, commands: usize| {
+            let mut gather = Gather::new(Origin { node, epoch: 1 });
+            for _ in 0..commands {
+                gather.push(&Mutation::Nop.into());
+            }
+            Bytes::from(gather.take().unwrap())
+        };
+        let (a, b) = (of(1, 2), of(2, 1));
+        assert_eq!(parcel(&a).unwrap(), Parcel { origin: Origin { node: 1, epoch: 1 }, first: 1, count: 2 });
+        let mut got = Vec::new();
+        let merged = merge(&[a.clone(), b]);
+        decode(&merged, |origin, seq, _| got.push((origin.node, seq))).unwrap();
+        assert_eq!(got, [(1, 1), (1, 2), (2, 1)]);
+        assert_eq!(merge(std::slice::from_ref(&a)), a);
+        assert_eq!(parcel(&merged), Err(BadBatch::Count));
+    }
+
+    /// A mutation that is refused for want of a quorum must leave no gap in the numbers: the next would never be applied.
+    #[test]
+    fn what_is_withdrawn_leaves_no_gap() {
+        let mut gather = Gather::new(ORIGIN);
+        gather.push(&Mutation::Nop.into());
+        let _sent = gather.take();
+        assert_eq!(gather.push(&Mutation::Nop.into()), 2);
+        assert_eq!(gather.withdraw(), 1);
+        assert!(gather.take().is_none());
+        assert_eq!(gather.push(&Mutation::Nop.into()), 2);
+    }
+
     /// A single flipped bit anywhere must not be applied.
     #[test]
     fn every_flipped_bit_is_noticed() {
         let mut gather = Gather::new(ORIGIN);
-        gather.push(&Mutation::Set { path: b"/a", rev: -1, value: b"body" });
+        gather.push(&Mutation::Set { path: b"/a", rev: -1, value: b"body" }.into());
         let bytes = gather.take().unwrap();
         for bit in 0..bytes.len() * 8 {
             let mut bad = bytes.clone();

@@ -59,7 +59,7 @@ impl Secrets {
 }
 
 /// Compares in a time that depends on the lengths only.
-fn equal(a: &[u8], b: &[u8]) -> bool {
+pub(super) fn equal(a: &[u8], b: &[u8]) -> bool {
     let different = a.iter().zip(b).fold(0, |acc, (x, y)| acc | (x ^ y));
     a.len() == b.len() && std::hint::black_box(different) == 0
 }
@@ -387,6 +387,18 @@ impl Desk {
                 budget = budget.saturating_sub(before - slice + 1);
             }
             self.queue_scans(conn);
+        }
+    }
+
+    /// Ends what goes on against this state of the store, which is to be replaced by a later one.
+    pub fn finish(&mut self, store: &mut Store) {
+        while store.has_pending_matches() {
+            store.match_more(&mut usize::MAX.clone());
+        }
+        self.wake(store);
+        let scans = self.parked.iter().filter(|(_, p)| matches!(p.work, Work::Wait(_) | Work::Walk(_) | Work::Getdir(_)));
+        for token in scans.map(|(token, _)| token).collect::<Vec<_>>() {
+            self.run_scan(store, token, &mut usize::MAX.clone());
         }
     }
 

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use crate::limits;
 use raft::{Error, GetEntriesContext, RaftState, StorageError};
 
 /// The in-memory log, shared between raft, which reads it, and the replica, which appends.
@@ -26,12 +27,16 @@ struct Inner {
     before: (u64, u64),
     entries: VecDeque<Entry>,
     bytes: usize,
+    /// Whether a snapshot can be sent now.
+    snapshots: bool,
+    /// Index and term of the last applied entry.
+    applied: (u64, u64),
 }
 
 impl Entries {
     /// A log that begins behind the entry `before` = (index, term), with (0, 0) for a new one.
     pub fn new(hard_state: HardState, conf_state: ConfState, before: (u64, u64)) -> Entries {
-        let inner = Inner { hard_state, conf_state, before, entries: VecDeque::new(), bytes: 0 };
+        let inner = Inner { hard_state, conf_state, before, entries: VecDeque::new(), bytes: 0, snapshots: false, applied: before };
         Entries { inner: Rc::new(RefCell::new(inner)) }
     }
 
@@ -53,17 +58,43 @@ impl Entries {
         }
     }
 
-    /// Forgets entries up to and including `applied`, the oldest first, until no more than `keep` bytes are held.
-    pub fn forget(&self, applied: u64, keep: usize) {
+    /// Remembers how far the entries are applied.
+    pub fn set_applied(&self, applied: (u64, u64)) {
+        self.inner.borrow_mut().applied = applied;
+    }
+
+    /// Forgets entries up to and including `applied`, the oldest first, until no more than `keep` bytes are held. Those behind `hold`
+    /// are kept up to a larger bound.
+    pub fn forget(&self, applied: u64, keep: usize, hold: u64) {
         let inner = &mut *self.inner.borrow_mut();
-        while inner.bytes > keep
-            && let Some(first) = inner.entries.front()
+        while let Some(first) = inner.entries.front()
             && first.index <= applied
+            && inner.bytes > if first.index > hold { keep.max(limits::KEEP_FOR_SNAPSHOT) } else { keep }
         {
             inner.before = (first.index, first.term);
             inner.bytes -= first.data.len();
             inner.entries.pop_front();
         }
+    }
+
+    /// Goes on behind a snapshot up to the entry `before` = (index, term): all entries are void.
+    pub fn restart(&self, before: (u64, u64), conf_state: ConfState) {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.before = before;
+        inner.applied = before;
+        inner.conf_state = conf_state;
+        inner.entries.clear();
+        inner.bytes = 0;
+    }
+
+    /// Remembers the members as of the applied index.
+    pub fn set_conf_state(&self, conf_state: ConfState) {
+        self.inner.borrow_mut().conf_state = conf_state;
+    }
+
+    /// Whether [`raft::Storage::snapshot`] gives one.
+    pub fn allow_snapshot(&self, allowed: bool) {
+        self.inner.borrow_mut().snapshots = allowed;
     }
 
     /// Remembers the durable term, vote and commit index.
@@ -150,8 +181,18 @@ impl raft::Storage for Entries {
         Ok(self.last())
     }
 
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<Snapshot> {
-        Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    /// No more than a place: when the message leaves, the replica reads off its state as it is then, and puts in where that is.
+    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+        let inner = self.inner.borrow();
+        if !inner.snapshots {
+            return Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable));
+        }
+        let mut snapshot = Snapshot::default();
+        let metadata = snapshot.mut_metadata();
+        metadata.index = inner.applied.0.max(request_index).max(1);
+        metadata.term = inner.applied.1.max(1);
+        metadata.set_conf_state(inner.conf_state.clone());
+        Ok(snapshot)
     }
 }
 
@@ -178,12 +219,12 @@ mod tests {
     fn an_entry_that_is_not_applied_is_never_forgotten() {
         let log = log();
         log.append(&[entry(1, 1, 100), entry(2, 1, 100), entry(3, 2, 100)]);
-        log.forget(2, 0);
+        log.forget(2, 0, u64::MAX);
         assert_eq!(log.first_index().unwrap(), 3);
         assert_eq!(log.term(2).unwrap(), 1, "the term in front of the first entry stays known");
         assert_eq!(log.term(3).unwrap(), 2);
         assert!(matches!(log.term(1), Err(Error::Store(StorageError::Compacted))));
-        log.forget(3, 0);
+        log.forget(3, 0, u64::MAX);
         assert_eq!((log.first_index().unwrap(), log.last_index().unwrap()), (4, 3));
     }
 

@@ -6,29 +6,35 @@
 //! * a ready counts as persisted only when its records, and all before them, are durable: [`Group::persisted`] takes
 //!   the log's proof of that and releases the readies in order;
 //! * a leader's messages go at once, all others only after their ready is persisted;
+//! * a snapshot is stepped in when it is durable, and gone on from when the log knows of it too: [`Group::take_installed`];
+//! * a leader counts as one only when it has applied an entry of its own term: then it has applied all before it;
 //! * the only randomness of the crate, the election jitter, is replaced by a pure function of seed, id and term after
 //!   every call into it.
 
 use std::collections::VecDeque;
 
-use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Message};
-use raft::{RawNode, StateRole};
+use bytes::Bytes;
+use protobuf::Message as _;
+use raft::eraftpb::{ConfChangeV2, ConfState, Entry, EntryType, HardState, Message, MessageType, Snapshot};
+use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
 
+use super::batch::Origin;
 use super::entries::Entries;
+use super::members::Change;
 use crate::limits;
 use crate::log::{Durable, Position};
 
-/// Length of a [`Group::tick`], in milliseconds.
-pub const TICK_MS: u64 = 50;
+/// A leader sends a sign of life every tick.
 const HEARTBEAT_TICKS: usize = 1;
-const ELECTION_TICKS: usize = 10;
-/// How many bytes of applied entries are kept for peers that are a little behind.
-const KEEP: usize = 16 << 20;
+/// Messages with entries that are on their way to a peer before it answers.
+const INFLIGHT: usize = 256;
 
 /// What the log must hold before a ready counts as persisted, in this order.
 pub trait Persist {
     /// Stages an entry of raft.
     fn entry(&mut self, entry: &Entry);
+    /// Stages that the log goes on behind a snapshot up to this index and of this term.
+    fn restart(&mut self, index: u64, term: u64);
     /// Stages term, vote and commit index.
     fn hard_state(&mut self, hard_state: &HardState);
     /// The place of the last record staged.
@@ -40,15 +46,19 @@ pub struct Group {
     node: RawNode<Entries>,
     entries: Entries,
     seed: u64,
+    election_ticks: usize,
     /// Readies that are not yet persisted, in order.
     waiting: VecDeque<Waiting>,
     /// Messages that may leave now.
     outbox: Vec<Message>,
     committed: VecDeque<Entry>,
-    read_states: Vec<(u64, u64)>,
+    read_states: Vec<(ReadContext, u64)>,
     /// The commit index that the log already knows.
     logged_commit: u64,
     applied: u64,
+    applied_term: u64,
+    /// A snapshot that is durable and known to the log, but not gone on from.
+    installed: Option<(u64, u64)>,
 }
 
 /// A ready that is not yet persisted.
@@ -59,6 +69,37 @@ struct Waiting {
     position: Position,
     /// What may leave then.
     messages: Vec<Message>,
+    /// Index and term of the snapshot that it holds.
+    snapshot: Option<(u64, u64)>,
+}
+
+/// How far a peer is, as the leader knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The last entry that it is known to have.
+    pub matched: u64,
+    /// Entries are sent to it as they come.
+    pub replicating: bool,
+}
+
+/// What names a read, over all nodes and their boots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct ReadContext {
+    origin: Origin,
+    context: u64,
+}
+
+impl ReadContext {
+    fn encode(self) -> Vec<u8> {
+        [self.origin.node, self.origin.epoch, self.context].map(u64::to_le_bytes).concat()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<ReadContext> {
+        let (numbers, []) = bytes.as_chunks::<8>() else { return None };
+        let &[node, epoch, context] = numbers else { return None };
+        let [node, epoch, context] = [node, epoch, context].map(u64::from_le_bytes);
+        Some(ReadContext { origin: Origin { node, epoch }, context })
+    }
 }
 
 /// Where a group goes on from.
@@ -79,22 +120,23 @@ pub struct Start {
 }
 
 impl Group {
-    /// A node of the group, at the point that `start` describes.
+    /// A node of the group, at the point that `start` describes. A follower that hears nothing of the leader for
+    /// `election_ticks`, or up to twice as many, stands for election.
     ///
     /// # Errors
     /// When raft refuses the configuration, which is a fault of the caller.
-    pub fn new(start: Start) -> raft::Result<Group> {
+    pub fn new(start: Start, election_ticks: usize) -> raft::Result<Group> {
         let Start { id, seed, hard_state, conf_state, applied, entries: new } = start;
         let logged_commit = hard_state.commit;
         let entries = Entries::new(hard_state, conf_state, applied);
         entries.append(&new);
         let config = raft::Config {
             id,
-            election_tick: ELECTION_TICKS,
+            election_tick: election_ticks,
             heartbeat_tick: HEARTBEAT_TICKS,
             applied: applied.0,
             max_size_per_msg: limits::BATCH_MAX as u64,
-            max_inflight_msgs: 64,
+            max_inflight_msgs: INFLIGHT,
             check_quorum: true,
             pre_vote: true,
             max_uncommitted_size: 4 * limits::BATCH_MAX as u64,
@@ -106,25 +148,48 @@ impl Group {
             node,
             entries,
             seed,
+            election_ticks,
             waiting: VecDeque::new(),
             outbox: Vec::new(),
             committed: VecDeque::new(),
             read_states: Vec::new(),
             logged_commit,
             applied: applied.0,
+            applied_term: applied.1,
+            installed: None,
         };
         group.jitter();
         Ok(group)
     }
 
-    /// Whether this node is the leader and has committed an entry of its own term, so that it may propose and read.
+    /// Whether this node is the leader and has applied an entry of its own term, so that it may propose and read.
     pub fn leads(&self) -> bool {
-        self.node.raft.state == StateRole::Leader && self.node.raft.commit_to_current_term()
+        self.is_leader() && self.applied_term == self.node.raft.term
+    }
+
+    /// Whether this node was elected.
+    pub fn is_leader(&self) -> bool {
+        self.node.raft.state == StateRole::Leader
+    }
+
+    /// The raft id of the leader as far as this node knows, or 0.
+    pub fn leader(&self) -> u64 {
+        self.node.raft.leader_id
     }
 
     /// The current term.
     pub fn term(&self) -> u64 {
         self.node.raft.term
+    }
+
+    /// Index of the last entry that is known to be committed.
+    pub fn committed(&self) -> u64 {
+        self.node.raft.raft_log.committed
+    }
+
+    /// Index of the last entry.
+    pub fn last_index(&self) -> u64 {
+        self.entries.last()
     }
 
     /// Index of the last entry that was handed out by [`Group::next_committed`].
@@ -134,7 +199,23 @@ impl Group {
 
     /// Term of the last applied entry.
     pub fn applied_term(&self) -> u64 {
-        self.entries.term_of(self.applied).expect("the term of the applied entry is kept")
+        self.applied_term
+    }
+
+    /// How far a peer is; only the leader knows.
+    pub fn progress(&self, id: u64) -> Option<Progress> {
+        let progress = self.node.raft.prs().get(id).filter(|_| self.is_leader())?;
+        Some(Progress { matched: progress.matched, replicating: progress.state == ProgressState::Replicate })
+    }
+
+    /// A change of the members is not applied yet.
+    pub fn is_changing(&self) -> bool {
+        self.node.raft.has_pending_conf()
+    }
+
+    /// Leadership is being handed over.
+    pub fn is_handing_over(&self) -> bool {
+        self.node.raft.lead_transferee.is_some()
     }
 
     /// Stands for election now instead of after a time-out: the only voter need not wait for anyone.
@@ -142,29 +223,87 @@ impl Group {
     /// # Errors
     /// Those of raft.
     pub fn campaign(&mut self) -> raft::Result<()> {
+        if !self.may_stand() {
+            return Ok(());
+        }
         self.node.campaign()?;
         self.jitter();
         Ok(())
     }
 
-    /// Proposes a batch.
-    ///
-    /// # Errors
-    /// When this node does not lead, or too much is uncommitted. The batch is lost then: ask [`Group::leads`] first.
-    pub fn propose(&mut self, batch: Vec<u8>) -> raft::Result<()> {
-        self.node.propose(Vec::new(), batch)
+    /// An only voter is elected by itself at once, for which raft wants all its entries durable.
+    fn may_stand(&self) -> bool {
+        self.is_leader() || self.waiting.is_empty() || !self.node.raft.prs().is_singleton()
+    }
+
+    /// Forgets who leads: that node is known to be gone. Votes for another are given at once.
+    pub fn forget_leader(&mut self) {
+        if !self.is_leader() {
+            self.node.raft.leader_id = raft::INVALID_ID;
+        }
+    }
+
+    /// Proposes a batch; `false` when it cannot be taken now: this node does not lead, is handing over, or too much is
+    /// uncommitted.
+    pub fn propose(&mut self, batch: Bytes) -> bool {
+        self.propose_entry(Entry { data: batch, ..Entry::default() })
+    }
+
+    /// Proposes a change of the members; `false` when it cannot be taken now.
+    pub fn propose_change(&mut self, change: &Change) -> bool {
+        let data = change.to_raft().write_to_bytes().expect("a change has an encoding").into();
+        !self.is_changing()
+            && self.propose_entry(Entry { entry_type: EntryType::EntryConfChangeV2, data, ..Entry::default() })
+    }
+
+    fn propose_entry(&mut self, entry: Entry) -> bool {
+        if !self.is_leader() {
+            return false;
+        }
+        let mut message = Message { msg_type: MessageType::MsgPropose, from: self.node.raft.id, ..Message::default() };
+        message.set_entries(vec![entry].into());
+        let taken = self.node.raft.step(message).is_ok();
+        self.jitter();
+        taken
+    }
+
+    /// Takes a message of a peer.
+    pub fn step(&mut self, message: Message) {
+        // What it refuses is late: of a peer that is no member any more.
+        let _late = self.node.step(message);
+        self.jitter();
+    }
+
+    /// A message could not be sent to a peer.
+    pub fn unreachable(&mut self, id: u64) {
+        self.node.report_unreachable(id);
+    }
+
+    /// A peer has the snapshot that raft had asked to send, or it cannot be sent.
+    pub fn snapshot_sent(&mut self, id: u64, done: bool) {
+        let status = if done { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+        self.node.report_snapshot(id, status);
+        self.jitter();
+    }
+
+    /// Hands leadership over to a voter.
+    pub fn hand_over(&mut self, to: u64) {
+        self.node.transfer_leader(to);
+        self.jitter();
     }
 
     /// Asks for the commit index under which a read is linearizable; the answer comes by [`Group::take_read_states`]
     /// with the same context, which must never have been used before.
-    pub fn read_index(&mut self, context: u64) {
-        self.node.read_index(context.to_be_bytes().to_vec());
+    pub fn read_index(&mut self, origin: Origin, context: u64) {
+        self.node.read_index(ReadContext { origin, context }.encode());
     }
 
-    /// A tick of [`TICK_MS`] has passed.
+    /// A tick has passed.
     pub fn tick(&mut self) {
-        self.node.tick();
-        self.jitter();
+        if self.may_stand() {
+            self.node.tick();
+            self.jitter();
+        }
     }
 
     /// Takes what raft has ready: stages records with `log`, and queues committed entries, read states and messages.
@@ -173,8 +312,8 @@ impl Group {
             let mut ready = self.node.ready();
             self.outbox.append(&mut ready.take_messages());
             for state in ready.take_read_states() {
-                if let Ok(context) = <[u8; 8]>::try_from(state.request_ctx.as_slice()) {
-                    self.read_states.push((u64::from_be_bytes(context), state.index));
+                if let Some(context) = ReadContext::decode(&state.request_ctx) {
+                    self.read_states.push((context, state.index));
                 }
             }
             self.committed.extend(ready.take_committed_entries());
@@ -182,6 +321,13 @@ impl Group {
             let hard_state = ready.hs().cloned();
             if let Some(hard_state) = &hard_state {
                 self.entries.set_hard_state(hard_state.clone());
+            }
+            let mut snapshot = None;
+            if !ready.snapshot().is_empty() {
+                let meta = ready.snapshot().get_metadata();
+                self.entries.restart((meta.index, meta.term), meta.get_conf_state().clone());
+                log.restart(meta.index, meta.term);
+                snapshot = Some((meta.index, meta.term));
             }
             self.entries.append(&entries);
             for entry in &entries {
@@ -198,6 +344,7 @@ impl Group {
                 number: ready.number(),
                 position: log.position(),
                 messages: ready.take_persisted_messages(),
+                snapshot,
             });
             self.node.advance_append_async(ready);
         }
@@ -209,8 +356,17 @@ impl Group {
         while let Some(ready) = self.waiting.pop_front_if(|w| durable.covers(w.position)) {
             self.node.on_persist_ready(ready.number);
             self.outbox.extend(ready.messages);
+            self.installed = ready.snapshot.or(self.installed);
         }
         self.jitter();
+    }
+
+    /// Index and term of a snapshot that is to be gone on from now: it and the log's word of it are durable.
+    pub fn take_installed(&mut self) -> Option<(u64, u64)> {
+        let (index, term) = self.installed.take()?;
+        (self.applied, self.applied_term) = (index, term);
+        self.node.advance_apply_to(index);
+        Some((index, term))
     }
 
     /// The next committed entry, to be applied now.
@@ -218,35 +374,44 @@ impl Group {
         let entry = self.committed.pop_front()?;
         assert_eq!(entry.index, self.applied + 1, "committed entries come in order");
         self.applied = entry.index;
+        self.applied_term = entry.term;
         Some(entry)
     }
 
-    /// Tells raft how far the entries are applied, and forgets what nobody needs.
-    pub fn applied_all(&mut self) {
+    /// Tells raft how far the entries are applied, and forgets what nobody needs: the oldest, beyond `keep` bytes; those
+    /// behind the entry `hold` are kept as far as memory allows.
+    pub fn applied_all(&mut self, keep: usize, hold: u64) {
+        self.entries.set_applied((self.applied, self.applied_term));
         self.node.advance_apply_to(self.applied);
-        self.entries.forget(self.applied, KEEP);
+        self.entries.forget(self.applied, keep, hold);
     }
 
-    /// Applies a committed change of the members.
-    ///
-    /// # Panics
-    /// When the entry is no configuration change that this version wrote.
-    pub fn apply_conf_change(&mut self, entry: &Entry) {
-        use protobuf::Message as _;
-        let mut change = raft::eraftpb::ConfChangeV2::default();
-        match entry.get_entry_type() {
-            EntryType::EntryConfChangeV2 => {
-                change.merge_from_bytes(&entry.data).expect("a configuration change in the log");
-            }
-            other => panic!("entry {} of the unexpected type {other:?}", entry.index),
-        }
-        let _state = self.node.apply_conf_change(&change).expect("a committed configuration change is valid");
+    /// Tells raft of a change of the members that took effect.
+    pub fn apply_change(&mut self, change: &Change) {
+        let conf = self.node.apply_conf_change(&change.to_raft()).expect("a change that was checked is valid");
+        self.entries.set_conf_state(conf);
         self.jitter();
     }
 
+    /// Whether a snapshot may be asked for now.
+    pub fn allow_snapshot(&mut self, allowed: bool) {
+        self.entries.allow_snapshot(allowed);
+    }
+
     /// Contexts of [`Group::read_index`] that were answered, each with the index that must be applied first.
-    pub fn take_read_states(&mut self) -> Vec<(u64, u64)> {
-        std::mem::take(&mut self.read_states)
+    pub fn take_read_states(&mut self, origin: Origin) -> Vec<(u64, u64)> {
+        let states = std::mem::take(&mut self.read_states);
+        states.into_iter().filter(|(c, _)| c.origin == origin).map(|(c, index)| (c.context, index)).collect()
+    }
+
+    /// A snapshot was stepped in, and is not gone on from.
+    pub fn is_restoring(&self) -> bool {
+        self.installed.is_some() || self.waiting.iter().any(|w| w.snapshot.is_some())
+    }
+
+    /// There is more for [`Group::pump`].
+    pub fn has_more(&self) -> bool {
+        self.node.has_ready() || self.installed.is_some()
     }
 
     /// Messages that may leave for the peers now.
@@ -262,8 +427,8 @@ impl Group {
     /// Replaces the crate's random time-out: the same seed, id and term give the same jitter.
     fn jitter(&mut self) {
         let mix = splitmix(self.seed ^ splitmix(self.node.raft.id ^ splitmix(self.node.raft.term)));
-        let spread = mix % ELECTION_TICKS as u64;
-        let ticks = ELECTION_TICKS + usize::try_from(spread).expect("less than the election ticks");
+        let spread = mix % self.election_ticks as u64;
+        let ticks = self.election_ticks + usize::try_from(spread).expect("less than the election ticks");
         self.node.raft.set_randomized_election_timeout(ticks);
     }
 }
@@ -274,4 +439,25 @@ fn splitmix(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
+}
+
+/// The change of the members that an entry holds, if it does.
+pub fn change_of(entry: &Entry) -> Option<Change> {
+    if entry.get_entry_type() != EntryType::EntryConfChangeV2 {
+        return None;
+    }
+    let mut change = ConfChangeV2::default();
+    change.merge_from_bytes(&entry.data).ok()?;
+    Change::of_raft(&change)
+}
+
+/// A message that carries a snapshot: index, term and members, for the rest goes another way.
+pub fn snapshot_message(to: u64, term: u64, meta: (u64, u64), conf: ConfState, from: u64) -> Message {
+    let mut snapshot = Snapshot::default();
+    let metadata = snapshot.mut_metadata();
+    (metadata.index, metadata.term) = meta;
+    metadata.set_conf_state(conf);
+    let mut message = Message { msg_type: MessageType::MsgSnapshot, to, from, term, ..Message::default() };
+    message.set_snapshot(snapshot);
+    message
 }

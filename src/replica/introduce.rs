@@ -1,9 +1,11 @@
 //! The server's own files in `/ctl`: who it is, where it listens, and that it takes writes.
 //!
-//! They are ordinary mutations of the server itself, sent once it leads, and only those that are not as they should be: a
+//! They are ordinary mutations of the server itself, sent once there is a leader, and only those that are not as they should be: a
 //! restart on the same address writes nothing. Connections are taken when they are applied, so whoever connects finds them.
 
-use super::requests::Pending;
+use super::batch::{Command, Registration};
+use super::members::FOUNDER;
+use super::requests::{Asker, Pending};
 use super::{Config, Replica};
 use crate::store::{Lookup, Mutation, Path};
 
@@ -27,11 +29,16 @@ impl Replica {
                 }
                 return;
             }
-            Introduced::No if !self.group.leads() => return,
+            Introduced::No if self.leader().is_none() || self.is_closed() => return,
             Introduced::No => {}
         }
-        let Config { id, cluster, addr, hostname, version, .. } = self.config.clone();
-        let founding = self.machine.store.revision() == 0;
+        let Config { id, node, raft_id, incarnation, cluster, addr, hostname, version, .. } = self.config.clone();
+        let founding = self.machine.store.revision() == 0 && raft_id == FOUNDER;
+        let known = self.machine.members.nodes().get(&raft_id);
+        if known.is_none_or(|m| m.node != node || m.addr != addr) && self.log_takes(addr.len()) {
+            let registration = Registration { raft_id, node, incarnation, addr: addr.as_bytes() };
+            self.enqueue(Pending { asker: Asker::Own }, &Command::Register(registration));
+        }
         let name = match self.machine.store.lookup(b"/ctl/name", self.machine.store.revision()) {
             Lookup::File { value, .. } => String::from_utf8_lossy(value).into_owned(),
             _ => cluster.clone(),
@@ -66,8 +73,7 @@ impl Replica {
             return;
         }
         if self.log_takes(path.len() + value.len()) {
-            let own = Pending { conn: None, tag: None, answer_rev: false };
-            self.enqueue(own, &Mutation::Set { path, rev: -1, value });
+            self.enqueue(Pending { asker: Asker::Own }, &Mutation::Set { path, rev: -1, value }.into());
         }
     }
 }

@@ -6,8 +6,18 @@
 
 use std::collections::BTreeMap;
 
-use super::batch::{self, BadBatch, Origin};
-use crate::store::{Refused, Store};
+use super::batch::{self, BadBatch, Command, Origin};
+use super::members::{Change, Denied, Members};
+use crate::store::{Lookup, Mutation, Refused, Store};
+
+/// Why a command changed nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejected {
+    /// By the rules of the store.
+    Store(Refused),
+    /// By those of the membership.
+    Members(Denied),
+}
 
 /// The last mutation of a server that was applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,13 +33,21 @@ pub struct Seen {
 pub struct Machine {
     /// The tree, its history and its waiters.
     pub store: Store,
+    /// Who is in the cluster.
+    pub members: Members,
     seen: BTreeMap<u64, Seen>,
 }
 
 impl Machine {
-    /// A machine around a store, which knows what it has seen of each server.
-    pub fn new(store: Store, seen: BTreeMap<u64, Seen>) -> Machine {
-        Machine { store, seen }
+    /// A machine around a store, which knows the members and what it has seen of each server.
+    pub fn new(store: Store, mut members: Members, seen: BTreeMap<u64, Seen>) -> Machine {
+        members.find_slots(&store);
+        Machine { store, members, seen }
+    }
+
+    /// The empty state with which every cluster begins.
+    pub fn founding(history: u64) -> Machine {
+        Machine::new(Store::new(history), Members::founding(), BTreeMap::new())
     }
 
     /// What was seen of each server, by raft id.
@@ -37,7 +55,18 @@ impl Machine {
         &self.seen
     }
 
-    /// Applies a batch: `each` gets the outcome of every command that was not seen before, in order.
+    /// Goes on with a later state. Those who wait are taken along.
+    pub fn succeed(&mut self, later: Machine) {
+        self.store.succeed(later.store);
+        self.members = later.members;
+        self.seen = later.seen;
+    }
+
+    /// Applies a batch: `each` gets the outcome of every command that was not seen before, in order. For a registration that is
+    /// the raft id.
+    ///
+    /// A command counts only as the next of its origin: one that comes again is dropped, and so is one in front of which
+    /// others are missing; the origin sends them again, in order.
     ///
     /// # Errors
     /// When the bytes are not a batch that this version can read. The checksum is verified before anything is
@@ -45,19 +74,60 @@ impl Machine {
     pub fn apply(
         &mut self,
         batch: &[u8],
-        mut each: impl FnMut(&mut Store, Origin, u64, Result<i64, Refused>),
+        mut each: impl FnMut(&mut Store, Origin, u64, Result<i64, Rejected>),
     ) -> Result<(), BadBatch> {
-        let Machine { store, seen } = self;
+        let Machine { store, members, seen } = self;
         batch::decode(batch, |origin, seq, command| {
+            if members.is_retired(origin.node) {
+                return;
+            }
             let last = seen.entry(origin.node).or_insert(Seen { epoch: 0, seq: 0 });
-            if origin.epoch < last.epoch || (origin.epoch == last.epoch && seq <= last.seq) {
+            let next = if origin.epoch == last.epoch { last.seq + 1 } else { 1 };
+            if origin.epoch < last.epoch || seq != next {
                 return;
             }
             *last = Seen { epoch: origin.epoch, seq };
-            let outcome = store.apply(command);
+            let outcome = match command {
+                Command::Store(mutation) => mutate(store, members, mutation),
+                Command::Register(r) => match members.register(&r) {
+                    Ok(id) => Ok(id.cast_signed()),
+                    Err(denied) => Err(Rejected::Members(denied)),
+                },
+            };
             each(store, origin, seq, outcome);
         })
     }
+
+    /// Applies a change of the members. Whether it took effect: raft is to be told then.
+    pub fn change(&mut self, change: &Change) -> bool {
+        let Machine { store, members, .. } = self;
+        let Some(tree) = members.change(change) else { return false };
+        for (path, value) in tree {
+            let path = &path[..];
+            let mutation = match &value {
+                Some(value) => Mutation::Set { path, rev: -1, value },
+                None if matches!(store.lookup(path, store.revision()), Lookup::File { .. }) => {
+                    Mutation::Del { path, rev: -1 }
+                }
+                None => continue,
+            };
+            // A slot is a file, and what is deleted was found: neither can be refused.
+            if let Ok(rev) = store.apply(mutation) {
+                members.applied(&mutation, rev);
+                members.reopen(path);
+            }
+        }
+        true
+    }
+}
+
+fn mutate(store: &mut Store, members: &mut Members, mutation: Mutation<'_>) -> Result<i64, Rejected> {
+    if let Some(denied) = members.deny(store, &mutation) {
+        return Err(Rejected::Members(denied));
+    }
+    let rev = store.apply(mutation).map_err(Rejected::Store)?;
+    members.applied(&mutation, rev);
+    Ok(rev)
 }
 
 #[cfg(test)]
@@ -70,10 +140,10 @@ mod tests {
     /// is applied, so applying it twice would show.
     #[test]
     fn a_parcel_sent_twice_is_applied_once() {
-        let mut machine = Machine::new(Store::new(10), BTreeMap::new());
+        let mut machine = Machine::founding(10);
         let mut gather = Gather::new(Origin { node: 1, epoch: 5 });
-        gather.push(&Mutation::Nop);
-        gather.push(&Mutation::Nop);
+        gather.push(&Mutation::Nop.into());
+        gather.push(&Mutation::Nop.into());
         let batch = gather.take().unwrap();
         let mut outcomes = Vec::new();
         for _ in 0..2 {
@@ -83,13 +153,31 @@ mod tests {
         assert_eq!(machine.store.revision(), 2);
     }
 
+    /// A later parcel may overtake an earlier one on its way to the leader: applied first, it would make the earlier one look
+    /// like one that was seen.
+    #[test]
+    fn a_parcel_that_comes_too_early_is_not_applied() {
+        let mut machine = Machine::founding(10);
+        let mut gather = Gather::new(Origin { node: 1, epoch: 5 });
+        let mut parcel = || {
+            gather.push(&Mutation::Nop.into());
+            gather.take().unwrap()
+        };
+        let (first, second) = (parcel(), parcel());
+        let mut applied = Vec::new();
+        for batch in [&second, &first, &second] {
+            machine.apply(batch, |_, _, seq, _| applied.push(seq)).unwrap();
+        }
+        assert_eq!(applied, [1, 2]);
+    }
+
     /// A boot begins to count anew; what an earlier boot still has on the way must not be taken for new.
     #[test]
     fn an_earlier_boot_is_not_heard_again() {
-        let mut machine = Machine::new(Store::new(10), BTreeMap::new());
+        let mut machine = Machine::founding(10);
         let mut apply = |epoch: u64| {
             let mut gather = Gather::new(Origin { node: 1, epoch });
-            gather.push(&Mutation::Nop);
+            gather.push(&Mutation::Nop.into());
             let mut applied = 0;
             machine.apply(&gather.take().unwrap(), |_, _, _, _| applied += 1).unwrap();
             applied

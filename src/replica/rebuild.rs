@@ -1,19 +1,17 @@
 //! From what recovery reads to where the replica goes on: the snapshot's state, the entries behind it that are known to
 //! be committed applied to it, and the others in the memory of raft.
 //!
-//! An entry is held only until a hard state says that it is committed, so a long log costs time, not memory. A change of
-//! the members is left to raft, with all that follows it: raft hands it out again as committed.
+//! An entry is held only until a hard state says that it is committed, so a long log costs time, not memory.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
-use raft::eraftpb::{ConfState, Entry, EntryType, HardState};
+use raft::eraftpb::{Entry, EntryType, HardState};
 
 use super::batch::BadBatch;
-use super::group;
+use super::group::{self, change_of};
 use super::machine::Machine;
 use super::snapshot::{BadSnapshot, Restore};
 use crate::log::{self, Event, NodeId, Record};
-use crate::store::Store;
 
 /// Why what was read cannot be used, although all its checksums are right.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,11 +53,9 @@ impl std::error::Error for Unusable {}
 pub struct Rebuild {
     node: NodeId,
     history: u64,
-    raft_id: u64,
     /// A snapshot that is being read.
     restore: Option<Restore>,
     machine: Machine,
-    conf: ConfState,
     applied: (u64, u64),
     commit: u64,
     entries: VecDeque<Entry>,
@@ -67,16 +63,13 @@ pub struct Rebuild {
 }
 
 impl Rebuild {
-    /// From the empty state, in which the node `raft_id` is the only member; `history` is how many revisions are to stay
-    /// readable.
-    pub fn new(node: NodeId, raft_id: u64, history: u64) -> Rebuild {
+    /// From the empty state, with which every cluster begins; `history` is how many revisions are to stay readable.
+    pub fn new(node: NodeId, history: u64) -> Rebuild {
         Rebuild {
             node,
             history,
-            raft_id,
-            conf: ConfState { voters: vec![raft_id], ..ConfState::default() },
             restore: None,
-            machine: Machine::new(Store::new(history), BTreeMap::new()),
+            machine: Machine::founding(history),
             applied: (0, 0),
             commit: 0,
             entries: VecDeque::new(),
@@ -87,7 +80,7 @@ impl Rebuild {
     /// Takes the next event.
     pub fn take(&mut self, event: Event<'_>) {
         if let Event::Void = event {
-            *self = Rebuild::new(self.node, self.raft_id, self.history);
+            *self = Rebuild::new(self.node, self.history);
         } else if self.failed.is_none()
             && let Err(failed) = self.try_take(event)
         {
@@ -118,7 +111,7 @@ impl Rebuild {
 
     fn finish_snapshot(&mut self) -> Result<(), Unusable> {
         if let Some(restore) = self.restore.take() {
-            (self.machine, self.conf) = restore.finish().map_err(Unusable::Snapshot)?;
+            self.machine = restore.finish().map_err(Unusable::Snapshot)?;
         }
         Ok(())
     }
@@ -151,10 +144,10 @@ impl Rebuild {
     }
 
     fn apply_committed(&mut self) -> Result<(), Unusable> {
-        while let Some(entry) =
-            self.entries.pop_front_if(|e| e.index <= self.commit && e.entry_type == EntryType::EntryNormal)
-        {
-            if !entry.data.is_empty() {
+        while let Some(entry) = self.entries.pop_front_if(|e| e.index <= self.commit) {
+            if let Some(change) = change_of(&entry) {
+                self.machine.change(&change);
+            } else if entry.entry_type == EntryType::EntryNormal && !entry.data.is_empty() {
                 self.machine
                     .apply(&entry.data, |_, _, _, _| ())
                     .map_err(|bad| Unusable::Batch { index: entry.index, bad })?;
@@ -180,25 +173,28 @@ impl Rebuild {
         self.finish_snapshot()?;
         let log::HardState { term, vote, mut commit } = recovered.hard_state;
         // What the only voter has on its disk is committed: no election is needed to know it, nor room in the log for one.
-        if self.conf.voters == [raft_id] && self.entries.iter().all(|e| e.entry_type == EntryType::EntryNormal) {
-            commit = recovered.last_index;
-        }
         self.commit = self.commit.max(commit);
         self.apply_committed()?;
+        if self.machine.members.voters() == [raft_id] && self.entries.iter().all(|e| change_of(e).is_none()) {
+            commit = recovered.last_index;
+            self.commit = commit;
+            self.apply_committed()?;
+        }
         let start = group::Start {
             id: raft_id,
             seed,
             hard_state: HardState { term, vote, commit, ..HardState::default() },
-            conf_state: self.conf,
+            conf_state: self.machine.members.conf().clone(),
             applied: self.applied,
             entries: self.entries.into(),
         };
         Ok((self.machine, start))
     }
 
-    /// The state of a node that has just been founded.
+    /// The state of a node that begins: the founder, or one that has just joined and knows of nothing but the founder.
     pub fn founded(self, raft_id: u64, seed: u64) -> (Machine, group::Start) {
-        let start = group::Start { id: raft_id, seed, conf_state: self.conf, ..group::Start::default() };
+        let conf_state = self.machine.members.conf().clone();
+        let start = group::Start { id: raft_id, seed, conf_state, ..group::Start::default() };
         (self.machine, start)
     }
 }

@@ -4,26 +4,40 @@
 //! depends on the state is decided when they are applied, at their place in the order of all. An invariant: a request that
 //! was taken is answered, a request for which there is no room is not taken, and comes again.
 
-use super::Replica;
+use super::batch::Command;
 use super::desk::{Desk, Op};
-use super::session::Conn;
+use super::machine::Rejected;
+use super::membership;
+use super::mesh::{FLAG_FULL, Mesh};
+use super::peers::no_quorum;
+use super::session::{Conn, Sessions};
+use super::{Config, Replica};
 use crate::limits;
 use crate::log::Room;
 use crate::store::{Glob, Mutation, Path, Refused};
+use crate::wire::peer::{Frame, Refusal};
 use crate::wire::{ErrCode, Request, Response, Verb};
 
 /// Records that a batch is written with: term, vote and commit; the entry; and, behind it, those of an election.
-const RECORDS: usize = 4;
+pub(super) const RECORDS: usize = 4;
 /// More than the headers of a batch and of one more command.
-const GATHER_OVERHEAD: usize = 256;
+pub(super) const GATHER_OVERHEAD: usize = 256;
 
-/// A mutation of this server that is on its way.
+/// A command of this server that is on its way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pending {
-    /// `None` for one of the server's own.
-    pub(super) conn: Option<Conn>,
-    pub(super) tag: Option<i32>,
-    pub(super) answer_rev: bool,
+    pub(super) asker: Asker,
+}
+
+/// Who is to hear of a command's outcome.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Asker {
+    /// Nobody: the server itself.
+    Own,
+    /// A client's mutation.
+    Client { conn: Conn, tag: Option<i32>, answer_rev: bool },
+    /// A node that wants to be registered.
+    Joiner(Conn),
 }
 
 impl Replica {
@@ -60,6 +74,7 @@ impl Replica {
                 self.desk.sessions.reply(conn, &Response { tag, value, ..Response::default() });
             }
             Verb::Access => self.access(conn, tag, request.value.unwrap_or_default()),
+            Verb::Sync if self.is_closed() => self.desk.sessions.reply(conn, &no_quorum(tag)),
             Verb::Sync => {
                 self.syncs.push((conn, tag));
                 self.desk.asked(conn);
@@ -113,12 +128,12 @@ impl Replica {
     /// Takes a mutation into the batch. The access has been checked.
     fn mutation(&mut self, conn: Conn, verb: Verb, request: &Request<'_>) -> bool {
         let tag = request.tag;
-        if !self.group.leads() {
-            if self.is_stuck() {
-                self.disk_full(conn, tag);
-            } else {
-                self.desk.fail(conn, tag, ErrCode::Readonly);
-            }
+        if self.is_stuck() {
+            self.disk_full(conn, tag);
+            return true;
+        }
+        if self.is_closed() {
+            self.desk.fail(conn, tag, ErrCode::Readonly);
             return true;
         }
         let command = if verb == Verb::Nop {
@@ -147,17 +162,24 @@ impl Replica {
             self.desk.fail_other(conn, tag, &detail);
             return true;
         }
+        if let Mutation::Set { path: slot, value: &[], .. } | Mutation::Del { path: slot, .. } = command
+            && let Some(detail) = membership::objection(&self.machine.members, slot, |id| self.mesh.reaches(id))
+        {
+            self.desk.fail_other(conn, tag, &detail);
+            return true;
+        }
         if !self.gather.fits(path, value, limits::BATCH_SOFT) {
             return false;
         }
         if !self.log_takes(path + value) {
-            if self.log.room() != Room::Full {
+            if !self.is_full() {
                 return false;
             }
             self.disk_full(conn, tag);
             return true;
         }
-        self.enqueue(Pending { conn: Some(conn), tag, answer_rev: verb == Verb::Set }, &command);
+        let asker = Asker::Client { conn, tag, answer_rev: verb == Verb::Set };
+        self.enqueue(Pending { asker }, &command.into());
         self.desk.asked(conn);
         true
     }
@@ -168,12 +190,26 @@ impl Replica {
         self.desk.fail_other(conn, tag, &detail);
     }
 
-    /// Whether a batch with so many bytes more, behind what is staged, is sure to find its place in the log.
-    pub(super) fn log_takes(&self, bytes: usize) -> bool {
-        self.log.can_accept(RECORDS, self.gather.len() + bytes + GATHER_OVERHEAD)
+    /// There is no room for writes: in this node's log if it leads, else in the leader's.
+    fn is_full(&self) -> bool {
+        if self.group.is_leader() {
+            self.log.room() == Room::Full
+        } else {
+            self.mesh.flags(self.group.leader()) & FLAG_FULL != 0
+        }
     }
 
-    pub(super) fn enqueue(&mut self, pending: Pending, command: &Mutation<'_>) -> u64 {
+    /// Whether a batch with so many bytes more, behind what is staged, is sure to find its place in the log; in that of the leader,
+    /// if that is another, as far as it has said.
+    pub(super) fn log_takes(&self, bytes: usize) -> bool {
+        if self.group.is_leader() {
+            self.log.can_accept(RECORDS, self.gather.len() + bytes + GATHER_OVERHEAD)
+        } else {
+            !self.is_full()
+        }
+    }
+
+    pub(super) fn enqueue(&mut self, pending: Pending, command: &Command<'_>) -> u64 {
         let seq = self.gather.push(command);
         assert_eq!(seq, self.pending_first + self.pending.len() as u64, "a pending one for each");
         self.pending.push_back(pending);
@@ -181,13 +217,35 @@ impl Replica {
     }
 }
 
-/// Answers a mutation of this server with its outcome.
-pub(super) fn answer(desk: &mut Desk, own: Pending, outcome: Result<i64, Refused>) {
-    let Some(conn) = own.conn else { return };
-    let tag = own.tag;
+/// Answers a node that wanted to be registered.
+pub(super) fn welcome(
+    mesh: &mut Mesh,
+    sessions: &mut Sessions,
+    conn: Conn,
+    config: &Config,
+    outcome: Result<i64, Rejected>,
+) {
+    match outcome {
+        Ok(id) => {
+            let (raft_id, cluster_id, cluster) = (id.cast_unsigned(), config.cluster_id, &config.cluster[..]);
+            mesh.say(sessions, conn, &Frame::Welcome { raft_id, cluster_id, cluster });
+        }
+        Err(_) => mesh.refuse(sessions, conn, Refusal::NotMember, "the registration was refused"),
+    }
+}
+
+/// Answers a client's mutation with its outcome.
+pub(super) fn answer(
+    desk: &mut Desk,
+    conn: Conn,
+    tag: Option<i32>,
+    answer_rev: bool,
+    outcome: Result<i64, Rejected>,
+) {
     let response = match outcome {
-        Ok(rev) => Response { tag, rev: own.answer_rev.then_some(rev), ..Response::default() },
-        Err(refused) => {
+        Ok(rev) => Response { tag, rev: answer_rev.then_some(rev), ..Response::default() },
+        Err(Rejected::Members(denied)) => Response::error(tag, ErrCode::Other, Some(denied.detail().as_bytes())),
+        Err(Rejected::Store(refused)) => {
             let code = match refused {
                 Refused::BadPath => ErrCode::BadPath,
                 Refused::NotDir => ErrCode::Notdir,

@@ -55,6 +55,10 @@ pub struct Session {
     paused: Option<Pause>,
     ended: bool,
     gone: bool,
+    /// Nothing has come yet.
+    pub fresh: bool,
+    /// It is the link of a peer.
+    pub peer: bool,
 }
 
 /// What a paused session waits for.
@@ -80,7 +84,7 @@ impl Session {
     }
 
     /// Bytes of output that are waiting or being sent.
-    fn unsent(&self) -> usize {
+    pub fn unsent(&self) -> usize {
         self.out.len() + self.sending
     }
 
@@ -107,6 +111,7 @@ pub struct Sessions {
     serial: u64,
     dirty: Vec<Conn>,
     resumed: Vec<Conn>,
+    aborted: Vec<Conn>,
     buffered: usize,
 }
 
@@ -129,6 +134,8 @@ impl Sessions {
             paused: None,
             ended: false,
             gone: false,
+            fresh: true,
+            peer: false,
         });
         Conn { slot, serial }
     }
@@ -156,14 +163,19 @@ impl Sessions {
         self.buffered
     }
 
-    /// The connection with the most unsent output.
+    /// The client's connection with the most unsent output.
     pub fn fattest(&self) -> Option<Conn> {
-        let (slot, session) = self.slab.iter().max_by_key(|(_, s)| s.unsent())?;
+        let (slot, session) = self.slab.iter().filter(|(_, s)| !s.peer).max_by_key(|(_, s)| s.unsent())?;
         Some(Conn { slot, serial: session.serial })
     }
 
     /// Adds an answer to a connection's output; one that is gone is ignored.
     pub fn reply(&mut self, conn: Conn, response: &Response<'_>) {
+        self.append(conn, |out| response.encode(out));
+    }
+
+    /// Adds what `write` appends to a connection's output; one that is gone is ignored.
+    pub fn append(&mut self, conn: Conn, write: impl FnOnce(&mut Vec<u8>)) {
         let Some(session) = self.slab.get_mut(conn.slot).filter(|s| s.serial == conn.serial) else {
             return;
         };
@@ -171,7 +183,7 @@ impl Sessions {
             return;
         }
         let before = session.out.len();
-        response.encode(&mut session.out);
+        write(&mut session.out);
         self.buffered += session.out.len() - before;
         if !session.dirty {
             session.dirty = true;
@@ -195,6 +207,16 @@ impl Sessions {
             session.ended = true;
             self.touch(conn);
         }
+    }
+
+    /// The connection is of no use any more: it is to be closed whatever is still to be sent.
+    pub fn abort(&mut self, conn: Conn) {
+        self.aborted.push(conn);
+    }
+
+    /// Connections that are to be closed at once.
+    pub fn take_aborted(&mut self, into: &mut Vec<Conn>) {
+        into.append(&mut self.aborted);
     }
 
     /// Moves the output into `into`, which must be empty and whose room is used for the next.

@@ -6,12 +6,15 @@
 //! of files or events, so a commit waits for a slice at most.
 //!
 //! ```text
-//! meta    format u8 | node id, 16 bytes | first revision i64 | last revision i64 | n u32 | n * (raft id u64 | epoch u64 | seq u64) | ConfState
+//! meta    format u8 | node id, 16 bytes | state
+//! state   first revision i64 | last revision i64 | n u32 | n * (raft id u64 | epoch u64 | seq u64)
+//!         | next raft id u64 | n u32 | n * (raft id u64 | node id, 16 bytes | incarnation u64 | addr length u16 | addr) | ConfState
 //! record  1 | rev i64 | path length u16 | path | value        a file of the tree at the first revision, in walk order
 //!         2 | kind u8 | path                                  the event of the first revision; its value is in the tree
 //!         3 | kind u8 | path length u16 | path | value        the events of the later revisions, in order
 //! ```
-//! Integers are little-endian; ConfState is raft's, in its own encoding.
+//! Integers are little-endian; ConfState is raft's, in its own encoding. A [`Source`] reads the records off a store, for a file of
+//! this server's ([`Snapshots`]) or for a peer (`transfer`); a [`Restore`] makes a state of them.
 
 use std::collections::BTreeMap;
 
@@ -19,9 +22,11 @@ use protobuf::Message as _;
 use raft::eraftpb::ConfState;
 
 use super::machine::{Machine, Seen};
+use super::members::{Member, Members};
+use super::transfer::Receiving;
 use crate::limits;
 use crate::log::{NodeId, SnapshotWrite, SnapshotWriter, name};
-use crate::store::{Kind, LoadError, Loader, Store};
+use crate::store::{Kind, LoadError, Loader, PinId, Store};
 
 const FORMAT: u8 = 1;
 const FILE: u8 = 1;
@@ -31,31 +36,13 @@ const EVENT: u8 = 3;
 /// Files or events that are visited in one slice.
 const SLICE: usize = 250;
 
-/// Decides when to take a snapshot, and takes it.
+/// Reads a state off a store, in slices, while the store goes on.
 #[derive(Debug)]
-pub struct Snapshots {
-    /// The last entry that a durable snapshot covers, and the size of that snapshot.
-    last: u64,
-    last_bytes: u64,
-    taking: Option<Taking>,
-}
-
-#[derive(Debug)]
-struct Taking {
-    index: u64,
-    writer: Writer,
+pub struct Source {
+    pin: PinId,
     phase: Phase,
     first: i64,
     last: i64,
-    bytes: u64,
-}
-
-struct Writer(SnapshotWriter);
-
-impl std::fmt::Debug for Writer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SnapshotWriter")
-    }
 }
 
 #[derive(Debug)]
@@ -67,10 +54,133 @@ enum Phase {
     Finished,
 }
 
+impl Source {
+    /// Begins with the state as it is now, which is kept until [`Source::end`]. Also gives the description with which a
+    /// [`Restore`] begins.
+    pub fn begin(machine: &mut Machine) -> (Source, Vec<u8>) {
+        let last = machine.store.revision();
+        let (pin, first) = machine.store.pin();
+        let state = encode_state(first, last, machine);
+        (Source { pin, phase: Phase::Files(None), first, last }, state)
+    }
+
+    /// Whether all was read off.
+    pub fn is_finished(&self) -> bool {
+        matches!(self.phase, Phase::Finished)
+    }
+
+    /// Gives the next records to `sink`, no more than a slice, and until it says that it is full.
+    pub fn slice(&mut self, store: &mut Store, mut sink: impl FnMut(&[u8]) -> bool) {
+        let mut record = Vec::new();
+        match &mut self.phase {
+            Phase::Finished => {}
+            Phase::Files(after) => {
+                let mut budget = SLICE;
+                let rest = store.files_at(self.first, after.as_deref(), &mut budget, |path, rev, value| {
+                    record.clear();
+                    record.push(FILE);
+                    record.extend_from_slice(&rev.to_le_bytes());
+                    put_path(&mut record, path);
+                    record.extend_from_slice(value);
+                    !sink(&record)
+                });
+                if rest.is_some() {
+                    *after = rest;
+                    return;
+                }
+                let mut path = b"/".to_vec();
+                // Revision 0, the empty tree, has no event.
+                let kind = store.event(self.first, &mut path).map_or(Kind::Nop, |event| event.kind);
+                record.clear();
+                record.extend_from_slice(&[FIRST, kind_code(kind)]);
+                record.extend_from_slice(&path);
+                sink(&record);
+                self.events(store, self.first + 1);
+            }
+            Phase::Events(next) => {
+                let mut next = *next;
+                let mut path = Vec::new();
+                for _ in 0..SLICE {
+                    if next > self.last {
+                        break;
+                    }
+                    let event = store.event(next, &mut path).expect("later events are pinned");
+                    record.clear();
+                    record.extend_from_slice(&[EVENT, kind_code(event.kind)]);
+                    put_path(&mut record, &path);
+                    record.extend_from_slice(event.value);
+                    next += 1;
+                    if sink(&record) {
+                        break;
+                    }
+                }
+                self.events(store, next);
+            }
+        }
+    }
+
+    /// Goes on with the events from `next` on. What has been read off need not be kept.
+    fn events(&mut self, store: &mut Store, next: i64) {
+        store.pin_to(self.pin, next);
+        self.phase = if next > self.last { Phase::Finished } else { Phase::Events(next) };
+    }
+
+    /// Lets the store forget.
+    pub fn end(self, store: &mut Store) {
+        store.unpin(self.pin);
+    }
+}
+
+/// Decides when to take a snapshot, and has one written: of this server's state, or the one that the leader sends.
+#[derive(Debug)]
+pub struct Snapshots {
+    /// The last entry that a durable snapshot covers, and the size of that snapshot.
+    last: u64,
+    last_bytes: u64,
+    taking: Option<Taking>,
+    /// A file is being written.
+    in_hand: bool,
+    /// The one in the making was given up.
+    abandoned: bool,
+    /// One that was received is durable under its name.
+    received: Option<Received>,
+}
+
+#[derive(Debug)]
+struct Taking {
+    index: u64,
+    writer: Writer,
+    from: From,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+enum From {
+    Own(Source),
+    Leader(Box<Receiving>),
+}
+
+struct Writer(SnapshotWriter);
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SnapshotWriter")
+    }
+}
+
+/// A snapshot from the leader that is durable.
+#[derive(Debug)]
+pub struct Received {
+    /// The last entry that it covers.
+    pub index: u64,
+    /// Where it came from.
+    pub receiving: Box<Receiving>,
+}
+
 impl Snapshots {
     /// Goes on from a snapshot that covers the entries up to `last`, 0 without one.
     pub fn new(last: u64, last_bytes: u64) -> Snapshots {
-        Snapshots { last, last_bytes, taking: None }
+        Snapshots { last, last_bytes, taking: None, in_hand: false, abandoned: false, received: None }
     }
 
     /// The last entry that a durable snapshot covers.
@@ -78,11 +188,32 @@ impl Snapshots {
         self.last
     }
 
+    /// None is being taken or received.
+    pub fn is_idle(&self) -> bool {
+        self.taking.is_none() && self.received.is_none() && !self.in_hand
+    }
+
+    /// Whether the one that is being received has something for the file, or a file is to be given up.
+    pub fn wants_writing(&self) -> bool {
+        let received = match self.taking.as_ref().map(|taking| &taking.from) {
+            Some(From::Leader(receiving)) => receiving.has_records() || receiving.is_written(),
+            _ => false,
+        };
+        received || (self.in_hand && self.abandoned)
+    }
+
+    /// A file is begun, if there is one to be written.
+    pub fn take_in_hand(&mut self) -> bool {
+        let begins = self.taking.is_some() && !self.in_hand;
+        self.in_hand |= begins;
+        begins
+    }
+
     /// Whether the log since the last snapshot is long enough, against the snapshot's size, to be worth another; if the
     /// log is `pressed` for space, whether there is anything to gain.
     pub fn is_due(&self, log_bytes: u64, pressed: bool) -> bool {
         let enough = if pressed { limits::SEGMENT / 2 } else { limits::SNAPSHOT_AFTER.max(self.last_bytes) };
-        self.taking.is_none() && log_bytes > enough
+        self.is_idle() && log_bytes > enough
     }
 
     /// Whether the log has grown by a segment more than makes a snapshot due.
@@ -96,13 +227,51 @@ impl Snapshots {
     }
 
     /// Begins a snapshot of the applied state.
-    pub fn begin(&mut self, machine: &mut Machine, node: &NodeId, index: u64, term: u64, conf: &ConfState) {
-        let last = machine.store.revision();
-        let first = machine.store.pin();
-        let meta = encode_meta(node, first, last, machine.seen(), conf);
+    pub fn begin(&mut self, machine: &mut Machine, node: &NodeId, index: u64, term: u64) {
+        let (source, state) = Source::begin(machine);
+        self.start(node, index, term, &state, From::Own(source));
+    }
+
+    /// Begins to write down the snapshot that is being received.
+    pub fn begin_received(&mut self, receiving: Box<Receiving>, node: &NodeId) {
+        let (index, term, state) = receiving.describe();
+        self.start(node, index, term, &state, From::Leader(receiving));
+    }
+
+    fn start(&mut self, node: &NodeId, index: u64, term: u64, state: &[u8], from: From) {
+        let meta = [&[FORMAT][..], node, state].concat();
         let writer = Writer(SnapshotWriter::new(index, term, &meta));
-        let phase = Phase::Files(None);
-        self.taking = Some(Taking { index, writer, phase, first, last, bytes: 0 });
+        self.taking = Some(Taking { index, writer, from, bytes: 0 });
+    }
+
+    /// The snapshot that is being received.
+    pub fn receiving(&mut self) -> Option<&mut Receiving> {
+        match &mut self.taking.as_mut()?.from {
+            From::Leader(receiving) => Some(receiving),
+            From::Own(_) => None,
+        }
+    }
+
+    /// Gives up what is being taken or received; what was written of it goes. A durable one that was received stays as a
+    /// file, for it is a true state, but is not gone on from.
+    pub fn abandon(&mut self, store: &mut Store) {
+        self.received = None;
+        if let Some(taking) = self.taking.take() {
+            self.abandoned = self.in_hand;
+            if let From::Own(source) = taking.from {
+                source.end(store);
+            }
+        }
+    }
+
+    /// The durable snapshot from the leader, to go on from.
+    pub fn received(&self) -> Option<&Received> {
+        self.received.as_ref()
+    }
+
+    /// Takes it out.
+    pub fn take_received(&mut self) -> Option<Received> {
+        self.received.take()
     }
 
     /// Name of the file of the snapshot that is being taken.
@@ -113,18 +282,44 @@ impl Snapshots {
         self.taking.as_ref().expect("a snapshot is being taken").writer.0.file()
     }
 
-    /// The next part of the file, or `None` when all of it has been handed out. Visits no more than a slice: an empty
-    /// part says that there is more to come.
+    /// The next part of the file. Visits no more than a slice.
     pub fn next_part(&mut self, store: &mut Store) -> Part {
+        if std::mem::take(&mut self.abandoned) {
+            self.in_hand = false;
+            return Part::Abandon;
+        }
         let taking = self.taking.as_mut().expect("a snapshot is being taken");
-        if let Some(write) = taking.writer.0.next_write() {
+        let writer = &mut taking.writer.0;
+        if let Some(write) = writer.next_write() {
             taking.bytes = write.offset + write.bytes().len() as u64;
             return Part::Write(write);
         }
-        if matches!(taking.phase, Phase::Finished) {
-            return Part::Nothing;
+        match &mut taking.from {
+            From::Own(source) if source.is_finished() => return Part::Nothing,
+            From::Own(source) => {
+                source.slice(store, |record| {
+                    writer.push(record);
+                    writer.pending() > 0
+                });
+                if source.is_finished() {
+                    writer.finish();
+                }
+            }
+            From::Leader(receiving) => {
+                if receiving.is_written() {
+                    return Part::Nothing;
+                }
+                if !receiving.write(|record| {
+                    writer.push(record);
+                    writer.pending() > 0
+                }) {
+                    return Part::Wait;
+                }
+                if receiving.is_written() {
+                    writer.finish();
+                }
+            }
         }
-        taking.slice(store);
         Part::Later
     }
 
@@ -135,20 +330,45 @@ impl Snapshots {
         }
     }
 
-    /// The snapshot is durable under its name. Returns the name of the one before, which is of no use any more.
+    /// The snapshot is durable under its name. Returns the name of the one before, which is of no use any more, unless this one
+    /// was received: it is not gone on from yet.
     pub fn done(&mut self, store: &mut Store) -> Option<String> {
+        self.in_hand = false;
+        if std::mem::take(&mut self.abandoned) {
+            return None;
+        }
         let taking = self.taking.take()?;
-        store.unpin();
-        let old = (self.last > 0).then(|| name::snapshot(self.last));
-        self.last = taking.index;
-        self.last_bytes = taking.bytes;
+        match taking.from {
+            From::Own(source) => {
+                source.end(store);
+                self.adopt(taking.index, taking.bytes)
+            }
+            From::Leader(receiving) => {
+                self.last_bytes = taking.bytes;
+                self.received = Some(Received { index: taking.index, receiving });
+                None
+            }
+        }
+    }
+
+    /// The durable snapshot up to `index` is the one to go on from. Returns the name of the one before.
+    pub fn adopt(&mut self, index: u64, bytes: u64) -> Option<String> {
+        let old = (self.last > 0 && self.last != index).then(|| name::snapshot(self.last));
+        self.last = index;
+        self.last_bytes = bytes;
         old
+    }
+
+    /// Size of the last snapshot that was written, in bytes.
+    pub fn last_bytes(&self) -> u64 {
+        self.last_bytes
     }
 
     /// The snapshot could not be written.
     pub fn failed(&mut self, store: &mut Store) {
-        self.taking = None;
-        store.unpin();
+        self.abandon(store);
+        self.abandoned = false;
+        self.in_hand = false;
     }
 }
 
@@ -159,63 +379,12 @@ pub enum Part {
     Write(SnapshotWrite),
     /// A slice was read off, but there is nothing to write yet.
     Later,
+    /// More is to come from the leader.
+    Wait,
+    /// It was given up: remove what was written.
+    Abandon,
     /// All of it has been handed out.
     Nothing,
-}
-
-impl Taking {
-    fn slice(&mut self, store: &mut Store) {
-        let mut record = Vec::new();
-        let writer = &mut self.writer.0;
-        match &mut self.phase {
-            Phase::Finished => {}
-            Phase::Files(after) => {
-                let mut budget = SLICE;
-                let rest = store.files_at(self.first, after.as_deref(), &mut budget, |path, rev, value| {
-                    record.clear();
-                    record.push(FILE);
-                    record.extend_from_slice(&rev.to_le_bytes());
-                    put_path(&mut record, path);
-                    record.extend_from_slice(value);
-                    writer.push(&record);
-                    writer.pending() == 0
-                });
-                if rest.is_some() {
-                    *after = rest;
-                    return;
-                }
-                let mut path = b"/".to_vec();
-                // Revision 0, the empty tree, has no event.
-                let kind = store.event(self.first, &mut path).map_or(Kind::Nop, |event| event.kind);
-                record.clear();
-                record.extend_from_slice(&[FIRST, kind_code(kind)]);
-                record.extend_from_slice(&path);
-                writer.push(&record);
-                self.phase = Phase::Events(self.first + 1);
-            }
-            Phase::Events(next) => {
-                let mut path = Vec::new();
-                for _ in 0..SLICE {
-                    if *next > self.last || writer.pending() > 0 {
-                        break;
-                    }
-                    let event = store.event(*next, &mut path).expect("later events are pinned");
-                    record.clear();
-                    record.extend_from_slice(&[EVENT, kind_code(event.kind)]);
-                    put_path(&mut record, &path);
-                    record.extend_from_slice(event.value);
-                    writer.push(&record);
-                    *next += 1;
-                }
-                // What has been read off need not be kept for the snapshot's sake.
-                store.pin_to(*next);
-                if *next > self.last {
-                    writer.finish();
-                    self.phase = Phase::Finished;
-                }
-            }
-        }
-    }
 }
 
 fn put_path(record: &mut Vec<u8>, path: &[u8]) {
@@ -232,20 +401,28 @@ fn kind_code(kind: Kind) -> u8 {
     }
 }
 
-fn encode_meta(node: &NodeId, first: i64, last: i64, seen: &BTreeMap<u64, Seen>, conf: &ConfState) -> Vec<u8> {
-    let mut meta = vec![FORMAT];
-    meta.extend_from_slice(node);
-    meta.extend_from_slice(&first.to_le_bytes());
-    meta.extend_from_slice(&last.to_le_bytes());
-    let count = u32::try_from(seen.len()).expect("fewer servers than 2^32");
-    meta.extend_from_slice(&count.to_le_bytes());
-    for (node, seen) in seen {
+fn encode_state(first: i64, last: i64, machine: &Machine) -> Vec<u8> {
+    let count = |n: usize| u32::try_from(n).expect("fewer servers than 2^32").to_le_bytes();
+    let mut state = Vec::new();
+    state.extend_from_slice(&first.to_le_bytes());
+    state.extend_from_slice(&last.to_le_bytes());
+    state.extend_from_slice(&count(machine.seen().len()));
+    for (node, seen) in machine.seen() {
         for number in [*node, seen.epoch, seen.seq] {
-            meta.extend_from_slice(&number.to_le_bytes());
+            state.extend_from_slice(&number.to_le_bytes());
         }
     }
-    meta.extend_from_slice(&conf.write_to_bytes().expect("a configuration has an encoding"));
-    meta
+    let members = &machine.members;
+    state.extend_from_slice(&members.next().to_le_bytes());
+    state.extend_from_slice(&count(members.nodes().len()));
+    for (id, member) in members.nodes() {
+        state.extend_from_slice(&id.to_le_bytes());
+        state.extend_from_slice(&member.node);
+        state.extend_from_slice(&member.incarnation.to_le_bytes());
+        put_path(&mut state, member.addr.as_bytes());
+    }
+    state.extend_from_slice(&members.conf().write_to_bytes().expect("a configuration has an encoding"));
+    state
 }
 
 /// What is wrong with a snapshot's contents, although all its blocks are whole: a fault of the writer.
@@ -293,7 +470,7 @@ pub struct Restore {
     first: i64,
     last: i64,
     seen: BTreeMap<u64, Seen>,
-    conf: ConfState,
+    members: Members,
 }
 
 #[derive(Debug)]
@@ -321,19 +498,34 @@ impl Restore {
         if owner != *node {
             return Err(BadSnapshot::Foreign(owner));
         }
-        let first = i64::from_le_bytes(take(&mut meta)?);
-        let last = i64::from_le_bytes(take(&mut meta)?);
-        let count = u32::from_le_bytes(take(&mut meta)?);
+        Restore::of_state(meta, history)
+    }
+
+    /// Begins with what [`Source::begin`] gave.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn of_state(mut state: &[u8], history: u64) -> Result<Restore, BadSnapshot> {
+        let state = &mut state;
+        let first = i64::from_le_bytes(take(state)?);
+        let last = i64::from_le_bytes(take(state)?);
         let mut seen = BTreeMap::new();
-        for _ in 0..count {
-            let node = u64::from_le_bytes(take(&mut meta)?);
-            let epoch = u64::from_le_bytes(take(&mut meta)?);
-            let seq = u64::from_le_bytes(take(&mut meta)?);
-            seen.insert(node, Seen { epoch, seq });
+        for _ in 0..u32::from_le_bytes(take(state)?) {
+            let node = take_u64(state)?;
+            seen.insert(node, Seen { epoch: take_u64(state)?, seq: take_u64(state)? });
+        }
+        let next = take_u64(state)?;
+        let mut nodes = BTreeMap::new();
+        for _ in 0..u32::from_le_bytes(take(state)?) {
+            let id = take_u64(state)?;
+            let (node, incarnation) = (take(state)?, take_u64(state)?);
+            let addr = String::from_utf8_lossy(take_path(state)?).into_owned();
+            nodes.insert(id, Member { node, incarnation, addr });
         }
         let mut conf = ConfState::default();
-        conf.merge_from_bytes(meta).map_err(|_| BadSnapshot::Record)?;
-        Ok(Restore { loading: Loading::Files(Loader::new(history)), first, last, seen, conf })
+        conf.merge_from_bytes(state).map_err(|_| BadSnapshot::Record)?;
+        let members = Members::with(conf, nodes, next);
+        Ok(Restore { loading: Loading::Files(Loader::new(history)), first, last, seen, members })
     }
 
     /// Takes the next record.
@@ -370,16 +562,16 @@ impl Restore {
         Ok(())
     }
 
-    /// The state, and the members of the group at that point.
+    /// The state.
     ///
     /// # Errors
     /// When something is missing.
-    pub fn finish(self) -> Result<(Machine, ConfState), BadSnapshot> {
+    pub fn finish(self) -> Result<Machine, BadSnapshot> {
         let Loading::Events(store) = self.loading else { return Err(BadSnapshot::Record) };
         if store.revision() != self.last {
             return Err(BadSnapshot::Revision { says: self.last, has: store.revision() });
         }
-        Ok((Machine::new(*store, self.seen), self.conf))
+        Ok(Machine::new(*store, self.members, self.seen))
     }
 }
 
@@ -387,6 +579,10 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], BadSnapshot> {
     let (&head, tail) = rest.split_first_chunk::<N>().ok_or(BadSnapshot::Record)?;
     *rest = tail;
     Ok(head)
+}
+
+fn take_u64(rest: &mut &[u8]) -> Result<u64, BadSnapshot> {
+    take(rest).map(u64::from_le_bytes)
 }
 
 fn take_kind(rest: &mut &[u8]) -> Result<Kind, BadSnapshot> {

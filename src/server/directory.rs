@@ -197,7 +197,17 @@ impl Opener<'_> {
     /// A new node's identity, written.
     async fn found(&mut self) -> Result<Identity, StartError> {
         let cluster = self.options.cluster.clone().unwrap_or_else(|| super::CLUSTER_DEFAULT.into());
-        let identity = Identity { node: new_node_id()?, raft_id: FOUNDER, boot_epoch: 0, cluster };
+        let identity = Identity {
+            node: new_node_id()?,
+            raft_id: FOUNDER,
+            boot_epoch: 0,
+            incarnation: 0,
+            cluster,
+            cluster_id: new_cluster_id()?,
+            voters: 1,
+            voter: true,
+            peers: Vec::new(),
+        };
         self.write_identity(&identity).await?;
         Ok(identity)
     }
@@ -408,6 +418,11 @@ fn new_node_id() -> Result<NodeId, StartError> {
     let mut random = [0u8; 16];
     fill_random(&mut random)?;
     Ok(random.map(|byte| LETTERS[usize::from(byte % 32)]))
+}
+
+/// 0 stands for one that is not known.
+fn new_cluster_id() -> Result<u64, StartError> {
+    seed().map(|number| number.max(1))
 }
 
 fn seed() -> Result<u64, StartError> {

@@ -26,6 +26,7 @@
 use super::arena::{Arena, Dir, Node, NodeId, ROOT};
 use super::hints::Hints;
 use super::path::{Components, Path};
+use super::pins::{PinId, Pins};
 use super::{Event, Kind, Lookup, Mutation, Refused};
 use crate::limits::HISTORY_BYTES;
 use std::collections::VecDeque;
@@ -49,7 +50,7 @@ pub(super) struct Tree {
     /// Bytes of the values that only the past holds, and how many they may be.
     past: u64,
     past_max: u64,
-    pin: Option<i64>,
+    pins: Pins,
 }
 
 /// One revision of the history.
@@ -92,7 +93,7 @@ impl Tree {
             keep,
             past: 0,
             past_max: HISTORY_BYTES,
-            pin: None,
+            pins: Pins::default(),
         }
     }
 
@@ -256,23 +257,21 @@ impl Tree {
         Some(Event { rev, kind: entry.kind, value })
     }
 
-    pub(super) fn pin(&mut self) -> i64 {
-        *self.pin.insert(self.first)
+    pub(super) fn pin(&mut self) -> (PinId, i64) {
+        (self.pins.add(self.first), self.first)
     }
 
-    pub(super) fn pin_to(&mut self, rev: i64) {
-        if let Some(pin) = &mut self.pin {
-            *pin = rev.clamp(*pin, self.current.max(*pin));
-        }
+    pub(super) fn pin_to(&mut self, id: PinId, rev: i64) {
+        self.pins.advance(id, rev, self.current);
     }
 
-    pub(super) fn unpin(&mut self) {
-        self.pin = None;
+    pub(super) fn unpin(&mut self, id: PinId) {
+        self.pins.remove(id);
     }
 
     /// Moves `first` on, after a mutation that added so many bytes to the past.
     fn trim(&mut self, added: u64) {
-        let limit = self.pin.unwrap_or(i64::MAX).min(self.current);
+        let limit = self.pins.lowest().unwrap_or(i64::MAX).min(self.current);
         let more = usize::try_from(added).unwrap_or(usize::MAX) / TRIM_BYTES;
         for step in 0..TRIM.saturating_add(more) {
             // Revision 0, the empty tree, is no event and takes no room.

@@ -178,6 +178,12 @@ impl Waiters {
         self.wake_awaiting(rev);
     }
 
+    /// Fires all who wait for an event before `first`, by that of `rev`: it and those behind it, up to there, cannot be told any more.
+    pub(super) fn lost(&mut self, rev: i64, first: i64) {
+        self.fire_all(rev, first);
+        self.wake_awaiting(first - 1);
+    }
+
     /// Whether there are events whose match is not done.
     pub(super) fn has_pending(&self) -> bool {
         self.pending.is_some()

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 /// Reads the store off from its pin: the files in slices, with `between` called after each, then the events.
 fn copy(store: &mut Store, hist: u64, mut between: impl FnMut(&mut Store)) -> Result<Store, LoadError> {
-    let first = store.pin();
+    let (pin, first) = store.pin();
     let mut loader = Loader::new(hist);
     let mut after: Option<Vec<u8>> = None;
     loop {
@@ -31,11 +31,11 @@ fn copy(store: &mut Store, hist: u64, mut between: impl FnMut(&mut Store)) -> Re
     let mut rev = first;
     while rev < store.revision() {
         rev += 1;
-        store.pin_to(rev);
+        store.pin_to(pin, rev);
         let event = store.event(rev, &mut path).expect("pinned");
         assert_eq!(loaded.replay(event.kind, &path, event.value)?, rev);
     }
-    store.unpin();
+    store.unpin(pin);
     Ok(loaded)
 }
 
@@ -67,7 +67,7 @@ proptest! {
             step(&mut store, &mut model, op);
         }
         let mut during = during.into_iter();
-        model.pin = Some(model.first);
+        model.pins.push(model.first);
         let mut loaded = copy(&mut store, hist.unsigned_abs(), |store| {
             if let Some(op) = during.next() {
                 step(store, &mut model, op);
@@ -77,7 +77,7 @@ proptest! {
         same(&loaded, &Model { first: loaded.first_revision(), ..model.clone() });
         same(&store, &Model { first: store.first_revision(), ..model.clone() });
         // Both go on alike.
-        model.pin = None;
+        model.pins.clear();
         for op in during {
             let mut other = model.clone();
             step(&mut store, &mut model, op);

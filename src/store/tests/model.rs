@@ -25,7 +25,7 @@ pub(super) struct Model {
     pub(super) hist: i64,
     /// How many bytes of values written over or deleted may be readable.
     pub(super) bytes: usize,
-    pub(super) pin: Option<i64>,
+    pub(super) pins: Vec<i64>,
 }
 
 pub(super) fn names(path: &str) -> Names {
@@ -52,7 +52,7 @@ pub(super) fn naive_match(pattern: &[u8], path: &[u8]) -> bool {
 
 impl Model {
     pub(super) fn new(hist: i64) -> Model {
-        Model { files: vec![Files::new()], events: Vec::new(), first: 0, hist, bytes: usize::MAX, pin: None }
+        Model { files: vec![Files::new()], events: Vec::new(), first: 0, hist, bytes: usize::MAX, pins: Vec::new() }
     }
 
     pub(super) fn revision(&self) -> i64 {
@@ -128,7 +128,7 @@ impl Model {
         for _ in 0..3 {
             let over = self.first == 0 || rev - self.first + 1 > self.hist;
             let over = over || self.first < rev && self.past() > self.bytes;
-            if over && self.pin.is_none_or(|pin| self.first < pin) {
+            if over && self.pins.iter().all(|pin| self.first < *pin) {
                 self.first += 1;
             }
         }

@@ -21,8 +21,8 @@ enum Op {
     Match(usize),
     Await(i64),
     Pin,
-    PinTo(i64),
-    Unpin,
+    PinTo(usize, i64),
+    Unpin(usize),
 }
 
 fn path() -> impl Strategy<Value = String> {
@@ -65,8 +65,8 @@ fn op() -> impl Strategy<Value = Op> {
         5 => (1..60usize).prop_map(Op::Match),
         2 => (1..6i64).prop_map(Op::Await),
         1 => Just(Op::Pin),
-        1 => (-8..1i64).prop_map(Op::PinTo),
-        2 => Just(Op::Unpin),
+        1 => (any::<usize>(), -8..1i64).prop_map(|(p, r)| Op::PinTo(p, r)),
+        2 => any::<usize>().prop_map(Op::Unpin),
     ]
 }
 
@@ -89,6 +89,8 @@ struct Pair {
     walks: Vec<(WalkState, String, i64, i32)>,
     getdirs: Vec<(GetdirState, String, i64, i32)>,
     waits: Vec<(WaitState, String, i64, u64)>,
+    /// In the order of the model's.
+    pins: Vec<PinId>,
     token: u64,
 }
 
@@ -102,6 +104,7 @@ impl Pair {
             walks: Vec::new(),
             getdirs: Vec::new(),
             waits: Vec::new(),
+            pins: Vec::new(),
             token: 0,
         }
     }
@@ -303,18 +306,22 @@ impl Pair {
                 self.waiting.insert(at, Waiting { token, glob: None, from, id });
             }
             Op::Pin => {
-                self.model.pin = Some(self.model.first);
-                assert_eq!(self.store.pin(), self.model.first);
+                let (id, first) = self.store.pin();
+                assert_eq!(first, self.model.first);
+                self.pins.push(id);
+                self.model.pins.push(first);
             }
-            Op::PinTo(back) => {
-                let to = self.rev(back);
-                self.model.pin = self.model.pin.map(|pin| pin.max(to));
-                self.store.pin_to(to);
+            Op::PinTo(which, back) if !self.pins.is_empty() => {
+                let (which, to) = (which % self.pins.len(), self.rev(back));
+                self.model.pins[which] = self.model.pins[which].max(to);
+                self.store.pin_to(self.pins[which], to);
             }
-            Op::Unpin => {
-                self.model.pin = None;
-                self.store.unpin();
+            Op::Unpin(which) if !self.pins.is_empty() => {
+                let which = which % self.pins.len();
+                self.model.pins.remove(which);
+                self.store.unpin(self.pins.remove(which));
             }
+            Op::PinTo(..) | Op::Unpin(_) => {}
             Op::ResumeWalk(_) | Op::ResumeGetdir(_) | Op::ResumeWait(_) | Op::Cancel(_) => {}
         }
     }

@@ -86,12 +86,13 @@ fn history_is_as_long_as_it_was_asked_to_be() {
 fn trimming_catches_up_a_little_at_a_time() {
     let mut store = Store::new(10);
     store.apply(Mutation::Nop).unwrap();
-    assert_eq!(store.pin(), 1);
+    let (pin, first) = store.pin();
+    assert_eq!(first, 1);
     for _ in 0..100 {
         set(&mut store, "/f", -1).unwrap();
     }
     assert_eq!(store.first_revision(), 1);
-    store.unpin();
+    store.unpin(pin);
     let mut before = 1;
     for _ in 0..60 {
         set(&mut store, "/f", -1).unwrap();
@@ -131,21 +132,82 @@ fn a_past_of_large_values_is_cut_short() {
 fn a_pin_holds_a_past_that_is_too_large() {
     let mut store = Store::bounded(100, 10);
     set(&mut store, "/f", -1).unwrap();
-    assert_eq!(store.pin(), 1);
+    let (pin, first) = store.pin();
+    assert_eq!(first, 1);
     for _ in 0..50 {
         set(&mut store, "/f", -1).unwrap();
     }
     assert_eq!((store.first_revision(), store.tree.past()), (1, 50));
-    store.pin_to(20);
+    store.pin_to(pin, 20);
     for _ in 0..20 {
         set(&mut store, "/f", -1).unwrap();
     }
     assert_eq!(store.first_revision(), 20);
-    store.unpin();
+    store.unpin(pin);
     for _ in 0..40 {
         set(&mut store, "/f", -1).unwrap();
     }
     assert_eq!(store.revision() - store.first_revision(), 10);
+}
+
+/// A snapshot to the disk and one to a new server are read off side by side: the one that is done first must not take the
+/// other's revisions away.
+#[test]
+fn the_lowest_of_two_pins_holds_trimming() {
+    let mut store = Store::new(1);
+    let write = |store: &mut Store, times: i64| {
+        for _ in 0..times {
+            set(store, "/f", -1).unwrap();
+        }
+    };
+    write(&mut store, 5);
+    let (early, first) = store.pin();
+    assert_eq!(first, 5);
+    write(&mut store, 5);
+    store.pin_to(early, 8);
+    write(&mut store, 5);
+    let (late, first) = store.pin();
+    assert_eq!(first, 8);
+    store.pin_to(late, 12);
+    write(&mut store, 5);
+    assert_eq!(store.first_revision(), 8, "the other one stays");
+    store.pin_to(early, 15);
+    write(&mut store, 5);
+    assert_eq!(store.first_revision(), 12, "now the other one is the lowest");
+    store.unpin(late);
+    write(&mut store, 5);
+    assert_eq!(store.first_revision(), 15);
+    store.unpin(early);
+    write(&mut store, 10);
+    assert_eq!(store.first_revision(), store.revision());
+}
+
+/// One that begins where another one holds must hold there by itself; and who lets go twice lets go of nobody else's.
+#[test]
+fn a_pin_that_is_gone_is_nobody_elses() {
+    let mut store = Store::new(1);
+    set(&mut store, "/f", -1).unwrap();
+    let (one, _) = store.pin();
+    let (two, first) = store.pin();
+    assert_eq!(first, 1);
+    assert_ne!(one, two);
+    store.unpin(one);
+    store.unpin(one);
+    store.pin_to(one, 100);
+    let (three, _) = store.pin();
+    assert_ne!(three, one);
+    store.unpin(three);
+    for _ in 0..10 {
+        set(&mut store, "/f", -1).unwrap();
+    }
+    assert_eq!(store.first_revision(), 1);
+    store.pin_to(two, 100);
+    set(&mut store, "/f", -1).unwrap();
+    assert_eq!(store.first_revision(), 4, "a pin goes no further than the current revision");
+    for _ in 0..10 {
+        set(&mut store, "/f", -1).unwrap();
+    }
+    assert_eq!(store.first_revision(), 11);
 }
 
 /// A snapshot may come from a server that allowed itself more.

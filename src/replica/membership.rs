@@ -1,0 +1,302 @@
+//! What the leader does about the members: whom it admits, promotes, demotes and removes, and when it had better not.
+//!
+//! It decides one change at a time, from the replicated state and from what it knows of the others: who is heard, who has caught up.
+//! Each is proposed, and checked again when it is applied.
+//!
+//! Invariant: no change is proposed after which the members that are heard could not go on.
+
+use super::group::Progress;
+use super::members::{Change, Members};
+
+/// How many entries a standby may be behind to count as caught up: it closes the rest while its promotion is committed.
+const CAUGHT_UP: u64 = 64;
+/// A standby is forgotten when it was not heard for so many times as long as a member.
+const STANDBY_PATIENCE: u64 = 10;
+
+/// What the leader knows.
+pub struct View<'a> {
+    /// Its own raft id.
+    pub me: u64,
+    /// The replicated state.
+    pub members: &'a Members,
+    /// Its last committed entry.
+    pub committed: u64,
+    /// How far a peer is.
+    pub progress: &'a dyn Fn(u64) -> Option<Progress>,
+    /// For how long a peer was not heard, in milliseconds.
+    pub silent_ms: &'a dyn Fn(u64) -> u64,
+    /// Whether a peer is in reach and wants to stay.
+    pub fit: &'a dyn Fn(u64) -> bool,
+    /// A member that was not heard for so long is taken out.
+    pub timeout_ms: u64,
+    /// A peer that was not heard for so long is not counted on.
+    pub election_ms: u64,
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing.
+    Rest,
+    /// Propose this.
+    Propose(Change),
+    /// Hand leadership to this one: the leader itself is to be demoted.
+    HandOver(u64),
+}
+
+impl View<'_> {
+    fn live(&self, id: u64) -> bool {
+        id == self.me || (self.silent_ms)(id) <= 2 * self.election_ms
+    }
+
+    /// Whether the voters that are heard can commit that `id` votes no more, and go on then.
+    fn can_spare(&self, id: u64) -> bool {
+        let voters = self.members.voters();
+        let live = voters.iter().filter(|v| self.live(**v)).count();
+        let rest = voters.iter().filter(|v| **v != id && self.live(**v)).count();
+        live > voters.len() / 2 && rest > (voters.len() - 1) / 2
+    }
+
+    fn caught_up(&self, id: u64) -> bool {
+        (self.progress)(id).is_some_and(|p| p.replicating && p.matched + CAUGHT_UP >= self.committed)
+    }
+
+    /// The voter that is best to lead in this one's place.
+    pub fn heir(&self) -> Option<u64> {
+        let others = self.members.voters().iter().copied().filter(|v| *v != self.me);
+        others
+            .filter(|v| self.live(*v) && (self.fit)(*v) && self.caught_up(*v))
+            .max_by_key(|v| ((self.progress)(*v).map_or(0, |p| p.matched), std::cmp::Reverse(*v)))
+    }
+
+    /// The next step.
+    pub fn next(&self) -> Step {
+        self.take_out().or_else(|| self.promote()).or_else(|| self.admit()).or_else(|| self.forget()).unwrap_or(Step::Rest)
+    }
+
+    /// Voters that lost their slot, that came back under another raft id, or that are not heard.
+    fn take_out(&self) -> Option<Step> {
+        if self.members.voters().len() == 1 {
+            return None;
+        }
+        for &id in self.members.voters() {
+            let Some(member) = self.members.nodes().get(&id) else { continue };
+            let slot = self.members.slot_of(&member.node).map(|(path, slot)| (path.clone(), slot.rev));
+            let gone = id != self.me && (self.silent_ms)(id) >= self.timeout_ms;
+            if slot.is_some() && !gone && !self.members.is_superseded(id) {
+                continue;
+            }
+            if id == self.me {
+                return self.heir().map(Step::HandOver);
+            }
+            if self.can_spare(id) {
+                return Some(Step::Propose(Change::Demote(id, slot)));
+            }
+        }
+        None
+    }
+
+    fn promote(&self) -> Option<Step> {
+        self.members.slots().iter().filter(|(_, slot)| slot.holder.is_empty()).find_map(|(path, slot)| {
+            let id = self.members.standbys().iter().copied().find(|id| {
+                let Some(member) = self.members.nodes().get(id) else { return false };
+                self.members.slot_of(&member.node).is_none()
+                    && slot.former.as_deref() != Some(&member.node)
+                    && !self.members.is_superseded(*id)
+                    && self.live(*id)
+                    && (self.fit)(*id)
+                    && self.caught_up(*id)
+            })?;
+            Some(Step::Propose(Change::Promote(id, path.clone(), slot.rev)))
+        })
+    }
+
+    fn admit(&self) -> Option<Step> {
+        let mut nodes = self.members.nodes().keys().copied();
+        let id = nodes.find(|id| !self.members.is_known_to_raft(*id) && !self.members.is_superseded(*id))?;
+        Some(Step::Propose(Change::Admit(id)))
+    }
+
+    fn forget(&self) -> Option<Step> {
+        let patience = STANDBY_PATIENCE.saturating_mul(self.timeout_ms);
+        let gone = |id: &u64| self.members.is_superseded(*id) || (self.silent_ms)(*id) >= patience;
+        let id = self.members.standbys().iter().copied().find(gone)?;
+        Some(Step::Propose(Change::Remove(id)))
+    }
+}
+
+/// Why the node in a slot cannot be put out of it, if the others that are within reach could not go on without it.
+pub fn objection(members: &Members, slot: &[u8], reaches: impl Fn(u64) -> bool) -> Option<String> {
+    let id = members.voter_in(slot)?;
+    let rest: Vec<u64> = members.voters().iter().copied().filter(|v| *v != id).collect();
+    let live = rest.iter().filter(|v| reaches(**v)).count();
+    (live <= rest.len() / 2 && !rest.is_empty()).then(|| {
+        format!(
+            "refused: without the node in {}, {live} of {} members would be within reach, too few to go on; see to the others first",
+            String::from_utf8_lossy(slot),
+            rest.len(),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::NodeId;
+    use crate::replica::batch::Registration;
+    use crate::store::{Mutation, Store};
+
+    /// A cluster of so many voters and standbys, in their slots.
+    struct Cluster {
+        members: Members,
+        store: Store,
+        silent: Vec<u64>,
+        behind: Vec<u64>,
+    }
+
+    fn node(id: u64) -> NodeId {
+        [b'A' + u8::try_from(id).unwrap(); 16]
+    }
+
+    fn slot(n: u64) -> Vec<u8> {
+        format!("/ctl/cal/{n}").into_bytes()
+    }
+
+    impl Cluster {
+        fn new(voters: u64, standbys: u64) -> Cluster {
+            let (members, store) = (Members::founding(), Store::new(100));
+            let mut cluster = Cluster { members, store, silent: vec![], behind: vec![] };
+            for id in 1..=voters + standbys {
+                cluster.register(id, 0);
+                if id > 1 {
+                    cluster.members.change(&Change::Admit(id)).unwrap();
+                }
+                if id <= voters {
+                    let rev = cluster.write(id, if id == 1 { node(1).to_vec() } else { vec![] });
+                    if id > 1 {
+                        let tree = cluster.members.change(&Change::Promote(id, slot(id), rev)).unwrap();
+                        cluster.write(id, tree[0].1.clone().unwrap());
+                    }
+                    cluster.members.reopen(&slot(id));
+                }
+            }
+            cluster
+        }
+
+        fn register(&mut self, id: u64, incarnation: u64) {
+            let raft_id = u64::from(id == 1);
+            let r = Registration { raft_id, node: node(id), incarnation, addr: b"x" };
+            self.members.register(&r).unwrap();
+        }
+
+        fn write(&mut self, n: u64, value: Vec<u8>) -> i64 {
+            let path = slot(n);
+            let mutation = Mutation::Set { path: &path, rev: -1, value: &value };
+            let rev = self.store.apply(mutation).unwrap();
+            self.members.applied(&mutation, rev);
+            rev
+        }
+
+        fn next(&self, me: u64) -> Step {
+            View {
+                me,
+                members: &self.members,
+                committed: 1000,
+                progress: &|id| {
+                    let matched = if self.behind.contains(&id) { 10 } else { 990 };
+                    Some(Progress { matched, replicating: true })
+                },
+                silent_ms: &|id| if self.silent.contains(&id) { 5_000 } else { 0 },
+                fit: &|_| true,
+                timeout_ms: 4_000,
+                election_ms: 400,
+            }
+            .next()
+        }
+    }
+
+    /// A standby that would hold up the commits is no help as a member.
+    #[test]
+    fn only_a_caught_up_standby_moves_into_an_open_slot() {
+        let mut cluster = Cluster::new(1, 2);
+        assert_eq!(cluster.next(1), Step::Rest);
+        let rev = cluster.write(9, vec![]);
+        cluster.behind = vec![2];
+        assert_eq!(cluster.next(1), Step::Propose(Change::Promote(3, slot(9), rev)));
+        cluster.behind = vec![2, 3];
+        assert_eq!(cluster.next(1), Step::Rest);
+        cluster.silent = vec![3];
+        cluster.behind = vec![2];
+        assert_eq!(cluster.next(1), Step::Rest);
+    }
+
+    /// A member that is not heard is taken out if the others can commit that and go on, and never else.
+    #[test]
+    fn a_silent_member_is_taken_out_if_the_rest_can_go_on() {
+        let mut cluster = Cluster::new(3, 0);
+        cluster.silent = vec![3];
+        let rev = cluster.members.slots()[&slot(3)].rev;
+        assert_eq!(cluster.next(1), Step::Propose(Change::Demote(3, Some((slot(3), rev)))));
+        cluster.silent = vec![2, 3];
+        assert_eq!(cluster.next(1), Step::Rest);
+        let mut two = Cluster::new(2, 0);
+        two.silent = vec![2];
+        assert_eq!(two.next(1), Step::Rest);
+    }
+
+    /// An operator who empties a slot wants that node demoted, the leader too.
+    #[test]
+    fn a_voter_without_a_slot_is_demoted_and_the_leader_hands_over_first() {
+        let mut cluster = Cluster::new(3, 0);
+        cluster.write(2, vec![]);
+        assert_eq!(cluster.next(1), Step::Propose(Change::Demote(2, None)));
+        assert_eq!(cluster.next(2), Step::HandOver(1));
+        cluster.silent = vec![3];
+        assert_eq!(cluster.next(1), Step::Rest, "1 and 3 could not go on");
+    }
+
+    /// Whom the operator has put out of a slot must not be back in it at once; another standby may.
+    #[test]
+    fn who_was_put_out_of_a_slot_does_not_move_in_again() {
+        let mut cluster = Cluster::new(3, 0);
+        let rev = cluster.write(3, vec![]);
+        cluster.members.change(&Change::Demote(3, None)).unwrap();
+        assert_eq!(cluster.next(1), Step::Rest);
+        cluster.register(4, 0);
+        cluster.members.change(&Change::Admit(4)).unwrap();
+        assert_eq!(cluster.next(1), Step::Propose(Change::Promote(4, slot(3), rev)));
+        let rev = cluster.write(3, vec![]);
+        assert!(matches!(cluster.next(1), Step::Propose(Change::Promote(3, _, at)) if at == rev), "opened anew, for all");
+    }
+
+    /// A member that lost its data comes back under another raft id: the old one votes for nobody any more.
+    #[test]
+    fn a_node_that_comes_back_takes_its_old_place() {
+        let mut cluster = Cluster::new(3, 0);
+        let r = Registration { raft_id: 0, node: node(3), incarnation: 1, addr: b"x" };
+        assert_eq!(cluster.members.register(&r), Ok(4));
+        let rev = cluster.members.slots()[&slot(3)].rev;
+        assert_eq!(cluster.next(1), Step::Propose(Change::Demote(3, Some((slot(3), rev)))));
+        let tree = cluster.members.change(&Change::Demote(3, Some((slot(3), rev)))).unwrap();
+        let rev = cluster.write(3, tree[0].1.clone().unwrap());
+        cluster.members.reopen(&slot(3));
+        assert_eq!(cluster.next(1), Step::Propose(Change::Admit(4)));
+        cluster.members.change(&Change::Admit(4)).unwrap();
+        assert_eq!(cluster.next(1), Step::Propose(Change::Promote(4, slot(3), rev)));
+        let tree = cluster.members.change(&Change::Promote(4, slot(3), rev)).unwrap();
+        cluster.write(3, tree[0].1.clone().unwrap());
+        assert_eq!(cluster.next(1), Step::Propose(Change::Remove(3)));
+        cluster.members.change(&Change::Remove(3)).unwrap();
+        assert_eq!(cluster.next(1), Step::Rest);
+    }
+
+    /// Whoever asks for what would stop the cluster must be told why not.
+    #[test]
+    fn emptying_a_slot_that_the_rest_needs_is_refused() {
+        let cluster = Cluster::new(3, 0);
+        assert_eq!(objection(&cluster.members, &slot(2), |_| true), None);
+        let why = objection(&cluster.members, &slot(2), |id| id != 3).unwrap();
+        assert!(why.contains("1 of 2 members"), "{why}");
+        assert_eq!(objection(&cluster.members, &slot(7), |_| false), None, "nobody is in it");
+    }
+}

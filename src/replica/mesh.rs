@@ -1,0 +1,597 @@
+//! The mesh: links to the other nodes, and what goes over them.
+//!
+//! Every node keeps a link to every other: a connection to the same port as clients have, which whoever has none dials. Both
+//! sides say who they are, and a link that is not of the same cluster is refused with a word that both write to their logs.
+//! Over its links a node says which links it has ([`routes`](super::routes)); what is for a node without a link to this one is passed on along
+//! the shortest path. So raft and the forwarded writes see a network in which whoever is connected at all is connected to all.
+//!
+//! Invariants:
+//! * at most one link a peer: of two that were dialed at the same time, both sides keep the one that the smaller id dialed, and of
+//!   two that the same side dialed the later;
+//! * a peer from which nothing was heard for [`Timing::silence_ms`] is taken for lost, and its link closed;
+//! * nothing here is needed for consistency: any frame may be lost, come twice, or late.
+
+use std::collections::BTreeMap;
+
+use super::members::Members;
+use super::routes::Routes;
+use super::session::{Conn, Sessions};
+use crate::limits;
+use crate::log::NodeId;
+use crate::wire::peer::{self, Frame, Hello, Links, PREAMBLE, Refusal, Route, VERSION};
+
+/// A node's log has no room.
+pub const FLAG_FULL: u8 = 1;
+/// A node is about to stop.
+pub const FLAG_LEAVING: u8 = 2;
+
+/// Time between two attempts to dial a node.
+const DIAL_PAUSE_MS: u64 = 250;
+/// The same after it has refused.
+const REFUSED_PAUSE_MS: u64 = 2_000;
+/// Time after which a connection that has not said who it is is closed.
+const HELLO_MS: u64 = 5_000;
+/// Time between two words of which links there are, beside those at every change.
+const REPEAT_MS: u64 = 2_000;
+
+/// Who this node is to its peers.
+#[derive(Clone, Debug)]
+pub struct Me {
+    /// Its own id.
+    pub node: NodeId,
+    /// Its raft id.
+    pub raft_id: u64,
+    /// The number of this boot.
+    pub epoch: u64,
+    /// How often it has set its data aside.
+    pub incarnation: u64,
+    /// The cluster's id.
+    pub cluster_id: u64,
+    /// The cluster's name.
+    pub cluster: String,
+    /// What lets a node into the cluster.
+    pub secret: Vec<u8>,
+    /// Where it listens.
+    pub addr: String,
+}
+
+/// How long links are silent.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// A link on which nothing was sent for so long gets a sign of life.
+    pub ping_ms: u64,
+    /// One from which nothing came for so long is closed.
+    pub silence_ms: u64,
+}
+
+/// What came of a frame.
+#[derive(Debug)]
+pub enum Outcome<'a> {
+    /// Nothing more to do.
+    Done,
+    /// The link is to be ended.
+    End,
+    /// A node wants to be registered.
+    Join {
+        /// Its own id.
+        node: NodeId,
+        /// How often it has set its data aside.
+        incarnation: u64,
+        /// Where it listens.
+        addr: &'a str,
+    },
+    /// A frame for this node, from the one with this raft id.
+    Deliver(u64, Frame<'a>),
+    /// This node was taken out of the cluster: its raft id is given up.
+    Retired,
+}
+
+#[derive(Debug)]
+struct Link {
+    /// Who is at the other end, once it has said so.
+    peer: Option<Peer>,
+    /// The address that was dialed, if this side did.
+    dialed: Option<String>,
+    opened_ms: u64,
+    heard_ms: u64,
+    sent_ms: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Peer {
+    raft_id: u64,
+    node: NodeId,
+    addr: String,
+}
+
+impl Peer {
+    fn name(&self) -> String {
+        format!("{} (raft id {}, {})", self.node.escape_ascii(), self.raft_id, self.addr)
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Mesh {
+    me: Me,
+    timing: Timing,
+    links: BTreeMap<Conn, Link>,
+    /// The link of each peer.
+    up: BTreeMap<u64, Conn>,
+    routes: Routes,
+    flags: u8,
+    /// Where peers say that they are.
+    addresses: BTreeMap<u64, String>,
+    /// Where others may be found if none is.
+    seeds: Vec<String>,
+    /// When an address may be dialed again; `u64::MAX` while it is.
+    dials: BTreeMap<String, u64>,
+    to_dial: Vec<String>,
+    /// What was last said of an address, so that it is said once.
+    told: BTreeMap<String, String>,
+    relayed: BTreeMap<u64, u64>,
+    lines: Vec<String>,
+    /// Peers whose connection was closed by their side.
+    closed: Vec<u64>,
+    now_ms: u64,
+    repeated_ms: u64,
+}
+
+impl Mesh {
+    /// A node without links.
+    pub fn new(me: Me, timing: Timing, seeds: Vec<String>) -> Mesh {
+        Mesh {
+            routes: Routes::new(me.raft_id, me.epoch),
+            me,
+            timing,
+            links: BTreeMap::new(),
+            up: BTreeMap::new(),
+            flags: 0,
+            addresses: BTreeMap::new(),
+            seeds,
+            dials: BTreeMap::new(),
+            to_dial: Vec::new(),
+            told: BTreeMap::new(),
+            relayed: BTreeMap::new(),
+            lines: Vec::new(),
+            closed: Vec::new(),
+            now_ms: 0,
+            repeated_ms: 0,
+        }
+    }
+
+    /// Whether a path of links leads to a node.
+    pub fn reaches(&self, raft_id: u64) -> bool {
+        self.routes.reaches(raft_id)
+    }
+
+    /// What a node says of itself: [`FLAG_FULL`], [`FLAG_LEAVING`].
+    pub fn flags(&self, raft_id: u64) -> u8 {
+        self.routes.flags(raft_id)
+    }
+
+    /// Lines for the operator.
+    pub fn take_lines(&mut self, into: &mut Vec<String>) {
+        into.append(&mut self.lines);
+    }
+
+    /// Peers whose own side has closed the connection since the last call: most likely their processes have ended.
+    pub fn take_closed(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.closed)
+    }
+
+    /// Addresses to be dialed; the outcome is told by [`Mesh::dialed`] or [`Mesh::not_dialed`].
+    pub fn take_dials(&mut self, into: &mut Vec<String>) {
+        into.append(&mut self.to_dial);
+    }
+
+    // ---- connections ----
+
+    /// A dialed connection is there.
+    pub fn dialed(&mut self, sessions: &mut Sessions, conn: Conn, addr: &str) {
+        self.open(conn, Some(addr.to_owned()));
+        sessions.append(conn, |out| out.extend_from_slice(&PREAMBLE));
+        self.hello(sessions, conn);
+    }
+
+    /// An address could not be dialed.
+    pub fn not_dialed(&mut self, addr: &str, why: &str) {
+        self.dials.insert(addr.to_owned(), self.now_ms + DIAL_PAUSE_MS);
+        self.tell(addr, &format!("cannot reach the node at {addr}: {why}; trying again"));
+    }
+
+    /// A peer has connected.
+    pub fn accepted(&mut self, conn: Conn) {
+        self.open(conn, None);
+    }
+
+    fn open(&mut self, conn: Conn, dialed: Option<String>) {
+        let now = self.now_ms;
+        self.links.insert(conn, Link { peer: None, dialed, opened_ms: now, heard_ms: now, sent_ms: now });
+    }
+
+    /// The other side has closed the connection, or it broke.
+    pub fn gone(&mut self, sessions: &mut Sessions, conn: Conn) {
+        if let Some(raft_id) = self.lose(sessions, conn, "the other side closed it") {
+            self.closed.push(raft_id);
+        }
+    }
+
+    /// Forgets a link. The peer's raft id, if it was the link to it.
+    fn lose(&mut self, sessions: &mut Sessions, conn: Conn, why: &str) -> Option<u64> {
+        let link = self.links.remove(&conn)?;
+        if let Some(addr) = &link.dialed {
+            let pause = self.dials.entry(addr.clone()).or_insert(0);
+            *pause = if *pause == u64::MAX || *pause < self.now_ms { self.now_ms + DIAL_PAUSE_MS } else { *pause };
+        }
+        let peer = link.peer?;
+        if self.up.get(&peer.raft_id) != Some(&conn) {
+            return None;
+        }
+        self.up.remove(&peer.raft_id);
+        self.lines.push(format!("link to {} is lost: {why}", peer.name()));
+        // Whoever lost a link dials at once: the other may be back.
+        self.dials.insert(peer.addr.clone(), self.now_ms);
+        self.changed(sessions);
+        Some(peer.raft_id)
+    }
+
+    fn hello(&mut self, sessions: &mut Sessions, conn: Conn) {
+        let me = &self.me;
+        let hello = Hello {
+            version: VERSION,
+            cluster: &me.cluster,
+            node: me.node,
+            raft_id: me.raft_id,
+            epoch: me.epoch,
+            incarnation: me.incarnation,
+            cluster_id: me.cluster_id,
+            secret: &me.secret,
+            addr: &me.addr,
+        };
+        let route = Route { from: me.raft_id, to: 0, hops: 0 };
+        sessions.append(conn, |out| peer::encode(route, &Frame::Hello(hello), out));
+    }
+
+    /// Says something to the node at the other end of a link.
+    pub fn say(&mut self, sessions: &mut Sessions, conn: Conn, frame: &Frame<'_>) {
+        if let Some(link) = self.links.get_mut(&conn) {
+            link.sent_ms = self.now_ms;
+            let route = Route { from: self.me.raft_id, to: 0, hops: 0 };
+            sessions.append(conn, |out| peer::encode(route, frame, out));
+        }
+    }
+
+    /// Refuses a link: the reason is the last that is sent.
+    pub fn refuse(&mut self, sessions: &mut Sessions, conn: Conn, reason: Refusal, detail: &str) {
+        self.say(sessions, conn, &Frame::Refuse { reason, detail });
+        sessions.end(conn);
+    }
+
+    // ---- frames ----
+
+    /// Takes a whole frame that came on a link.
+    pub fn frame<'a>(
+        &mut self,
+        sessions: &mut Sessions,
+        members: &Members,
+        conn: Conn,
+        bytes: &'a [u8],
+    ) -> Outcome<'a> {
+        let Some(link) = self.links.get_mut(&conn) else { return Outcome::End };
+        link.heard_ms = self.now_ms;
+        let from = link.peer.as_ref().map(|p| p.raft_id);
+        let me = self.me.raft_id;
+        // What is for another is passed on unread, once it is known to be whole.
+        let route = peer::route(bytes);
+        if route.to != 0 && route.to != me && from.is_some_and(|id| id != 0) {
+            if peer::decode(bytes).is_err() {
+                return Outcome::End;
+            }
+            self.relay(sessions, conn, route, bytes);
+            return Outcome::Done;
+        }
+        let Ok(received) = peer::decode(bytes) else { return Outcome::End };
+        match (received.frame, from) {
+            (Frame::Hello(hello), None) => self.greeted(sessions, members, conn, &hello),
+            (Frame::Refuse { reason, detail }, _) => self.refused(sessions, conn, reason, detail),
+            (Frame::Join { incarnation, addr }, Some(0)) => {
+                let Some(peer) = self.links.get(&conn).and_then(|l| l.peer.as_ref()) else { return Outcome::End };
+                Outcome::Join { node: peer.node, incarnation, addr }
+            }
+            (Frame::Ping, Some(_)) => Outcome::Done,
+            (Frame::Links(links), Some(id)) if id != 0 => {
+                self.heard_links(sessions, conn, links);
+                Outcome::Done
+            }
+            (frame @ (Frame::Raft(_) | Frame::Forward(_) | Frame::Chunk { .. } | Frame::ChunkAck { .. }), Some(id))
+                if id != 0 && route.to == me && route.from != me =>
+            {
+                Outcome::Deliver(route.from, frame)
+            }
+            _ => Outcome::End,
+        }
+    }
+
+    fn relay(&mut self, sessions: &mut Sessions, came: Conn, route: Route, bytes: &[u8]) {
+        let Some(next) = self.routes.next_hop(route.to).and_then(|hop| self.up.get(&hop)).copied() else { return };
+        if next != came && has_room(sessions, next) {
+            sessions.append(next, |out| {
+                peer::relay(bytes, out);
+            });
+        }
+    }
+
+    fn heard_links(&mut self, sessions: &mut Sessions, came: Conn, links: Links) {
+        if !self.routes.hear(links.clone()) {
+            return;
+        }
+        self.tell_routes();
+        let others: Vec<Conn> = self.up.values().copied().filter(|c| *c != came).collect();
+        for conn in others {
+            self.say(sessions, conn, &Frame::Links(links.clone()));
+        }
+    }
+
+    /// Why a node that says this of itself is not to be linked with.
+    fn objection(&self, members: &Members, hello: &Hello<'_>) -> Option<(Refusal, String)> {
+        let me = &self.me;
+        let ours = format!("this is {} of cluster {}", me.node.escape_ascii(), me.cluster);
+        if hello.version != VERSION {
+            let version = hello.version;
+            let detail = format!("{ours}, which speaks version {VERSION} of the peer protocol, not {version}: run the same program everywhere");
+            return Some((Refusal::Version, detail));
+        }
+        if hello.node == me.node {
+            return Some((Refusal::Myself, format!("{ours}: a node needs no link to itself")));
+        }
+        let known = hello.cluster_id != 0 || hello.raft_id != 0;
+        if (known && hello.cluster_id != me.cluster_id) || (!hello.cluster.is_empty() && hello.cluster != me.cluster) {
+            let detail = if hello.cluster == me.cluster {
+                format!("{ours}, and you are of another cluster with the same name: attach an empty directory")
+            } else {
+                format!("{ours}, and you are of cluster {}: attach to a node of that, or leave -c away", hello.cluster)
+            };
+            return Some((Refusal::Cluster, detail));
+        }
+        if !super::desk::equal(hello.secret, &me.secret) {
+            return Some((Refusal::Secret, format!("{ours}, which has another DOOZER_RWSECRET: set the same on all nodes")));
+        }
+        if hello.raft_id != 0 {
+            if members.is_retired(hello.raft_id) {
+                return Some((Refusal::Retired, format!("{ours}: you were taken out of it, and may come back as a standby")));
+            }
+            let other = members.nodes().get(&hello.raft_id).filter(|m| m.node != hello.node);
+            if other.is_some() || hello.raft_id == me.raft_id {
+                return Some((Refusal::NotMember, format!("{ours}: raft id {} is another node's", hello.raft_id)));
+            }
+        }
+        None
+    }
+
+    fn greeted(&mut self, sessions: &mut Sessions, members: &Members, conn: Conn, hello: &Hello<'_>) -> Outcome<'static> {
+        let Some(link) = self.links.get(&conn) else { return Outcome::End };
+        let dialed = link.dialed.clone();
+        if let Some((reason, detail)) = self.objection(members, hello) {
+            if reason != Refusal::Myself {
+                let node = hello.node.escape_ascii().to_string();
+                self.tell(&node, &format!("refused a link with node {node} at {}: {detail}", hello.addr));
+            } else if let Some(addr) = &dialed {
+                self.seeds.retain(|s| s != addr);
+            }
+            self.pause_dial(dialed.as_ref());
+            self.refuse(sessions, conn, reason, &detail);
+            return Outcome::Done;
+        }
+        if dialed.is_none() {
+            self.hello(sessions, conn);
+        }
+        let peer = Peer { raft_id: hello.raft_id, node: hello.node, addr: hello.addr.to_owned() };
+        if let Some(link) = self.links.get_mut(&conn) {
+            link.peer = Some(peer.clone());
+        }
+        // One that has no raft id yet will ask for it, and dial again with it.
+        if hello.raft_id == 0 {
+            return Outcome::Done;
+        }
+        if let Some(&old) = self.up.get(&hello.raft_id)
+            && let Some(before) = self.links.get(&old)
+        {
+            let by_smaller = |dialed: bool| dialed == (self.me.node < hello.node);
+            let (new_dialed, old_dialed) = (dialed.is_some(), before.dialed.is_some());
+            if new_dialed != old_dialed && !by_smaller(new_dialed) {
+                self.pause_dial(dialed.as_ref());
+                sessions.end(conn);
+                return Outcome::Done;
+            }
+            self.links.remove(&old);
+            sessions.abort(old);
+        }
+        self.up.insert(hello.raft_id, conn);
+        self.addresses.insert(hello.raft_id, hello.addr.to_owned());
+        self.told.remove(hello.addr);
+        self.told.remove(&hello.node.escape_ascii().to_string());
+        self.lines.push(format!("link to {} is up", peer.name()));
+        let others: Vec<Links> = self.routes.others().cloned().collect();
+        for links in others {
+            self.say(sessions, conn, &Frame::Links(links));
+        }
+        if !self.changed(sessions) {
+            // It is the same peer on another connection, who may not know.
+            let own = self.routes.own().clone();
+            self.say(sessions, conn, &Frame::Links(own));
+        }
+        Outcome::Done
+    }
+
+    fn refused(&mut self, sessions: &mut Sessions, conn: Conn, reason: Refusal, detail: &str) -> Outcome<'static> {
+        let dialed = self.links.get(&conn).and_then(|l| l.dialed.clone());
+        if let Some(addr) = &dialed {
+            if reason == Refusal::Myself {
+                self.seeds.retain(|s| s != addr);
+            } else {
+                self.tell(addr, &format!("the node at {addr} refused the link: {}", printable(detail)));
+            }
+        }
+        self.pause_dial(dialed.as_ref());
+        sessions.end(conn);
+        if reason == Refusal::Retired { Outcome::Retired } else { Outcome::Done }
+    }
+
+    fn pause_dial(&mut self, dialed: Option<&String>) {
+        if let Some(addr) = dialed {
+            self.dials.insert(addr.clone(), self.now_ms + REFUSED_PAUSE_MS);
+        }
+    }
+
+    // ---- sending ----
+
+    /// Sends a frame to a node, over the shortest path of links; `false` if there is none, or no room on it.
+    pub fn send(&mut self, sessions: &mut Sessions, to: u64, encode: impl FnOnce(Route, &mut Vec<u8>)) -> bool {
+        let Some(conn) = self.routes.next_hop(to).and_then(|hop| self.up.get(&hop)).copied() else { return false };
+        if !has_room(sessions, conn) {
+            return false;
+        }
+        if let Some(link) = self.links.get_mut(&conn) {
+            link.sent_ms = self.now_ms;
+        }
+        let route = Route { from: self.me.raft_id, to, hops: limits::HOPS_MAX };
+        sessions.append(conn, |out| encode(route, out));
+        true
+    }
+
+    /// Says something of this node beside its links.
+    pub fn set_flags(&mut self, sessions: &mut Sessions, flags: u8) {
+        self.flags = flags;
+        self.changed(sessions);
+    }
+
+    /// Tells the others which links there are, if that has changed.
+    fn changed(&mut self, sessions: &mut Sessions) -> bool {
+        let changed = self.routes.set_own(self.up.keys().copied().collect(), self.flags);
+        if changed {
+            self.tell_routes();
+            self.repeat(sessions);
+        }
+        changed
+    }
+
+    fn repeat(&mut self, sessions: &mut Sessions) {
+        self.repeated_ms = self.now_ms;
+        let own = self.routes.own().clone();
+        for conn in self.up.values().copied().collect::<Vec<_>>() {
+            self.say(sessions, conn, &Frame::Links(own.clone()));
+        }
+    }
+
+    // ---- time ----
+
+    /// Time has passed. Connections that are silent are ended, and those missing dialed.
+    pub fn tick(&mut self, sessions: &mut Sessions, members: &Members, now_ms: u64, stalled_ms: u64) {
+        self.now_ms = now_ms;
+        // What came while this process did not run is still to be read.
+        for link in self.links.values_mut() {
+            link.heard_ms += stalled_ms;
+        }
+        let mut silent = Vec::new();
+        let mut quiet = Vec::new();
+        for (conn, link) in &self.links {
+            let limit = if link.peer.as_ref().is_some_and(|p| p.raft_id != 0) { self.timing.silence_ms } else { HELLO_MS };
+            if now_ms.saturating_sub(link.heard_ms) > limit {
+                silent.push(*conn);
+            } else if link.peer.is_some() && now_ms.saturating_sub(link.sent_ms) >= self.timing.ping_ms {
+                quiet.push(*conn);
+            }
+        }
+        for conn in silent {
+            let why = format!("nothing was heard for {} ms", self.timing.silence_ms);
+            self.lose(sessions, conn, &why);
+            sessions.abort(conn);
+        }
+        for conn in quiet {
+            self.say(sessions, conn, &Frame::Ping);
+        }
+        if now_ms.saturating_sub(self.repeated_ms) >= REPEAT_MS {
+            self.routes.retain(|id| !members.is_retired(id));
+            self.repeat(sessions);
+        }
+        self.dial(members);
+    }
+
+    fn dial(&mut self, members: &Members) {
+        let mut wanted: Vec<&String> = Vec::new();
+        for (id, member) in members.nodes() {
+            if *id != self.me.raft_id && member.node != self.me.node && !self.up.contains_key(id) {
+                wanted.push(self.addresses.get(id).unwrap_or(&member.addr));
+            }
+        }
+        if self.up.is_empty() {
+            wanted.extend(&self.seeds);
+        }
+        for addr in wanted {
+            if *addr == self.me.addr || self.dials.get(addr).is_some_and(|at| *at > self.now_ms) {
+                continue;
+            }
+            self.dials.insert(addr.clone(), u64::MAX);
+            self.to_dial.push(addr.clone());
+        }
+    }
+
+    // ---- words ----
+
+    fn tell(&mut self, of: &str, line: &str) {
+        if self.told.get(of).is_none_or(|told| told != line) {
+            self.told.insert(of.to_owned(), line.to_owned());
+            self.lines.push(line.to_owned());
+        }
+        // Strangers do not make this grow.
+        while self.told.len() > 1_000 {
+            self.told.pop_first();
+        }
+    }
+
+    /// Says who is reached through others now.
+    fn tell_routes(&mut self) {
+        let relayed: BTreeMap<u64, u64> = self
+            .routes
+            .others()
+            .map(|l| l.node)
+            .filter_map(|node| self.routes.next_hop(node).filter(|hop| *hop != node).map(|hop| (node, hop)))
+            .collect();
+        for (node, hop) in &relayed {
+            if self.relayed.get(node) != Some(hop) {
+                self.lines.push(format!("raft id {node} is reached through raft id {hop}"));
+            }
+        }
+        self.relayed = relayed;
+    }
+
+    /// How this node calls another: by id and address.
+    pub fn name(&self, members: &Members, raft_id: u64) -> String {
+        match members.nodes().get(&raft_id) {
+            Some(m) => {
+                let addr = self.addresses.get(&raft_id).unwrap_or(&m.addr);
+                Peer { raft_id, node: m.node, addr: addr.clone() }.name()
+            }
+            None => format!("raft id {raft_id}"),
+        }
+    }
+
+    /// Addresses at which the other nodes may be found after a restart.
+    pub fn known_addresses(&self, members: &Members) -> Vec<String> {
+        let others = members.nodes().iter().filter(|(id, m)| **id != self.me.raft_id && m.node != self.me.node);
+        let mut known: Vec<String> = others.map(|(id, m)| self.addresses.get(id).unwrap_or(&m.addr).clone()).collect();
+        known.sort_unstable();
+        known.dedup();
+        known
+    }
+}
+
+fn has_room(sessions: &mut Sessions, conn: Conn) -> bool {
+    sessions.get(conn).is_some_and(|session| session.unsent() < limits::PEER_OUTPUT_MAX)
+}
+
+/// A peer's words, fit for a log.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).take(500).collect()
+}

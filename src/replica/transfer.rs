@@ -1,0 +1,433 @@
+//! A snapshot on its way to a peer that is new or too far behind.
+//!
+//! The leader reads its state off, a slice a turn, and sends it in parts; a few are on their way at a time, and one that is not
+//! acknowledged is sent again, over another link if need be. The peer writes the records to a file of its own and builds the
+//! state from them at the same time. The last part is acknowledged when the file is durable; then raft is told.
+//!
+//! ```text
+//! part    record*               record   length u32 | bytes
+//! first record of the first part         raft's term u64 | index u64 | term u64 | state: see snapshot
+//! ```
+//! Integers are little-endian.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::machine::Machine;
+use super::snapshot::{BadSnapshot, Restore, Source};
+use crate::limits;
+use crate::store::Store;
+
+/// A part that was not acknowledged for so long is sent again.
+const RESEND_MS: u64 = 1_000;
+/// A transfer that makes no progress for so long is given up.
+const PATIENCE_MS: u64 = 20_000;
+/// Time between two lines that say how far it is.
+const TELL_MS: u64 = 2_000;
+
+const HEAD: usize = 24;
+
+/// A part of a snapshot.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    /// Its number, from 0.
+    pub seq: u64,
+    /// It is the last.
+    pub last: bool,
+    /// Its records.
+    pub records: Bytes,
+}
+
+/// A snapshot that is being sent.
+#[derive(Debug)]
+pub struct Sending {
+    /// Raft id of the receiver.
+    pub to: u64,
+    /// The number of this transfer.
+    pub transfer: u64,
+    /// The last entry that it covers.
+    pub index: u64,
+    source: Option<Source>,
+    gathered: Vec<u8>,
+    /// Number of the next part.
+    next: u64,
+    /// Parts that are not acknowledged; those from `unsent` on are to be sent.
+    chunks: VecDeque<Chunk>,
+    unsent: usize,
+    bytes: u64,
+    began_ms: u64,
+    progress_ms: u64,
+    resent_ms: u64,
+    told_ms: u64,
+}
+
+/// What is to be done about a transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It goes on.
+    Going,
+    /// The peer has all of it, durably.
+    Done,
+    /// Nothing came back for too long.
+    Stuck,
+}
+
+impl Sending {
+    /// Begins to send the state as it is now, which covers the entries up to `index`, of `term`.
+    pub fn begin(machine: &mut Machine, to: u64, transfer: u64, raft_term: u64, at: (u64, u64), now_ms: u64) -> Sending {
+        let (source, state) = Source::begin(machine);
+        let mut head = Vec::with_capacity(HEAD + state.len());
+        for number in [raft_term, at.0, at.1] {
+            head.extend_from_slice(&number.to_le_bytes());
+        }
+        head.extend_from_slice(&state);
+        let mut gathered = Vec::new();
+        put(&mut gathered, &head);
+        Sending {
+            to,
+            transfer,
+            index: at.0,
+            source: Some(source),
+            gathered,
+            next: 0,
+            chunks: VecDeque::new(),
+            unsent: 0,
+            bytes: 0,
+            began_ms: now_ms,
+            progress_ms: now_ms,
+            resent_ms: now_ms,
+            told_ms: now_ms,
+        }
+    }
+
+    /// Whether more can be read off now.
+    pub fn wants_slice(&self) -> bool {
+        self.source.is_some() && self.chunks.len() < limits::CHUNK_WINDOW
+    }
+
+    /// Reads off a slice.
+    pub fn slice(&mut self, store: &mut Store) {
+        if !self.wants_slice() {
+            return;
+        }
+        let Some(mut source) = self.source.take() else { return };
+        let gathered = &mut self.gathered;
+        source.slice(store, |record| {
+            put(gathered, record);
+            gathered.len() >= limits::CHUNK
+        });
+        let last = source.is_finished();
+        if last {
+            source.end(store);
+        } else {
+            self.source = Some(source);
+        }
+        if last || self.gathered.len() >= limits::CHUNK {
+            let records = Bytes::from(std::mem::take(&mut self.gathered));
+            self.chunks.push_back(Chunk { seq: self.next, last, records });
+            self.next += 1;
+        }
+    }
+
+    /// The next part to be sent, if there is one; it counts as sent if `send` says so.
+    pub fn send(&mut self, mut send: impl FnMut(&Chunk) -> bool) {
+        while let Some(chunk) = self.chunks.get(self.unsent) {
+            if !send(chunk) {
+                return;
+            }
+            self.unsent += 1;
+        }
+    }
+
+    /// The peer has all parts before `next`.
+    pub fn acknowledged(&mut self, next: u64, now_ms: u64) {
+        while let Some(chunk) = self.chunks.pop_front_if(|chunk| chunk.seq < next) {
+            self.bytes += chunk.records.len() as u64;
+            self.unsent = self.unsent.saturating_sub(1);
+            self.progress_ms = now_ms;
+        }
+    }
+
+    /// Time has passed. With a line for the operator, now and then.
+    pub fn tick(&mut self, now_ms: u64, name: &str, lines: &mut Vec<String>) -> Progress {
+        if self.source.is_none() && self.chunks.is_empty() {
+            let ms = now_ms.saturating_sub(self.began_ms);
+            lines.push(format!("sent a snapshot up to entry {} to {name}: {} KiB in {ms} ms", self.index, self.bytes >> 10));
+            return Progress::Done;
+        }
+        let idle = now_ms.saturating_sub(self.progress_ms);
+        if idle >= PATIENCE_MS {
+            lines.push(format!("gave up sending a snapshot to {name}: nothing came back for {idle} ms"));
+            return Progress::Stuck;
+        }
+        if idle >= RESEND_MS && now_ms.saturating_sub(self.resent_ms) >= RESEND_MS {
+            self.resent_ms = now_ms;
+            self.unsent = 0;
+        }
+        if now_ms.saturating_sub(self.told_ms) >= TELL_MS {
+            self.told_ms = now_ms;
+            lines.push(format!("sending a snapshot up to entry {} to {name}: {} KiB so far", self.index, self.bytes >> 10));
+        }
+        Progress::Going
+    }
+
+    /// Lets the store forget.
+    pub fn end(self, store: &mut Store) {
+        if let Some(source) = self.source {
+            source.end(store);
+        }
+    }
+}
+
+fn put(gathered: &mut Vec<u8>, record: &[u8]) {
+    let len = u32::try_from(record.len()).expect("a record within its limit");
+    gathered.extend_from_slice(&len.to_le_bytes());
+    gathered.extend_from_slice(record);
+}
+
+/// A snapshot that is being received.
+#[derive(Debug)]
+pub struct Receiving {
+    /// Raft id of the leader that sends it.
+    pub from: u64,
+    /// The number of the transfer.
+    pub transfer: u64,
+    /// The leader's term in raft.
+    pub raft_term: u64,
+    index: u64,
+    term: u64,
+    state: Vec<u8>,
+    restore: Option<Restore>,
+    /// Number of the part that comes next.
+    next: u64,
+    /// Parts whose records are not written: with the place of the next record.
+    chunks: VecDeque<(Chunk, usize)>,
+    /// Parts before this one are written.
+    written: u64,
+    acknowledged: u64,
+    complete: bool,
+    failed: Option<BadSnapshot>,
+    heard_ms: u64,
+}
+
+impl Receiving {
+    /// Begins with the first part; `None` when that cannot be read.
+    pub fn begin(from: u64, transfer: u64, first: Chunk, history: u64, now_ms: u64) -> Option<Receiving> {
+        let (head, at) = record(&first.records, 0)?;
+        let (numbers, state) = head.split_at_checked(HEAD)?;
+        let number = |i: usize| numbers.get(8 * i..8 * i + 8)?.try_into().ok().map(u64::from_le_bytes);
+        let (raft_term, index, term) = (number(0)?, number(1)?, number(2)?);
+        let restore = Restore::of_state(state, history).ok()?;
+        Some(Receiving {
+            from,
+            transfer,
+            raft_term,
+            index,
+            term,
+            state: state.to_vec(),
+            restore: Some(restore),
+            next: 1,
+            chunks: VecDeque::from([(first, at)]),
+            written: 0,
+            acknowledged: 0,
+            complete: false,
+            failed: None,
+            heard_ms: now_ms,
+        })
+    }
+
+    /// Index and term of the last entry that it covers, and its description.
+    pub fn describe(&self) -> (u64, u64, Vec<u8>) {
+        (self.index, self.term, self.state.clone())
+    }
+
+    /// Takes a part; one that does not come next is dropped.
+    pub fn take(&mut self, chunk: Chunk, now_ms: u64) {
+        self.heard_ms = now_ms;
+        if chunk.seq == self.next {
+            self.next += 1;
+            self.chunks.push_back((chunk, 0));
+        } else if chunk.seq < self.written {
+            // It was acknowledged, and that got lost.
+            self.acknowledged = 0;
+        }
+    }
+
+    /// Nothing came for too long, or what came makes no sense: the reason.
+    pub fn failure(&self, now_ms: u64) -> Option<String> {
+        match &self.failed {
+            Some(bad) => Some(bad.to_string()),
+            None if self.is_written() || now_ms.saturating_sub(self.heard_ms) < PATIENCE_MS => None,
+            None => Some("nothing came any more".into()),
+        }
+    }
+
+    /// There are records to be written.
+    pub fn has_records(&self) -> bool {
+        !self.chunks.is_empty()
+    }
+
+    /// Gives the records that have come to `sink`, until it says that it is full. `false` if there was none.
+    pub fn write(&mut self, mut sink: impl FnMut(&[u8]) -> bool) -> bool {
+        let Some((chunk, at)) = self.chunks.front_mut() else { return false };
+        while let Some((bytes, end)) = record(&chunk.records, *at) {
+            *at = end;
+            if let Some(restore) = &mut self.restore
+                && self.failed.is_none()
+                && let Err(bad) = restore.record(bytes)
+            {
+                self.failed = Some(bad);
+            }
+            if sink(bytes) && end < chunk.records.len() {
+                return true;
+            }
+        }
+        if *at < chunk.records.len() {
+            self.failed = Some(BadSnapshot::Record);
+        }
+        self.written = chunk.seq + 1;
+        self.complete |= chunk.last;
+        self.chunks.pop_front();
+        true
+    }
+
+    /// All records are written.
+    pub fn is_written(&self) -> bool {
+        self.complete && self.chunks.is_empty()
+    }
+
+    /// The number to be acknowledged, if that is news. The last part is, only when the file is durable.
+    pub fn acknowledge(&mut self, durable: bool) -> Option<u64> {
+        let next = if self.complete && !durable { self.written - 1 } else { self.written };
+        if next <= self.acknowledged {
+            return None;
+        }
+        self.acknowledged = next;
+        Some(next)
+    }
+
+    /// The state.
+    ///
+    /// # Errors
+    /// When something is missing.
+    pub fn finish(&mut self) -> Result<Machine, BadSnapshot> {
+        if let Some(bad) = self.failed.take() {
+            return Err(bad);
+        }
+        self.restore.take().ok_or(BadSnapshot::Record)?.finish()
+    }
+}
+
+/// The record at a place of a part, and the place behind it.
+fn record(records: &[u8], at: usize) -> Option<(&[u8], usize)> {
+    let (&len, rest) = records.get(at..)?.split_first_chunk::<4>()?;
+    let len = u32::from_le_bytes(len) as usize;
+    let record = rest.get(..len)?;
+    Some((record, at + 4 + len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replica::batch::{Gather, Origin};
+    use crate::store::{Lookup, Mutation};
+
+    fn machine(files: u32, size: usize) -> Machine {
+        let mut machine = Machine::founding(1_000);
+        let mut gather = Gather::new(Origin { node: 1, epoch: 1 });
+        for i in 0..files {
+            let path = format!("/d{}/f{i}", i % 7);
+            gather.push(&Mutation::Set { path: path.as_bytes(), rev: -1, value: &vec![7; size] }.into());
+            if gather.len() > limits::BATCH_SOFT {
+                machine.apply(&gather.take().unwrap(), |_, _, _, _| ()).unwrap();
+            }
+        }
+        if let Some(batch) = gather.take() {
+            machine.apply(&batch, |_, _, _, _| ()).unwrap();
+        }
+        machine
+    }
+
+    /// Carries parts over a link that loses every n-th, and gives the state that arrives.
+    fn carry(from: &mut Machine, lose: u64) -> Machine {
+        let mut sending = Sending::begin(from, 2, 9, 3, (100, 2), 0);
+        let mut receiving: Option<Receiving> = None;
+        let (mut count, mut now) = (0, 0);
+        loop {
+            now += 100;
+            sending.slice(&mut from.store);
+            let mut came = Vec::new();
+            sending.send(|chunk| {
+                count += 1;
+                if lose == 0 || count % lose != 0 {
+                    came.push(chunk.clone());
+                }
+                true
+            });
+            for chunk in came {
+                match &mut receiving {
+                    None if chunk.seq == 0 => receiving = Receiving::begin(1, 9, chunk, 1_000, now),
+                    None => {}
+                    Some(receiving) => receiving.take(chunk, now),
+                }
+            }
+            if let Some(receiving) = &mut receiving {
+                while receiving.write(|_| false) {}
+                if let Some(next) = receiving.acknowledge(receiving.is_written()) {
+                    sending.acknowledged(next, now);
+                }
+            }
+            match sending.tick(now, "", &mut Vec::new()) {
+                Progress::Going => {}
+                Progress::Done => return receiving.unwrap().finish().unwrap(),
+                Progress::Stuck => panic!("stuck"),
+            }
+        }
+    }
+
+    /// The receiver goes on from what it got: it must be what the sender had, also when parts were lost on the way.
+    #[test]
+    fn a_state_arrives_whole_over_a_bad_link() {
+        for lose in [0, 3, 2] {
+            let mut from = machine(2_000, 1_000);
+            let to = carry(&mut from, lose);
+            assert_eq!(to.store.revision(), from.store.revision());
+            assert_eq!(to.seen(), from.seen());
+            let (mut a, mut b) = (Vec::new(), Vec::new());
+            for rev in 1_100..=2_000 {
+                assert_eq!(from.store.event(rev, &mut a), to.store.event(rev, &mut b), "revision {rev}");
+                assert_eq!(a, b);
+            }
+            assert!(matches!(to.store.lookup(b"/d3/f3", 2_000), Lookup::File { rev: 4, value } if value.len() == 1_000));
+        }
+    }
+
+    /// A new cluster has almost nothing to send.
+    #[test]
+    fn an_empty_state_arrives() {
+        let mut from = machine(0, 0);
+        assert_eq!(carry(&mut from, 0).store.revision(), 0);
+    }
+
+    /// A peer's bytes are not to be trusted: they are refused, not a panic.
+    #[test]
+    fn a_part_that_makes_no_sense_is_refused() {
+        for bytes in [&b""[..], b"\x10\0\0\0short", b"\xff\xff\xff\xff"] {
+            let chunk = Chunk { seq: 0, last: true, records: Bytes::copy_from_slice(bytes) };
+            assert!(Receiving::begin(1, 1, chunk, 10, 0).is_none());
+        }
+        let mut from = machine(10, 10);
+        let mut sending = Sending::begin(&mut from, 2, 9, 3, (100, 2), 0);
+        sending.slice(&mut from.store);
+        let mut receiving = None;
+        sending.send(|chunk| {
+            let records = chunk.records.slice(..chunk.records.len() - 3);
+            receiving = Receiving::begin(1, 9, Chunk { records, ..chunk.clone() }, 10, 0);
+            true
+        });
+        let mut receiving = receiving.unwrap();
+        while receiving.write(|_| false) {}
+        assert!(receiving.failure(0).is_some());
+    }
+}
