@@ -188,14 +188,11 @@ impl Cluster {
     }
 
     fn agreed(&self) -> Option<Leader> {
-        let mut running = self.nodes.iter().filter(|node| node.is_up());
-        let leader = &running.next()?.names.as_ref()?.leader;
-        if !running.all(|node| node.names.as_ref().is_some_and(|named| named.leader == *leader)) {
-            return None;
-        }
-        let at = self.nodes.iter().position(|node| node.is_up() && node.id.as_ref() == Some(leader))?;
-        let named = self.nodes[at].names.as_ref().filter(|named| named.own)?;
-        Some(Leader { node: NodeId(at), since: named.at })
+        let running = || self.nodes.iter().enumerate().filter(|(_, node)| node.is_up());
+        let names = || running().map(|(number, node)| (number, node.names.as_ref()));
+        let (number, named) = names().find_map(|(number, named)| Some((number, named.filter(|named| named.own)?)))?;
+        let all = names().all(|(_, other)| other.is_some_and(|other| other.leader == named.leader));
+        all.then_some(Leader { node: NodeId(number), since: named.at })
     }
 
     /// Waits until each node that runs takes a write, and has those that the others took. Returns a revision that all have.
@@ -325,15 +322,18 @@ impl Node {
     }
 }
 
-/// Whom a line of the node `id` names as leader: `…: this node leads…`, `…: leader is ID…`.
+/// Whom a line of the node `id` names as leader: `…: this node leads (raft id 3, …)`, `…: leader is ID (raft id 3, …)`, or
+/// `…: leader is raft id 3…` while the node has not learned more of it. The raft id is in all of them.
 fn named(line: &Line, id: &str) -> Option<Named> {
-    let leader = if line.text.contains("this node leads") {
-        id
-    } else {
-        let rest = line.text.split_once("leader is ")?.1;
-        rest.split(|c: char| !c.is_ascii_alphanumeric()).next().filter(|id| !id.is_empty())?
+    let own = line.text.contains("this node leads");
+    let rest = line.text.split_once(if own { "this node leads" } else { "leader is " })?.1;
+    let word = |text: &str| {
+        let word = text.split(|c: char| !c.is_ascii_alphanumeric()).next().filter(|word| !word.is_empty());
+        word.map(String::from)
     };
-    Some(Named { leader: leader.to_string(), at: line.at, own: leader == id })
+    let raft_id = rest.split_once("raft id ").and_then(|(_, rest)| word(rest));
+    let leader = raft_id.or_else(|| if own { Some(id.to_string()) } else { word(rest) })?;
+    Some(Named { own: own || leader == id, leader, at: line.at })
 }
 
 /// An address of this process's own for each node.
@@ -370,9 +370,16 @@ mod tests {
     #[test]
     fn who_leads_is_understood() {
         let leader = |text: &str| named(&line(text), ID).map(|named| (named.leader, named.own));
-        assert_eq!(leader("doozerd: this node leads (term 3)"), Some((ID.to_string(), true)));
-        assert_eq!(leader(&format!("doozerd: leader is {OTHER}, 127.0.0.1:8046")), Some((OTHER.to_string(), false)));
-        assert_eq!(leader(&format!("doozerd: leader is {ID}")), Some((ID.to_string(), true)));
+        let named = |leader: &str, own| Some((leader.to_string(), own));
+        assert_eq!(leader("doozerd: this node leads (raft id 3, term 3)"), named("3", true));
+        assert_eq!(
+            leader(&format!("doozerd: leader is {OTHER} (raft id 4, 127.0.0.1:1) in term 5")),
+            named("4", false)
+        );
+        assert_eq!(leader("doozerd: leader is raft id 4 in term 5"), named("4", false));
+        assert_eq!(leader("doozerd: this node leads"), named(ID, true));
+        assert_eq!(leader(&format!("doozerd: leader is {OTHER}, 127.0.0.1:8046")), named(OTHER, false));
+        assert_eq!(leader(&format!("doozerd: leader is {ID}")), named(ID, true));
         assert_eq!(leader("doozerd: listening on 127.0.0.1:8046"), None);
     }
 
