@@ -13,7 +13,7 @@
 //! [`forward`] (to whom, and how often), [`group`] and [`entries`] (raft), [`machine`] and [`members`] (what is applied), [`snapshot`] (the
 //! state, to a file and back), [`rebuild`] (the state, from the disk), `introduce` (what it says of itself). For the cluster: [`mesh`] and
 //! [`routes`] (links), `peers` (what comes over them), [`membership`] (what the leader does about the members), [`transfer`]
-//! (snapshots to peers).
+//! (snapshots to peers), [`join`] (how a node gets its raft id).
 //!
 //! Invariants:
 //! * nothing is answered before what it promises is durable: the log says what is ([`crate::log::Durable`]), and only
@@ -27,6 +27,7 @@ pub mod entries;
 pub mod forward;
 pub mod group;
 mod introduce;
+pub mod join;
 pub mod machine;
 pub mod members;
 pub mod membership;
@@ -53,8 +54,8 @@ use mesh::{Me, Mesh, Timing};
 pub use peers::Standing;
 use requests::{Asker, Pending, answer};
 use session::Pause;
-use transfer::Sending;
 pub use session::{Access, Conn, Output};
+use transfer::Sending;
 
 use crate::limits;
 use crate::log::{self, Log, Position};
@@ -782,6 +783,10 @@ impl Persist for Staging<'_> {
 
     fn position(&self) -> Position {
         self.0.position()
+    }
+
+    fn durable(&self) -> log::Durable {
+        self.0.durable()
     }
 }
 

@@ -5,6 +5,7 @@
 //! before it, so what came together is carried out together. What it submits leaves when the runtime parks.
 //!
 //! * `directory`: the data directory: lock, identity, recovery.
+//! * `attach`, `boot`: how a new node finds its cluster.
 //! * `pin`: the core.
 //! * [`boot`]: the name service, of another cluster, in which the nodes of this one find each other.
 //! * `buffer`, `signal`: what the tasks are made of.
@@ -12,6 +13,7 @@
 // This floor is where time, randomness and files come in.
 #![allow(clippy::disallowed_methods, reason = "the server is the floor that may name the clock and files")]
 
+mod attach;
 pub mod boot;
 mod buffer;
 pub mod directory;
@@ -29,11 +31,12 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio_uring::net::TcpListener;
+use tokio_uring::net::{TcpListener, TcpStream};
 
 use crate::limits;
+use crate::log::Identity;
 use crate::replica::desk::Secrets;
-use crate::replica::{Conn, Replica, group};
+use crate::replica::{Conn, Fate, Replica};
 use buffer::Budget;
 use link::Link;
 use signal::Signal;
@@ -76,6 +79,16 @@ pub struct Options {
     pub pulse: Duration,
     /// Who may do what.
     pub secrets: Secrets,
+    /// Addresses of nodes to attach to.
+    pub attach: Vec<String>,
+    /// URI of the cluster that serves as name service.
+    pub boot: Option<String>,
+    /// Time between two signs of life of the leader.
+    pub heartbeat: Duration,
+    /// How long a follower hears nothing of the leader before it stands for election.
+    pub election: Duration,
+    /// How long a member is not heard before it is taken out of its slot.
+    pub timeout: Duration,
     /// Whether to go on with what precedes damage.
     pub salvage: bool,
     /// The program's version.
@@ -142,6 +155,10 @@ struct Shell {
     sending: Cell<usize>,
     /// The server has made itself known and takes connections.
     serving: Signal,
+    /// What the node stands for in its cluster has changed.
+    standing: Signal,
+    identity: RefCell<Identity>,
+    heartbeat: Duration,
     disk: disk::Disk,
     _lock: std::fs::File,
 }
@@ -183,7 +200,8 @@ pub fn run(options: Options) -> Result<(), StartError> {
         let addr = listener
             .local_addr()
             .map_err(|e| StartError::new(format!("cannot tell the address of the listener: {e}")))?;
-        let opened = directory::open(&options).await?;
+        let advertised = advertised(addr, options.attach.first());
+        let opened = directory::open(&options, &advertised).await?;
         say(&format!("listening on {addr}"));
         for line in &opened.report {
             say(line);
@@ -194,12 +212,19 @@ pub fn run(options: Options) -> Result<(), StartError> {
             node: opened.identity.node,
             raft_id: opened.identity.raft_id,
             epoch: opened.identity.boot_epoch,
-            cluster: opened.identity.cluster,
-            addr: addr.to_string(),
+            incarnation: opened.identity.incarnation,
+            cluster: opened.identity.cluster.clone(),
+            cluster_id: opened.identity.cluster_id,
+            seeds: options.attach.iter().chain(&opened.identity.peers).cloned().collect(),
+            heartbeat_ms: millis(options.heartbeat),
+            election_ms: millis(options.election),
+            timeout_ms: millis(options.timeout),
+            history: options.history,
+            addr: advertised.clone(),
             hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             version: options.version,
             secrets: options.secrets,
-            pulse_ms: u64::try_from(options.pulse.as_micros().div_ceil(1000)).unwrap_or(u64::MAX),
+            pulse_ms: millis(options.pulse),
             dir: options.dir.display().to_string(),
         };
         let failed = |e| StartError::new(format!("cannot start the raft group: {e}"));
@@ -216,9 +241,19 @@ pub fn run(options: Options) -> Result<(), StartError> {
             stopping: Cell::new(false),
             sending: Cell::new(0),
             serving: Signal::default(),
+            standing: Signal::default(),
+            heartbeat: options.heartbeat,
             disk: opened.disk,
             _lock: opened.lock,
+            identity: RefCell::new(opened.identity),
         });
+        if let Some(uri) = options.boot {
+            let (cluster, node) = {
+                let identity = shell.identity.borrow();
+                (identity.cluster.clone(), identity.node.escape_ascii().to_string())
+            };
+            tokio_uring::spawn(async move { boot::announce(&uri, &cluster, &node, &advertised).await });
+        }
         let hello = format!("say hello with: doozer -a 'doozer:?ca={addr}' find /ctl");
         serve(shell, listener, began, opened.recovery, hello, stop).await
     })
@@ -237,16 +272,30 @@ async fn serve(
     tokio_uring::spawn(async move { turns(&s).await });
     let s = Rc::clone(&shell);
     tokio_uring::spawn(async move { clock(&s, began).await });
-    shell.turn.set();
-    shell.serving.wait().await;
-    let revision = shell.replica.borrow().recovered_revision();
-    shell.say(&format!("recovered revision {revision}{recovery}"));
-    shell.say(&hello);
     let s = Rc::clone(&shell);
+    tokio_uring::spawn(async move { remember(&s).await });
+    shell.turn.set();
+    let s = Rc::clone(&shell);
+    // Peers are needed before clients can be served: who connects is told apart by the first bytes.
     tokio_uring::spawn(async move { accept(&s, TcpListener::from_std(listener)).await });
+    let serving = async {
+        shell.serving.wait().await;
+        let revision = shell.replica.borrow().recovered_revision();
+        shell.say(&format!("recovered revision {revision}{recovery}"));
+        shell.say(&hello);
+    };
+    tokio::select! {
+        () = serving => {}
+        () = stop.wait() => {
+            shell.say("stopped before it could serve");
+            std::process::exit(0)
+        }
+    }
     stop.wait().await;
     shell.say("stopping: finishing what is in the log");
     shell.stopping.set(true);
+    shell.replica.borrow_mut().begin_stop();
+    shell.turn.set();
     let deadline = Instant::now() + FAREWELL;
     loop {
         let quiet = {
@@ -266,6 +315,8 @@ async fn serve(
 /// Ends the turns of the loop.
 async fn turns(shell: &Rc<Shell>) {
     let mut conns = Vec::new();
+    let mut dials = Vec::new();
+    let mut lines = Vec::new();
     let mut serving = false;
     loop {
         shell.turn.wait().await;
@@ -300,8 +351,33 @@ async fn turns(shell: &Rc<Shell>) {
             if replica.wants_snapshot() {
                 shell.snapshot.set();
             }
+            replica.take_aborted(&mut conns);
+            replica.take_dials(&mut dials);
+            replica.take_lines(&mut lines);
             replica.has_work()
         };
+        for line in lines.drain(..) {
+            shell.say(&line);
+        }
+        for conn in conns.drain(..) {
+            let link = shell.links.borrow().get(&conn).cloned();
+            if let Some(link) = link {
+                link.close(shell);
+            }
+        }
+        for addr in dials.drain(..) {
+            let s = Rc::clone(shell);
+            tokio_uring::spawn(async move { dial(&s, addr).await });
+        }
+        let removals = shell.replica.borrow_mut().take_removals();
+        if !removals.is_empty() {
+            let s = Rc::clone(shell);
+            tokio_uring::spawn(async move { disk::remove(&s, removals).await });
+        }
+        let fate = shell.replica.borrow_mut().take_fate();
+        if let Some(Fate::Rejoin) = fate {
+            rejoin(shell).await;
+        }
         let fat = shell.replica.borrow().over_output_limit();
         if let Some(link) = fat.and_then(|conn| shell.links.borrow().get(&conn).cloned()) {
             shell.say("closed a connection: unsent output has reached its limit, and it had the most");
@@ -316,14 +392,68 @@ async fn turns(shell: &Rc<Shell>) {
 }
 
 async fn clock(shell: &Rc<Shell>, began: Instant) {
-    let mut interval = tokio::time::interval(Duration::from_millis(group::TICK_MS));
+    let mut interval = tokio::time::interval(shell.heartbeat);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
         let now = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         shell.replica.borrow_mut().tick(now);
         shell.turn.set();
+        shell.standing.set();
     }
+}
+
+/// Dials a peer.
+async fn dial(shell: &Rc<Shell>, addr: String) {
+    let connected = match attach::connect(&addr).await {
+        // What tokio has made is handed over to the ring.
+        Ok(stream) => stream.into_std(),
+        Err(e) => Err(e),
+    };
+    match connected {
+        Ok(stream) => {
+            let conn = shell.replica.borrow_mut().dialed(&addr);
+            Link::start(shell, conn, TcpStream::from_std(stream));
+        }
+        Err(e) => shell.replica.borrow_mut().not_dialed(&addr, &e.to_string()),
+    }
+    shell.turn.set();
+}
+
+/// Writes down what the node stands for in its cluster, when that changes: it is needed when its data cannot be read.
+async fn remember(shell: &Rc<Shell>) {
+    loop {
+        shell.standing.wait().await;
+        let Some(standing) = shell.replica.borrow_mut().take_standing() else { continue };
+        let identity = {
+            let mut identity = shell.identity.borrow_mut();
+            let before = identity.clone();
+            directory::stand(&mut identity, standing);
+            if *identity == before {
+                continue;
+            }
+            identity.clone()
+        };
+        if let Err(e) = directory::write_identity(&shell.disk, &identity).await {
+            shell.say(&format!("cannot write down who the other nodes are: {e}"));
+        }
+    }
+}
+
+/// Comes back as a standby, under another raft id and without the data: the process starts anew.
+async fn rejoin(shell: &Rc<Shell>) {
+    use std::os::unix::process::CommandExt as _;
+    shell.say("this node was taken out of its cluster: it starts anew, and comes back as a standby");
+    let identity = {
+        let mut identity = shell.identity.borrow_mut();
+        directory::leave(&mut identity);
+        identity.clone()
+    };
+    if let Err(e) = directory::write_identity(&shell.disk, &identity).await {
+        fatal(&format!("cannot write the identity file: {e}"));
+    }
+    let failed = std::process::Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).exec();
+    fatal(&format!("cannot start anew: {failed}; start this server again"))
 }
 
 /// Connections that leave enough of the open files that this process may have: each takes one, and the log, which fails
@@ -354,7 +484,8 @@ async fn accept(shell: &Rc<Shell>, listener: TcpListener) {
                 if shell.stopping.get() {
                     return;
                 }
-                Link::start(shell, stream);
+                let conn = shell.replica.borrow_mut().open();
+                Link::start(shell, conn, stream);
             }
             Err(e) => {
                 if !told {
@@ -425,6 +556,32 @@ async fn listen(address: &str) -> Result<std::net::TcpListener, StartError> {
             }
         }
     }
+}
+
+/// Where others find a node that listens at `addr`: on a machine's address, if that is all of them. It is the one from which the
+/// node at `towards` is reached, or the rest of the world.
+fn advertised(addr: SocketAddr, towards: Option<&String>) -> String {
+    if !addr.ip().is_unspecified() {
+        return addr.to_string();
+    }
+    // No packet is sent: the kernel only chooses the route.
+    let own = |to: &str| -> std::io::Result<SocketAddr> {
+        let to = to.to_socket_addrs()?.next().ok_or(std::io::ErrorKind::NotFound)?;
+        let unspecified: SocketAddr =
+            if to.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+        let socket = std::net::UdpSocket::bind(unspecified)?;
+        socket.connect(to)?;
+        socket.local_addr()
+    };
+    // An address that is kept for documentation, and so on nobody's own network.
+    match own(towards.map_or("192.0.2.1:9", String::as_str)) {
+        Ok(own) => SocketAddr::new(own.ip(), addr.port()).to_string(),
+        Err(_) => addr.to_string(),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
 }
 
 /// Sets what the accepted connections inherit: answers leave at once, and a peer that is lost without a word is noticed.

@@ -340,12 +340,9 @@ mod tests {
                 Owned::Set(path, rev, value) => Mutation::Set { path, rev: *rev, value }.into(),
                 Owned::Del(path, rev) => Mutation::Del { path, rev: *rev }.into(),
                 Owned::Nop => Mutation::Nop.into(),
-                Owned::Register(raft_id, node, incarnation, addr) => Command::Register(Registration {
-                    raft_id: *raft_id,
-                    node: *node,
-                    incarnation: *incarnation,
-                    addr,
-                }),
+                Owned::Register(raft_id, node, incarnation, addr) => {
+                    Command::Register(Registration { raft_id: *raft_id, node: *node, incarnation: *incarnation, addr })
+                }
             }
         }
 

@@ -396,7 +396,8 @@ impl Desk {
             store.match_more(&mut usize::MAX.clone());
         }
         self.wake(store);
-        let scans = self.parked.iter().filter(|(_, p)| matches!(p.work, Work::Wait(_) | Work::Walk(_) | Work::Getdir(_)));
+        let scans =
+            self.parked.iter().filter(|(_, p)| matches!(p.work, Work::Wait(_) | Work::Walk(_) | Work::Getdir(_)));
         for token in scans.map(|(token, _)| token).collect::<Vec<_>>() {
             self.run_scan(store, token, &mut usize::MAX.clone());
         }

@@ -10,8 +10,8 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use crate::limits;
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, StorageError};
 
 /// The in-memory log, shared between raft, which reads it, and the replica, which appends.
@@ -36,7 +36,15 @@ struct Inner {
 impl Entries {
     /// A log that begins behind the entry `before` = (index, term), with (0, 0) for a new one.
     pub fn new(hard_state: HardState, conf_state: ConfState, before: (u64, u64)) -> Entries {
-        let inner = Inner { hard_state, conf_state, before, entries: VecDeque::new(), bytes: 0, snapshots: false, applied: before };
+        let inner = Inner {
+            hard_state,
+            conf_state,
+            before,
+            entries: VecDeque::new(),
+            bytes: 0,
+            snapshots: false,
+            applied: before,
+        };
         Entries { inner: Rc::new(RefCell::new(inner)) }
     }
 

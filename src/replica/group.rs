@@ -39,6 +39,8 @@ pub trait Persist {
     fn hard_state(&mut self, hard_state: &HardState);
     /// The place of the last record staged.
     fn position(&self) -> Position;
+    /// What is durable by now.
+    fn durable(&self) -> Durable;
 }
 
 /// One node's view of its raft group.
@@ -308,6 +310,18 @@ impl Group {
 
     /// Takes what raft has ready: stages records with `log`, and queues committed entries, read states and messages.
     pub fn pump(&mut self, log: &mut impl Persist) {
+        loop {
+            self.pump_readies(log);
+            // One that has nothing to write waits only for those before it.
+            let waiting = self.waiting.len();
+            self.persisted(log.durable());
+            if self.waiting.len() == waiting {
+                return;
+            }
+        }
+    }
+
+    fn pump_readies(&mut self, log: &mut impl Persist) {
         while self.node.has_ready() {
             let mut ready = self.node.ready();
             self.outbox.append(&mut ready.take_messages());

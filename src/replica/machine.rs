@@ -40,8 +40,8 @@ pub struct Machine {
 
 impl Machine {
     /// A machine around a store, which knows the members and what it has seen of each server.
-    pub fn new(store: Store, mut members: Members, seen: BTreeMap<u64, Seen>) -> Machine {
-        members.find_slots(&store);
+    pub fn new(mut store: Store, mut members: Members, seen: BTreeMap<u64, Seen>) -> Machine {
+        members.find_slots(&mut store);
         Machine { store, members, seen }
     }
 

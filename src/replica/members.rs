@@ -189,7 +189,7 @@ impl Members {
     }
 
     /// Finds the slots in the tree of a snapshot.
-    pub fn find_slots(&mut self, store: &Store) {
+    pub fn find_slots(&mut self, store: &mut Store) {
         self.slots.clear();
         let rev = store.revision();
         let mut budget = usize::MAX;
@@ -499,7 +499,7 @@ mod tests {
         let (mut members, mut store) = two();
         set(&mut members, &mut store, b"/ctl/cal/1", b"").unwrap();
         let mut found = Members::with(members.conf().clone(), members.nodes().clone(), members.next());
-        found.find_slots(&store);
+        found.find_slots(&mut store);
         assert_eq!(found.slots(), members.slots());
         assert_eq!(found.voter_in(b"/ctl/cal/0"), Some(FOUNDER));
     }

@@ -71,7 +71,11 @@ impl View<'_> {
 
     /// The next step.
     pub fn next(&self) -> Step {
-        self.take_out().or_else(|| self.promote()).or_else(|| self.admit()).or_else(|| self.forget()).unwrap_or(Step::Rest)
+        self.take_out()
+            .or_else(|| self.promote())
+            .or_else(|| self.admit())
+            .or_else(|| self.forget())
+            .unwrap_or(Step::Rest)
     }
 
     /// Voters that lost their slot, that came back under another raft id, or that are not heard.
@@ -151,6 +155,7 @@ mod tests {
         members: Members,
         store: Store,
         silent: Vec<u64>,
+        silent_ms: u64,
         behind: Vec<u64>,
     }
 
@@ -165,7 +170,7 @@ mod tests {
     impl Cluster {
         fn new(voters: u64, standbys: u64) -> Cluster {
             let (members, store) = (Members::founding(), Store::new(100));
-            let mut cluster = Cluster { members, store, silent: vec![], behind: vec![] };
+            let mut cluster = Cluster { members, store, silent: vec![], silent_ms: 5_000, behind: vec![] };
             for id in 1..=voters + standbys {
                 cluster.register(id, 0);
                 if id > 1 {
@@ -206,7 +211,7 @@ mod tests {
                     let matched = if self.behind.contains(&id) { 10 } else { 990 };
                     Some(Progress { matched, replicating: true })
                 },
-                silent_ms: &|id| if self.silent.contains(&id) { 5_000 } else { 0 },
+                silent_ms: &|id| if self.silent.contains(&id) { self.silent_ms } else { 0 },
                 fit: &|_| true,
                 timeout_ms: 4_000,
                 election_ms: 400,
@@ -251,7 +256,7 @@ mod tests {
         cluster.write(2, vec![]);
         assert_eq!(cluster.next(1), Step::Propose(Change::Demote(2, None)));
         assert_eq!(cluster.next(2), Step::HandOver(1));
-        cluster.silent = vec![3];
+        (cluster.silent, cluster.silent_ms) = (vec![3], 2_000);
         assert_eq!(cluster.next(1), Step::Rest, "1 and 3 could not go on");
     }
 
@@ -266,7 +271,10 @@ mod tests {
         cluster.members.change(&Change::Admit(4)).unwrap();
         assert_eq!(cluster.next(1), Step::Propose(Change::Promote(4, slot(3), rev)));
         let rev = cluster.write(3, vec![]);
-        assert!(matches!(cluster.next(1), Step::Propose(Change::Promote(3, _, at)) if at == rev), "opened anew, for all");
+        assert!(
+            matches!(cluster.next(1), Step::Propose(Change::Promote(3, _, at)) if at == rev),
+            "opened anew, for all"
+        );
     }
 
     /// A member that lost its data comes back under another raft id: the old one votes for nobody any more.

@@ -92,7 +92,6 @@ struct Link {
     peer: Option<Peer>,
     /// The address that was dialed, if this side did.
     dialed: Option<String>,
-    opened_ms: u64,
     heard_ms: u64,
     sent_ms: u64,
 }
@@ -131,8 +130,6 @@ pub struct Mesh {
     told: BTreeMap<String, String>,
     relayed: BTreeMap<u64, u64>,
     lines: Vec<String>,
-    /// Peers whose connection was closed by their side.
-    closed: Vec<u64>,
     now_ms: u64,
     repeated_ms: u64,
 }
@@ -154,7 +151,6 @@ impl Mesh {
             told: BTreeMap::new(),
             relayed: BTreeMap::new(),
             lines: Vec::new(),
-            closed: Vec::new(),
             now_ms: 0,
             repeated_ms: 0,
         }
@@ -173,11 +169,6 @@ impl Mesh {
     /// Lines for the operator.
     pub fn take_lines(&mut self, into: &mut Vec<String>) {
         into.append(&mut self.lines);
-    }
-
-    /// Peers whose own side has closed the connection since the last call: most likely their processes have ended.
-    pub fn take_closed(&mut self) -> Vec<u64> {
-        std::mem::take(&mut self.closed)
     }
 
     /// Addresses to be dialed; the outcome is told by [`Mesh::dialed`] or [`Mesh::not_dialed`].
@@ -207,33 +198,27 @@ impl Mesh {
 
     fn open(&mut self, conn: Conn, dialed: Option<String>) {
         let now = self.now_ms;
-        self.links.insert(conn, Link { peer: None, dialed, opened_ms: now, heard_ms: now, sent_ms: now });
+        self.links.insert(conn, Link { peer: None, dialed, heard_ms: now, sent_ms: now });
     }
 
     /// The other side has closed the connection, or it broke.
     pub fn gone(&mut self, sessions: &mut Sessions, conn: Conn) {
-        if let Some(raft_id) = self.lose(sessions, conn, "the other side closed it") {
-            self.closed.push(raft_id);
-        }
+        self.lose(sessions, conn, "the other side closed it");
     }
 
-    /// Forgets a link. The peer's raft id, if it was the link to it.
-    fn lose(&mut self, sessions: &mut Sessions, conn: Conn, why: &str) -> Option<u64> {
-        let link = self.links.remove(&conn)?;
+    /// Forgets a link.
+    fn lose(&mut self, sessions: &mut Sessions, conn: Conn, why: &str) {
+        let Some(link) = self.links.remove(&conn) else { return };
         if let Some(addr) = &link.dialed {
             let pause = self.dials.entry(addr.clone()).or_insert(0);
             *pause = if *pause == u64::MAX || *pause < self.now_ms { self.now_ms + DIAL_PAUSE_MS } else { *pause };
         }
-        let peer = link.peer?;
-        if self.up.get(&peer.raft_id) != Some(&conn) {
-            return None;
-        }
+        let Some(peer) = link.peer.filter(|peer| self.up.get(&peer.raft_id) == Some(&conn)) else { return };
         self.up.remove(&peer.raft_id);
         self.lines.push(format!("link to {} is lost: {why}", peer.name()));
         // Whoever lost a link dials at once: the other may be back.
         self.dials.insert(peer.addr.clone(), self.now_ms);
         self.changed(sessions);
-        Some(peer.raft_id)
     }
 
     fn hello(&mut self, sessions: &mut Sessions, conn: Conn) {
@@ -339,7 +324,9 @@ impl Mesh {
         let ours = format!("this is {} of cluster {}", me.node.escape_ascii(), me.cluster);
         if hello.version != VERSION {
             let version = hello.version;
-            let detail = format!("{ours}, which speaks version {VERSION} of the peer protocol, not {version}: run the same program everywhere");
+            let detail = format!(
+                "{ours}, which speaks version {VERSION} of the peer protocol, not {version}: run the same program everywhere"
+            );
             return Some((Refusal::Version, detail));
         }
         if hello.node == me.node {
@@ -355,11 +342,17 @@ impl Mesh {
             return Some((Refusal::Cluster, detail));
         }
         if !super::desk::equal(hello.secret, &me.secret) {
-            return Some((Refusal::Secret, format!("{ours}, which has another DOOZER_RWSECRET: set the same on all nodes")));
+            return Some((
+                Refusal::Secret,
+                format!("{ours}, which has another DOOZER_RWSECRET: set the same on all nodes"),
+            ));
         }
         if hello.raft_id != 0 {
             if members.is_retired(hello.raft_id) {
-                return Some((Refusal::Retired, format!("{ours}: you were taken out of it, and may come back as a standby")));
+                return Some((
+                    Refusal::Retired,
+                    format!("{ours}: you were taken out of it, and may come back as a standby"),
+                ));
             }
             let other = members.nodes().get(&hello.raft_id).filter(|m| m.node != hello.node);
             if other.is_some() || hello.raft_id == me.raft_id {
@@ -369,7 +362,13 @@ impl Mesh {
         None
     }
 
-    fn greeted(&mut self, sessions: &mut Sessions, members: &Members, conn: Conn, hello: &Hello<'_>) -> Outcome<'static> {
+    fn greeted(
+        &mut self,
+        sessions: &mut Sessions,
+        members: &Members,
+        conn: Conn,
+        hello: &Hello<'_>,
+    ) -> Outcome<'static> {
         let Some(link) = self.links.get(&conn) else { return Outcome::End };
         let dialed = link.dialed.clone();
         if let Some((reason, detail)) = self.objection(members, hello) {
@@ -496,7 +495,8 @@ impl Mesh {
         let mut silent = Vec::new();
         let mut quiet = Vec::new();
         for (conn, link) in &self.links {
-            let limit = if link.peer.as_ref().is_some_and(|p| p.raft_id != 0) { self.timing.silence_ms } else { HELLO_MS };
+            let limit =
+                if link.peer.as_ref().is_some_and(|p| p.raft_id != 0) { self.timing.silence_ms } else { HELLO_MS };
             if now_ms.saturating_sub(link.heard_ms) > limit {
                 silent.push(*conn);
             } else if link.peer.is_some() && now_ms.saturating_sub(link.sent_ms) >= self.timing.ping_ms {
@@ -519,21 +519,23 @@ impl Mesh {
     }
 
     fn dial(&mut self, members: &Members) {
-        let mut wanted: Vec<&String> = Vec::new();
+        let mut wanted: Vec<(&String, u64)> = Vec::new();
         for (id, member) in members.nodes() {
             if *id != self.me.raft_id && member.node != self.me.node && !self.up.contains_key(id) {
-                wanted.push(self.addresses.get(id).unwrap_or(&member.addr));
+                // Of two that would dial each other at once the one with the smaller id goes first, and a new node first of all.
+                let patience = if self.me.node < member.node { 1 } else { 2 };
+                wanted.push((self.addresses.get(id).unwrap_or(&member.addr), patience * DIAL_PAUSE_MS));
             }
         }
         if self.up.is_empty() {
-            wanted.extend(&self.seeds);
+            wanted.extend(self.seeds.iter().map(|seed| (seed, 0)));
         }
-        for addr in wanted {
-            if *addr == self.me.addr || self.dials.get(addr).is_some_and(|at| *at > self.now_ms) {
-                continue;
+        for (addr, patience) in wanted {
+            let due = *self.dials.entry(addr.clone()).or_insert(self.now_ms + patience);
+            if *addr != self.me.addr && due <= self.now_ms {
+                self.dials.insert(addr.clone(), u64::MAX);
+                self.to_dial.push(addr.clone());
             }
-            self.dials.insert(addr.clone(), u64::MAX);
-            self.to_dial.push(addr.clone());
         }
     }
 

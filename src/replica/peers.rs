@@ -194,7 +194,8 @@ impl Replica {
                 self.begin_sending(to);
                 continue;
             }
-            let sent = self.mesh.send(&mut self.desk.sessions, to, |route, out| peer::encode_raft(route, &message, out));
+            let sent =
+                self.mesh.send(&mut self.desk.sessions, to, |route, out| peer::encode_raft(route, &message, out));
             if !sent && message.msg_type == MessageType::MsgAppend {
                 self.group.unreachable(to);
             }
@@ -341,7 +342,8 @@ impl Replica {
             timeout_ms: self.config.timeout_ms,
             election_ms: self.config.election_ms,
         };
-        let stuck = self.writing_since.is_some_and(|since| now.saturating_sub(since) >= STUCK_DISK * self.config.election_ms);
+        let stuck =
+            self.writing_since.is_some_and(|since| now.saturating_sub(since) >= STUCK_DISK * self.config.election_ms);
         let step = match view.heir() {
             Some(heir) if self.stopping || full || stuck => Step::HandOver(heir),
             _ if self.stopping => Step::Rest,
@@ -380,7 +382,10 @@ impl Replica {
             Change::Admit(_) => format!("{name} is a standby now"),
             Change::Promote(_, slot, _) => format!("{name} is promoted into {}: {voters} members", path(slot)),
             Change::Demote(_, Some((slot, _))) => {
-                format!("{name} is taken out of {}: it was not heard, or came back without its data; {voters} members", path(slot))
+                format!(
+                    "{name} is taken out of {}: it was not heard, or came back without its data; {voters} members",
+                    path(slot)
+                )
             }
             Change::Demote(_, None) => format!("{name} has lost its slot and is a standby now: {voters} members"),
             Change::Remove(_) => format!("{name} is removed from the cluster"),
@@ -443,7 +448,8 @@ impl Replica {
         let now = self.now_ms;
         let Some(sending) = self.sending.as_mut().filter(|s| s.to == from && s.transfer == transfer) else { return };
         if failed {
-            self.lines.push(format!("{} does not want the snapshot any more", self.mesh.name(&self.machine.members, from)));
+            self.lines
+                .push(format!("{} does not want the snapshot any more", self.mesh.name(&self.machine.members, from)));
             return self.end_sending(false);
         }
         sending.acknowledged(next, now);

@@ -35,7 +35,14 @@ fn config() -> Config {
         node: *NODE,
         raft_id: 1,
         epoch: 1,
+        incarnation: 0,
         cluster: "local".into(),
+        cluster_id: 77,
+        seeds: vec![],
+        heartbeat_ms: 50,
+        election_ms: 400,
+        timeout_ms: 60_000,
+        history: 1_000,
         addr: "127.0.0.1:8046".into(),
         hostname: "host".into(),
         version: "1".into(),
@@ -67,7 +74,7 @@ impl Node {
     }
 
     fn fresh(history: u64) -> Node {
-        let (machine, start) = Rebuild::new(*NODE, 1, history).founded(1, 7);
+        let (machine, start) = Rebuild::new(*NODE, history).founded(1, 7);
         let mut log = Log::create(Params { segment_size: SEGMENT, node: *NODE });
         let first = log.wants_segment().unwrap();
         log.prepared(first.generation);
@@ -398,14 +405,15 @@ fn a_snapshot_is_the_state_at_its_beginning_though_commits_go_on() {
         events.insert(rev, (event.kind, path.clone(), event.value.to_vec()));
     }
     let (index, term) = (node.replica.group.applied(), node.replica.group.applied_term());
-    let conf = node.replica.group.conf_state();
-    node.replica.snapshots.begin(&mut node.replica.machine, NODE, index, term, &conf);
+    node.replica.snapshots.begin(&mut node.replica.machine, NODE, index, term);
+    assert!(node.replica.snapshots.take_in_hand());
 
     let mut file = Vec::new();
     let mut i = 0;
     loop {
         match node.replica.next_snapshot_part() {
             Part::Nothing => break,
+            Part::Wait | Part::Abandon => panic!("it is the replica's own, and wanted"),
             Part::Later => {
                 for _ in 0..100 {
                     i += 1;
@@ -431,8 +439,8 @@ fn a_snapshot_is_the_state_at_its_beginning_though_commits_go_on() {
         .unwrap();
     let summary = reader.finish().unwrap();
     assert_eq!((summary.index, summary.term), (index, term));
-    let (machine, conf) = restore.unwrap().finish().unwrap();
-    assert_eq!(conf.voters, [1]);
+    let machine = restore.unwrap().finish().unwrap();
+    assert_eq!(machine.members.voters(), [1]);
     let store = &machine.store;
     assert_eq!((store.first_revision(), store.revision()), (first, last));
     for rev in first..=last {

@@ -14,20 +14,22 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::attach::attach;
+use super::boot::{Decision, consult};
 use super::disk::{Disk, is_full};
 use super::{Options, StartError};
 use crate::limits;
 use crate::log::name::Name;
 use crate::log::{self, Erase, FileInfo, Identity, Log, NodeId, Params, Refusal, Salvage, Step, Survey};
-use crate::replica::Recovered;
+use crate::replica::join::Joiner;
+use crate::replica::members::FOUNDER;
 use crate::replica::rebuild::Rebuild;
+use crate::replica::{Recovered, Standing};
 
 /// Where files are set aside.
 const DAMAGED: &str = "damaged";
 /// How long the last writes of an earlier process are waited for.
 const WRITES_PATIENCE: Duration = Duration::from_secs(30);
-/// The founder's raft id.
-const FOUNDER: u64 = 1;
 /// Letters of a node's id: base 32 of RFC 4648.
 const LETTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 
@@ -47,11 +49,12 @@ pub struct Opened {
     pub lock: File,
 }
 
-/// Opens the data directory, making it if it is not there.
+/// Opens the data directory, making it if it is not there, of a node that listens at `addr`. One that is of no cluster yet founds
+/// one or attaches to one, which may take as long as that cannot be reached.
 ///
 /// # Errors
-/// When it cannot be read or written, another server uses it, or its data cannot be relied on.
-pub async fn open(options: &Options) -> Result<Opened, StartError> {
+/// When it cannot be read or written, another server uses it, its data cannot be relied on, or the cluster refuses it.
+pub async fn open(options: &Options, addr: &str) -> Result<Opened, StartError> {
     let dir = &options.dir;
     let cannot = |what: &str, e: io::Error| {
         StartError::new(format!("cannot {what} the data directory {}: {e}; choose another with -d", dir.display()))
@@ -60,7 +63,7 @@ pub async fn open(options: &Options) -> Result<Opened, StartError> {
     let lock = lock(dir)?;
     wait_for_last_writes(dir).await.map_err(|e| cannot("wait for the last writes to", e))?;
     let disk = Disk::probe(dir).await.map_err(|e| cannot("write to", e))?;
-    let mut opener = Opener { options, disk, report: Vec::new(), recovery: String::new() };
+    let mut opener = Opener { options, addr, disk, report: Vec::new(), recovery: String::new() };
     if !opener.disk.is_direct() {
         opener.report.push(format!(
             "the file system of {} refuses O_DIRECT: the log is written with buffered writes and fdatasync, which is slower",
@@ -129,6 +132,7 @@ async fn wait_for_last_writes(dir: &Path) -> io::Result<()> {
 
 struct Opener<'a> {
     options: &'a Options,
+    addr: &'a str,
     disk: Disk,
     report: Vec<String>,
     recovery: String,
@@ -136,16 +140,15 @@ struct Opener<'a> {
 
 impl Opener<'_> {
     async fn open(&mut self) -> Result<(Identity, Recovered), StartError> {
-        let survey = match log::survey(&self.listing()?) {
-            Ok(survey) => survey,
-            Err(damage) => return Err(self.damaged(&damage)),
-        };
+        let survey = log::survey(&self.listing()?);
         let mut identity = match survey {
-            Survey::Empty => self.found().await?,
-            Survey::IdentityOnly | Survey::Founded => self.identity()?,
+            Ok(Survey::Empty) => self.new_node().await?,
+            Ok(Survey::IdentityOnly | Survey::Founded) => self.identity()?,
+            Err(ref damage) => self.without(self.identity().ok(), damage, None).await?,
         };
         if let Some(wanted) = &self.options.cluster
             && *wanted != identity.cluster
+            && !identity.cluster.is_empty()
         {
             return Err(StartError::new(format!(
                 "-c {wanted}: {} holds a node of the cluster {}; leave -c away, or choose another directory with -d",
@@ -153,15 +156,128 @@ impl Opener<'_> {
                 identity.cluster,
             )));
         }
-        let recovered = if identity.boot_epoch == 0 && survey != Survey::Founded {
-            self.begin(&identity).await?
-        } else {
-            self.recover(&identity).await?
+        let mut recovered = None;
+        if identity.raft_id != 0 && (identity.boot_epoch != 0 || matches!(survey, Ok(Survey::Founded))) {
+            match self.recover(&identity).await? {
+                Ok(found) => recovered = Some(found),
+                Err(refusal) => {
+                    let salvage = match &refusal {
+                        Refusal::Damage(damage) => damage.salvage.as_ref(),
+                        _ => None,
+                    };
+                    identity = self.without(Some(identity), &refusal, salvage).await?;
+                }
+            }
+        }
+        let recovered = match recovered {
+            Some(recovered) => recovered,
+            None => {
+                if identity.raft_id == 0 {
+                    self.join(&mut identity).await?;
+                }
+                self.begin(&identity).await?
+            }
         };
         // The identity may be older than the log, if it was restored from a copy: no epoch is used twice.
         identity.boot_epoch = identity.boot_epoch.max(recovered.epoch()) + 1;
         self.write_identity(&identity).await?;
         Ok((identity, recovered))
+    }
+
+    /// The data cannot be used. A member of a cluster that can go on without it does so, and comes back under another raft id: under
+    /// its own it might deny what it has acknowledged. Else it is for the operator to say what is to be done.
+    async fn without(
+        &mut self,
+        identity: Option<Identity>,
+        damage: &(dyn std::fmt::Display + Sync),
+        salvage: Option<&Salvage>,
+    ) -> Result<Identity, StartError> {
+        let refused = self.damaged(damage);
+        let Some(mut identity) = identity else { return Err(refused) };
+        let others = !identity.peers.is_empty() || !self.options.attach.is_empty();
+        if !others || (identity.voter && identity.voters < 3) {
+            return Err(match salvage {
+                Some(_) if identity.voters > 1 => StartError::damaged(format!(
+                    "{refused}; the other member has a copy of it: stop this node for good, or repair its disk"
+                )),
+                _ => refused,
+            });
+        }
+        self.report.push(format!(
+            "the data in {} cannot be used: {damage}; it is moved to {DAMAGED}/ there, and this node comes back from the others",
+            self.options.dir.display()
+        ));
+        super::say(self.report.last().map_or("", String::as_str));
+        self.report.pop();
+        leave(&mut identity);
+        self.write_identity(&identity).await?;
+        Ok(identity)
+    }
+
+    /// Who a new node is: the founder of a cluster, or one that is to join.
+    async fn new_node(&mut self) -> Result<Identity, StartError> {
+        let mut identity = self.founder()?;
+        let mut attach = self.options.attach.clone();
+        if attach.is_empty()
+            && let Some(uri) = &self.options.boot
+        {
+            let node = identity.node.escape_ascii().to_string();
+            match consult(uri, &identity.cluster, &node, &|line| super::say(line)).await.map_err(StartError::new)? {
+                Decision::Found => {
+                    super::say(&format!("the name service has this node found cluster {}", identity.cluster))
+                }
+                Decision::Attach(addresses) => attach = addresses,
+            }
+        }
+        if !attach.is_empty() {
+            (identity.raft_id, identity.cluster_id) = (0, 0);
+            (identity.voters, identity.voter) = (0, false);
+            if self.options.cluster.is_none() && self.options.boot.is_none() {
+                identity.cluster.clear();
+            }
+            identity.peers = attach;
+        }
+        self.write_identity(&identity).await?;
+        Ok(identity)
+    }
+
+    /// Has the cluster register this node, which has no data of it, or none that it may use.
+    async fn join(&mut self, identity: &mut Identity) -> Result<(), StartError> {
+        for file in self.listing()? {
+            if file.name != log::name::IDENTITY {
+                self.set_aside(&file.name, identity)?;
+            }
+        }
+        self.disk.sync_dir().await.map_err(|e| self.error("sync the directory", &e))?;
+        let mut addresses = self.options.attach.clone();
+        addresses.extend(identity.peers.iter().filter(|p| !self.options.attach.contains(p)).cloned());
+        addresses.retain(|a| a != self.addr);
+        if addresses.is_empty() {
+            return Err(StartError::new(format!(
+                "{} holds a node that has not joined its cluster: give the address of a node of that with -a, or choose another \
+                 directory with -d",
+                self.options.dir.display()
+            )));
+        }
+        let joiner = Joiner {
+            node: identity.node,
+            incarnation: identity.incarnation,
+            cluster: if identity.cluster.is_empty() {
+                self.options.cluster.clone().unwrap_or_default()
+            } else {
+                identity.cluster.clone()
+            },
+            cluster_id: identity.cluster_id,
+            secret: self.options.secrets.read_write.clone(),
+            addr: self.addr.to_owned(),
+        };
+        let welcome =
+            attach(&joiner, &addresses, &mut |line| super::say(&line)).await.map_err(|line| StartError::new(line))?;
+        identity.raft_id = welcome.raft_id;
+        identity.cluster_id = welcome.cluster_id;
+        identity.cluster = welcome.cluster;
+        identity.peers = addresses;
+        self.write_identity(identity).await
     }
 
     fn error(&self, what: &str, e: &io::Error) -> StartError {
@@ -194,30 +310,26 @@ impl Opener<'_> {
 
     // ---- founding ----
 
-    /// A new node's identity, written.
-    async fn found(&mut self) -> Result<Identity, StartError> {
-        let cluster = self.options.cluster.clone().unwrap_or_else(|| super::CLUSTER_DEFAULT.into());
-        let identity = Identity {
+    /// The identity of a new node that founds a cluster.
+    fn founder(&self) -> Result<Identity, StartError> {
+        Ok(Identity {
             node: new_node_id()?,
             raft_id: FOUNDER,
             boot_epoch: 0,
             incarnation: 0,
-            cluster,
+            cluster: self.options.cluster.clone().unwrap_or_else(|| super::CLUSTER_DEFAULT.into()),
             cluster_id: new_cluster_id()?,
             voters: 1,
             voter: true,
             peers: Vec::new(),
-        };
-        self.write_identity(&identity).await?;
-        Ok(identity)
+        })
     }
 
     /// The empty log of a node that never ran.
     async fn begin(&mut self, identity: &Identity) -> Result<Recovered, StartError> {
         let mut log = Log::create(Params { segment_size: limits::SEGMENT, node: identity.node });
         self.prepare(&mut log).await?;
-        let (machine, start) =
-            Rebuild::new(identity.node, identity.raft_id, self.options.history).founded(identity.raft_id, seed()?);
+        let (machine, start) = Rebuild::new(identity.node, self.options.history).founded(identity.raft_id, seed()?);
         self.describe(identity);
         self.recovery = ": a new data directory".into();
         Ok(Recovered { machine, start, log, snapshot: 0, snapshot_bytes: 0 })
@@ -242,32 +354,22 @@ impl Opener<'_> {
     }
 
     async fn write_identity(&self, identity: &Identity) -> Result<(), StartError> {
-        let write = async || -> io::Result<()> {
-            let draft = self.disk.create(&log::name::temporary(log::name::IDENTITY))?;
-            draft.write(identity.encode(), 0).await.0?;
-            draft.commit(&self.disk, log::name::IDENTITY).await
-        };
-        match write().await {
-            // Full: there is room where the old one is.
-            Err(e) if is_full(&e) && self.disk.path(log::name::IDENTITY).exists() => {
-                self.disk.write_over(log::name::IDENTITY, identity.encode()).await
-            }
-            outcome => outcome,
-        }
-        .map_err(|e| self.error("write the identity file", &e))
+        write_identity(&self.disk, identity).await.map_err(|e| self.error("write the identity file", &e))
     }
 
     // ---- recovery ----
 
-    async fn recover(&mut self, identity: &Identity) -> Result<Recovered, StartError> {
+    /// The state that the files hold, or why they hold none that can be used.
+    async fn recover(&mut self, identity: &Identity) -> Result<Result<Recovered, Refusal<io::Error>>, StartError> {
         let began = Instant::now();
         loop {
-            let mut rebuild = Rebuild::new(identity.node, identity.raft_id, self.options.history);
+            let mut rebuild = Rebuild::new(identity.node, self.options.history);
             let listing = self.listing()?;
             let mut read = reader(&self.options.dir);
             match log::recover(&identity.node, &listing, &mut read, &mut |event| rebuild.take(event)) {
-                Ok(found) => return self.resume(identity, rebuild, &found, began).await,
-                Err(Refusal::Damage(damage)) if self.options.salvage => match &damage.salvage {
+                Ok(found) => return self.resume(identity, rebuild, &found, began).await.map(Ok),
+                // Only a node that is alone may go on with less than it has acknowledged.
+                Err(Refusal::Damage(damage)) if self.options.salvage && identity.voters <= 1 => match &damage.salvage {
                     Some(salvage) => {
                         self.report.push(format!("salvage: {damage}"));
                         self.salvage(identity, salvage).await?;
@@ -280,7 +382,7 @@ impl Opener<'_> {
                         self.disk.path(&file).display()
                     )));
                 }
-                Err(refusal) => return Err(self.damaged(&refusal)),
+                Err(refusal) => return Ok(Err(refusal)),
             }
         }
     }
@@ -397,6 +499,40 @@ impl Opener<'_> {
             to = dir.join(format!("{}.{more}-{name}", identity.boot_epoch));
         }
         Ok(to)
+    }
+}
+
+/// Gives up a node's place in its cluster, to come back under another raft id.
+pub fn leave(identity: &mut Identity) {
+    identity.incarnation += 1;
+    identity.raft_id = 0;
+    identity.boot_epoch = 0;
+    identity.voter = false;
+}
+
+/// Remembers what the node stands for in its cluster.
+pub fn stand(identity: &mut Identity, standing: Standing) {
+    identity.voters = standing.voters;
+    identity.voter = standing.voter;
+    identity.peers = standing.peers;
+}
+
+/// Writes the identity, durably.
+///
+/// # Errors
+/// Those of the disk.
+pub async fn write_identity(disk: &Disk, identity: &Identity) -> io::Result<()> {
+    let write = async || -> io::Result<()> {
+        let draft = disk.create(&log::name::temporary(log::name::IDENTITY))?;
+        draft.write(identity.encode(), 0).await.0?;
+        draft.commit(disk, log::name::IDENTITY).await
+    };
+    match write().await {
+        // Full: there is room where the old one is.
+        Err(e) if is_full(&e) && disk.path(log::name::IDENTITY).exists() => {
+            disk.write_over(log::name::IDENTITY, identity.encode()).await
+        }
+        outcome => outcome,
     }
 }
 

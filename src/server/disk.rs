@@ -355,13 +355,12 @@ async fn write_snapshots(shell: &Rc<Shell>) {
             continue;
         }
         match write_snapshot(shell).await {
-            Ok(()) => {
+            Ok(true) => {
                 told = false;
                 let old = shell.replica.borrow_mut().snapshot_done();
                 remove(shell, old).await;
-                let removals = shell.replica.borrow_mut().take_removals();
-                remove(shell, removals).await;
             }
+            Ok(false) => {}
             Err(e) if is_full(&e) => {
                 if !told {
                     told = true;
@@ -379,13 +378,20 @@ async fn write_snapshots(shell: &Rc<Shell>) {
     }
 }
 
-async fn write_snapshot(shell: &Rc<Shell>) -> io::Result<()> {
+/// Whether there is one: it may be given up on the way.
+async fn write_snapshot(shell: &Rc<Shell>) -> io::Result<bool> {
     let file = shell.replica.borrow().snapshot_name();
     let draft = shell.disk.create(&name::temporary(&file))?;
     loop {
         let part = shell.replica.borrow_mut().next_snapshot_part();
         match part {
-            Part::Nothing => return draft.commit(&shell.disk, &file).await,
+            Part::Nothing => return draft.commit(&shell.disk, &file).await.map(|()| true),
+            Part::Abandon => {
+                draft.abandon().await?;
+                return Ok(false);
+            }
+            // More of it is to come from the leader.
+            Part::Wait => shell.snapshot.wait().await,
             // Lets the runtime park, and so the commits have their turn, before the next slice.
             Part::Later => tokio_uring::no_op().await?,
             Part::Write(mut part) => {
@@ -407,7 +413,8 @@ async fn write_snapshot(shell: &Rc<Shell>) -> io::Result<()> {
     }
 }
 
-async fn remove(shell: &Shell, names: impl IntoIterator<Item = String>) {
+/// Removes files that are of no use any more.
+pub async fn remove(shell: &Shell, names: impl IntoIterator<Item = String>) {
     for name in names {
         if let Err(e) = fs::remove_file(shell.disk.path(&name)).await {
             shell.say(&format!("cannot remove {name}, which is of no use any more: {e}"));

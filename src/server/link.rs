@@ -50,9 +50,8 @@ impl std::fmt::Debug for Stream {
 }
 
 impl Link {
-    /// Serves a connection that was accepted.
-    pub fn start(shell: &Rc<Shell>, stream: TcpStream) {
-        let conn = shell.replica.borrow_mut().open();
+    /// Serves a connection that was accepted, or dialed, which the replica knows by this name.
+    pub fn start(shell: &Rc<Shell>, conn: Conn, stream: TcpStream) {
         let link = Rc::new(Link {
             conn,
             send: Signal::default(),
@@ -103,8 +102,8 @@ impl Link {
             let room = buffer.bytes().len();
             let (received, slice) = self.stream.0.read(buffer.lend().slice(room..)).await;
             buffer.received(slice.into_inner());
-            // A stopping server takes no more.
-            if shell.stopping.get() {
+            // A stopping server takes no more, but of its peers, with whom it brings to an end what it has begun.
+            if shell.stopping.get() && !shell.replica.borrow_mut().is_peer(self.conn) {
                 return;
             }
             let got = match received {

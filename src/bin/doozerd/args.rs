@@ -52,17 +52,28 @@ pub struct Args {
     #[arg(long = "pulse", value_name = "SECONDS", default_value_t = 0.0)]
     pub pulse: f64,
 
-    /// Attach to the cluster of a node that listens on this address; may be given again (not yet available)
+    /// Attach to the cluster of a node that listens on this address; may be given again. Once it has joined, a node knows the
+    /// others without it
     #[arg(long = "a", value_name = "HOST:PORT")]
     pub attach: Vec<String>,
 
-    /// URI of the cluster that serves as name service (not yet available)
+    /// URI of the cluster that serves as name service: a new node finds its cluster there, or founds it
     #[arg(long = "b", value_name = "URI", env = "DOOZER_BOOT_URI", hide_env = true)]
     pub boot: Option<String>,
 
-    /// Take a node that was not heard for so long out of its slot (no effect on a single node)
+    /// Take a member that was not heard for so long out of its slot, so that a standby can move in
     #[arg(long = "timeout", value_name = "SECONDS", default_value_t = 60.0)]
     pub timeout: f64,
+
+    /// A follower that has not heard the leader for so many milliseconds, up to twice as many, stands for election
+    #[arg(long = "election", value_name = "MS", default_value_t = 400,
+          value_parser = clap::value_parser!(u64).range(20..=600_000))]
+    pub election: u64,
+
+    /// A leader gives a sign of life every so many milliseconds; the same on all nodes, and at most half of -election
+    #[arg(long = "heartbeat", value_name = "MS", default_value_t = 50,
+          value_parser = clap::value_parser!(u64).range(5..=300_000))]
+    pub heartbeat: u64,
 
     /// Address for the original's web view; accepted, serves nothing yet
     #[arg(long = "w", value_name = "HOST:PORT")]

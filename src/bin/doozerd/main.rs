@@ -37,13 +37,6 @@ fn main() -> ExitCode {
 
 /// What the flags and the environment mean, or one line that says what is wrong with them.
 fn options(args: args::Args) -> Result<Options, String> {
-    if !args.attach.is_empty() {
-        return Err("-a: attaching to a cluster is not possible yet; without -a this node founds one of its own".into());
-    }
-    // A variable that is there and empty is as good as none.
-    if args.boot.is_some_and(|uri| !uri.is_empty()) {
-        return Err("-b, DOOZER_BOOT_URI: a name service is not supported yet; leave it away to found a cluster".into());
-    }
     if args.fill.is_some() {
         server::say("-fill is accepted and has no effect: this server does not need it");
     }
@@ -53,7 +46,23 @@ fn options(args: args::Args) -> Result<Options, String> {
     let seconds = |name: &str, value: f64| {
         Duration::try_from_secs_f64(value).map_err(|_| format!("-{name} {value}: give a number of seconds, 0 or more"))
     };
-    seconds("timeout", args.timeout)?;
+    let timeout = seconds("timeout", args.timeout)?;
+    if args.heartbeat > args.election / 2 {
+        return Err(format!(
+            "-heartbeat {}: with -election {} it can be at most {}, or followers take a leader that lives for dead",
+            args.heartbeat,
+            args.election,
+            args.election / 2
+        ));
+    }
+    let election = Duration::from_millis(args.election);
+    if timeout < 4 * election {
+        return Err(format!(
+            "-timeout {}: give at least {} seconds, four times -election",
+            args.timeout,
+            4.0 * election.as_secs_f64()
+        ));
+    }
     if let Some(name) = &args.cluster {
         let valid = |c: u8| c.is_ascii_alphanumeric() || c == b'.' || c == b'-';
         if name.is_empty() || name.len() > CLUSTER_NAME_MAX || !name.bytes().all(valid) {
@@ -72,6 +81,12 @@ fn options(args: args::Args) -> Result<Options, String> {
         cluster: args.cluster,
         history: args.history,
         secrets,
+        attach: args.attach,
+        // A variable that is there and empty is as good as none.
+        boot: args.boot.filter(|uri| !uri.is_empty()),
+        heartbeat: Duration::from_millis(args.heartbeat),
+        election,
+        timeout,
         salvage: args.salvage,
         version: env!("CARGO_PKG_VERSION").into(),
     })
