@@ -12,7 +12,7 @@ use crate::figure::{Goal, Report, Unit};
 use crate::machine::{apart, on_core};
 use crate::pool::{Driven, Pool};
 use crate::scenario::throughput::{KEYS, checked};
-use crate::scenario::{Bench, CONNS, WINDOW, count_revisions};
+use crate::scenario::{Bench, CONNS, WINDOW};
 use crate::traffic::{Gets, Keys, Sets};
 
 const NAME: &str = "cluster-get";
@@ -27,9 +27,8 @@ pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
     let keys = Keys::new(KEYS);
     let fill = |addr| {
         let writes = 20 * KEYS as u64;
-        let before = Client::connect(addr)?.revision()?;
         checked(&mut Pool::connect(addr, CONNS, WINDOW)?, &mut Sets::new(&keys, writes, &AtomicU64::new(0)), writes)?;
-        count_revisions(addr, before, writes)
+        Client::connect(addr)?.revision()
     };
     let filled = bench.client_of(&cluster, || fill(cluster.addr(leader.node)))?;
     // Each node has to have the keys before they are read there.
