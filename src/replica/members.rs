@@ -90,6 +90,9 @@ pub enum Change {
     Remove(u64),
 }
 
+/// What a change of the members does to a file: its new value, or that it is deleted.
+pub type Write = (Vec<u8>, Option<Vec<u8>>);
+
 const ADMIT: u8 = 1;
 const PROMOTE: u8 = 2;
 const DEMOTE: u8 = 3;
@@ -361,7 +364,7 @@ impl Members {
     }
 
     /// What a change does to the tree, if it holds at this place of the log; it has taken effect here then.
-    pub fn change(&mut self, change: &Change) -> Option<Vec<(Vec<u8>, Option<Vec<u8>>)>> {
+    pub fn change(&mut self, change: &Change) -> Option<Vec<Write>> {
         let id = change.raft_id();
         let slot_is = |path: &Vec<u8>, rev: i64| self.slots.get(path).filter(|slot| slot.rev == rev);
         let mut tree = Vec::new();

@@ -174,7 +174,9 @@ impl Replica {
                 | MessageType::MsgRequestPreVote
                 | MessageType::MsgRequestPreVoteResponse
         );
-        let run = message.entries.iter().zip(1..).all(|(entry, i)| message.index.checked_add(i) == Some(entry.index));
+        let append = message.msg_type == MessageType::MsgAppend;
+        let run = !append
+            || message.entries.iter().zip(1..).all(|(entry, i)| message.index.checked_add(i) == Some(entry.index));
         if !known || !run || message.from != from || message.to != self.config.raft_id {
             return;
         }

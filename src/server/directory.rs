@@ -222,7 +222,8 @@ impl Opener<'_> {
             && let Some(uri) = &self.options.boot
         {
             let node = identity.node.escape_ascii().to_string();
-            match consult(uri, &identity.cluster, &node, &|line| super::say(line)).await.map_err(StartError::new)? {
+            let decision = consult(uri, &identity.cluster, &node, &|line| super::say(line)).await;
+            match decision.map_err(|why| StartError::new(format!("-b {uri}: {why}")))? {
                 Decision::Found => {
                     super::say(&format!("the name service has this node found cluster {}", identity.cluster))
                 }
@@ -271,8 +272,7 @@ impl Opener<'_> {
             secret: self.options.secrets.read_write.clone(),
             addr: self.addr.to_owned(),
         };
-        let welcome =
-            attach(&joiner, &addresses, &mut |line| super::say(&line)).await.map_err(|line| StartError::new(line))?;
+        let welcome = attach(&joiner, &addresses, &mut |line| super::say(&line)).await.map_err(StartError::new)?;
         identity.raft_id = welcome.raft_id;
         identity.cluster_id = welcome.cluster_id;
         identity.cluster = welcome.cluster;
