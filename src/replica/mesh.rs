@@ -128,7 +128,8 @@ pub struct Mesh {
     to_dial: Vec<String>,
     /// What was last said of an address, so that it is said once.
     told: BTreeMap<String, String>,
-    relayed: BTreeMap<u64, u64>,
+    /// Who is reached through whom, and whether that was said.
+    relayed: BTreeMap<u64, (u64, bool)>,
     lines: Vec<String>,
     now_ms: u64,
     repeated_ms: u64,
@@ -311,7 +312,6 @@ impl Mesh {
         if !self.routes.hear(links.clone()) {
             return;
         }
-        self.tell_routes();
         let others: Vec<Conn> = self.up.values().copied().filter(|c| *c != came).collect();
         for conn in others {
             self.say(sessions, conn, &Frame::Links(links.clone()));
@@ -469,7 +469,6 @@ impl Mesh {
     fn changed(&mut self, sessions: &mut Sessions) -> bool {
         let changed = self.routes.set_own(self.up.keys().copied().collect(), self.flags);
         if changed {
-            self.tell_routes();
             self.repeat(sessions);
         }
         changed
@@ -516,6 +515,7 @@ impl Mesh {
             self.repeat(sessions);
         }
         self.dial(members);
+        self.tell_routes(members);
     }
 
     fn dial(&mut self, members: &Members) {
@@ -552,17 +552,18 @@ impl Mesh {
         }
     }
 
-    /// Says who is reached through others now.
-    fn tell_routes(&mut self) {
-        let relayed: BTreeMap<u64, u64> = self
+    /// Says who is reached through others now, if that lasts from one tick to the next.
+    fn tell_routes(&mut self, members: &Members) {
+        let relayed: BTreeMap<u64, (u64, bool)> = self
             .routes
             .others()
-            .map(|l| l.node)
-            .filter_map(|node| self.routes.next_hop(node).filter(|hop| *hop != node).map(|hop| (node, hop)))
+            .filter_map(|l| self.routes.next_hop(l.node).filter(|hop| *hop != l.node).map(|hop| (l.node, hop)))
+            .map(|(node, hop)| (node, (hop, self.relayed.get(&node).is_some_and(|(before, _)| *before == hop))))
             .collect();
-        for (node, hop) in &relayed {
-            if self.relayed.get(node) != Some(hop) {
-                self.lines.push(format!("raft id {node} is reached through raft id {hop}"));
+        for (node, (hop, lasts)) in &relayed {
+            if *lasts && self.relayed.get(node).is_some_and(|(_, told)| !told) {
+                let line = format!("{} is relayed through {}", self.name(members, *node), self.name(members, *hop));
+                self.lines.push(line);
             }
         }
         self.relayed = relayed;
