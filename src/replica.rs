@@ -445,15 +445,15 @@ impl Replica {
     /// Ends a turn of the loop: everything that came in it is on its way, or done.
     pub fn turn(&mut self) {
         self.desk.begin_turn();
-        if !self.open && (self.serving() || self.is_stuck()) {
-            self.open = true;
-            self.resume_stalled();
-        }
         self.desk.run_matches(&mut self.machine.store);
         self.desk.run_scans(&mut self.machine.store);
         self.advance();
         self.watch_leader();
         self.introduce();
+        if !self.open && (self.serving() || self.is_stuck()) {
+            self.open = true;
+            self.resume_stalled();
+        }
         if !self.syncs.is_empty() && !self.closed && self.leader().is_some() {
             let context = self.next_context;
             self.next_context += 1;
