@@ -100,6 +100,8 @@ struct Link {
 struct Peer {
     raft_id: u64,
     node: NodeId,
+    /// The boot in which it spoke.
+    epoch: u64,
     addr: String,
 }
 
@@ -390,7 +392,7 @@ impl Mesh {
         if dialed.is_none() {
             self.hello(sessions, conn);
         }
-        let peer = Peer { raft_id: hello.raft_id, node: hello.node, addr: hello.addr.to_owned() };
+        let peer = Peer { raft_id: hello.raft_id, node: hello.node, epoch: hello.epoch, addr: hello.addr.to_owned() };
         if let Some(link) = self.links.get_mut(&conn) {
             link.peer = Some(peer.clone());
         }
@@ -403,7 +405,9 @@ impl Mesh {
         {
             let by_smaller = |dialed: bool| dialed == (self.me.node < hello.node);
             let (new_dialed, old_dialed) = (dialed.is_some(), before.dialed.is_some());
-            if new_dialed != old_dialed && !by_smaller(new_dialed) {
+            // One of an earlier boot leads nowhere any more.
+            let same_boot = before.peer.as_ref().is_some_and(|peer| peer.epoch == hello.epoch);
+            if same_boot && new_dialed != old_dialed && !by_smaller(new_dialed) {
                 self.pause_dial(dialed.as_ref());
                 sessions.end(conn);
                 return Outcome::Done;
@@ -579,7 +583,7 @@ impl Mesh {
         match members.nodes().get(&raft_id) {
             Some(m) => {
                 let addr = self.addresses.get(&raft_id).unwrap_or(&m.addr);
-                Peer { raft_id, node: m.node, addr: addr.clone() }.name()
+                Peer { raft_id, node: m.node, epoch: 0, addr: addr.clone() }.name()
             }
             // A node that has just joined knows its neighbours before it knows the members.
             None => match self.up.get(&raft_id).and_then(|conn| self.links.get(conn)?.peer.as_ref()) {
