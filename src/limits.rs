@@ -46,6 +46,10 @@ const _: () = assert!(RECEIVE_MAX >= 16 * FRAME_MAX && OUTPUT_MAX >= 16 * VALUE_
 
 // ---- between servers ----
 
+/// Nodes that a cluster may have registered: members, standbys, and those that were not heard for a while. More are refused.
+pub const NODES_MAX: usize = 64;
+/// Largest frame of a peer that has not yet said who it is.
+pub const GREETING_MAX: usize = 16 << 10;
 /// Most links that a frame passes on its way.
 pub const HOPS_MAX: u8 = 8;
 /// Unsent output of a link to a peer; beyond it, what is for that peer is dropped, and comes again.

@@ -184,6 +184,8 @@ pub struct Replica {
     recovered_revision: i64,
     snapshots: snapshot::Snapshots,
     next_pulse_ms: u64,
+    /// Clients are served.
+    open: bool,
     ticks: u64,
     now_ms: u64,
     mesh: Mesh,
@@ -264,6 +266,7 @@ impl Replica {
             writing: false,
             introduced: Introduced::No,
             snapshots: snapshot::Snapshots::new(snapshot, snapshot_bytes),
+            open: false,
             ticks: 0,
             now_ms: 0,
             forward: Forward::default(),
@@ -301,7 +304,7 @@ impl Replica {
         self.machine.members.voters() == [self.config.raft_id]
     }
 
-    /// Whether connections are taken: the server has made itself known in `/ctl`, or has data to be read already, while the rest of
+    /// Whether clients are served: the server has made itself known in `/ctl`, or has data to be read already, while the rest of
     /// its cluster may be out of reach.
     pub fn serving(&self) -> bool {
         self.introduced == Introduced::Yes || (self.recovered_revision > 0 && !self.is_alone())
@@ -368,6 +371,11 @@ impl Replica {
         }
         if self.is_peer(conn) {
             return self.receive_peer(conn, bytes);
+        }
+        if !self.open {
+            self.stalled.push(conn);
+            self.desk.sessions.pause(conn, Pause::Room);
+            return Receipt { consumed: 0, then: Then::Paused };
         }
         let mut consumed = 0;
         loop {
@@ -442,6 +450,10 @@ impl Replica {
         self.advance();
         self.watch_leader();
         self.introduce();
+        if !self.open && (self.serving() || self.is_stuck()) {
+            self.open = true;
+            self.resume_stalled();
+        }
         if !self.syncs.is_empty() && !self.closed && self.leader().is_some() {
             let context = self.next_context;
             self.next_context += 1;
@@ -677,7 +689,7 @@ impl Replica {
     /// The log is full, and so full that this server cannot even be elected: it can serve reads, as nothing that it has
     /// acknowledged is missing, but not write.
     pub fn is_stuck(&self) -> bool {
-        self.has_write() && self.log.room() == log::Room::Full && !self.group.leads()
+        self.is_alone() && self.has_write() && self.log.room() == log::Room::Full && !self.group.leads()
     }
 
     /// Files that the log needs no more.

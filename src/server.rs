@@ -195,13 +195,16 @@ pub fn run(options: Options) -> Result<(), StartError> {
     // The builder's own start panics without a ring: ask first.
     io_uring_works(&ring)?;
     tokio_uring::builder().entries(RING).uring_builder(&ring).start(async move {
-        let stop = StopRequests::new()?;
+        let mut stop = StopRequests::new()?;
         let listener = listen(&options.listen).await?;
         let addr = listener
             .local_addr()
             .map_err(|e| StartError::new(format!("cannot tell the address of the listener: {e}")))?;
         let advertised = advertised(addr, options.attach.first());
-        let opened = directory::open(&options, &advertised).await?;
+        let opened = tokio::select! {
+            opened = directory::open(&options, &advertised) => opened?,
+            () = stop.wait() => leave_early(),
+        };
         say(&format!("listening on {addr}"));
         for line in &opened.report {
             say(line);
@@ -286,10 +289,7 @@ async fn serve(
     };
     tokio::select! {
         () = serving => {}
-        () = stop.wait() => {
-            shell.say("stopped before it could serve");
-            std::process::exit(0)
-        }
+        () = stop.wait() => leave_early(),
     }
     stop.wait().await;
     shell.say("stopping: finishing what is in the log");
@@ -309,6 +309,12 @@ async fn serve(
     }
     shell.say(&format!("stopped at revision {}", shell.replica.borrow().revision()));
     // The receives that are posted are ended by the end of the process: none may be dropped in flight.
+    std::process::exit(0)
+}
+
+/// Ends the process that was told to stop before it took any request.
+fn leave_early() -> ! {
+    say("stopped before it could serve");
     std::process::exit(0)
 }
 

@@ -164,16 +164,22 @@ fn a_wrong_flag_is_ignored() {
     assert!(!setup.dir.exists(), "a refusal leaves nothing behind");
 }
 
-/// Clusters come later. Until then a node must not pretend to have joined one.
+/// Who is to join a cluster that cannot be reached must wait for it, and say so: a cluster of its own would be another one.
 #[test]
 fn a_node_founds_a_cluster_when_it_was_to_join_one() {
-    let home = temp_dir();
-    let setup = Setup::at(home.path().join("data"));
-    one_line(&setup.clone().flags(["-a", "127.0.0.1:8046"]).refused(), 1, &["-a", "yet"]);
-    one_line(&setup.clone().flags(["-b", "doozer:?ca=127.0.0.1:8046"]).refused(), 1, &["-b", "yet"]);
-    let boot = setup.clone().env("DOOZER_BOOT_URI", "doozer:?ca=127.0.0.1:8046");
-    one_line(&boot.refused(), 1, &["DOOZER_BOOT_URI", "yet"]);
-    assert!(!setup.dir.exists());
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = nobody.local_addr().unwrap();
+    drop(nobody);
+    let mut server = Setup::new().flags(["-a", &address.to_string()]).spawn();
+    server.says(&format!("cannot attach to the node at {address} yet"));
+    assert!(server.runs());
+    assert!(!server.stderr().contains("say hello"), "{}", server.stderr());
+    let uri = format!("doozer:?ca={address}");
+    for server in [Setup::new().flags(["-b", &uri]).spawn(), Setup::new().env("DOOZER_BOOT_URI", &uri).spawn()] {
+        server.says("the name service cannot be asked");
+        assert!(!server.stderr().contains("say hello"), "{}", server.stderr());
+    }
+    one_line(&Setup::new().flags(["-b", "http://x"]).refused(), 1, &["-b http://x"]);
 }
 
 /// Scripts export variables that they leave empty, which is to say: not set.

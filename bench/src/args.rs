@@ -1,9 +1,12 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+
+use crate::machine::Placing;
 
 const AFTER: &str = "\
 Exit status: 0 measured, whether the goals are met or missed; 1 the run is no result (an error, a wrong answer, a
@@ -41,9 +44,25 @@ pub enum What {
     Snapshot,
     /// Disk use over 10,000,000 overwrites of 1,000 files
     Disk,
+    /// The floor of a cluster, of one server, and an echo between two processes
+    Floor3,
+    /// SET with one outstanding at the leader and at a follower, against the floor of a cluster
+    ClusterLatency,
+    /// SET/s of three nodes over 64 connections with 16 outstanding each
+    ClusterThroughput,
+    /// The longest gap between writes when the leader is killed, or hangs
+    Failover,
+    /// CPU time, disk and revisions of three nodes that nobody asks anything
+    Idle,
+    /// GET/s of each of three nodes, against a single one
+    ClusterGet,
+    /// SET while a new node receives 1,000,000 files, against before
+    CatchUp,
+    /// All that are of three nodes, from floor3 on
+    Cluster,
     /// All of these, and a summary
     All,
-    /// The server that `latency` compares with
+    /// The server that `latency` and `floor3` compare with
     #[command(hide = true)]
     FloorServer {
         /// The file that it writes.
@@ -51,10 +70,20 @@ pub enum What {
         file: PathBuf,
         /// The core to be pinned to.
         #[arg(long)]
-        core: usize,
+        core: Option<usize>,
         /// Revision of its first answer, so that answers are of the same size as the other server's.
         #[arg(long)]
         first_rev: i64,
+        /// Those to pass requests on to, one of which is to answer.
+        #[arg(long)]
+        peer: Vec<SocketAddr>,
+    },
+    /// Sends back what it gets
+    #[command(hide = true)]
+    EchoServer {
+        /// The core to be pinned to.
+        #[arg(long)]
+        core: Option<usize>,
     },
     /// Runs a command that ends when its parent does
     #[command(hide = true)]
@@ -76,6 +105,10 @@ pub struct Options {
     #[arg(long, global = true, value_name = "N")]
     pub client_core: Option<usize>,
 
+    /// Cores of a cluster's nodes, such as 1,0,1, or `free` [default: the server's, then others, the client's last]
+    #[arg(long, global = true, value_name = "LIST")]
+    pub node_cores: Option<Placing>,
+
     /// The server to measure [default: beside this program]
     #[arg(long, global = true, value_name = "PATH")]
     pub doozerd: Option<PathBuf>,
@@ -84,7 +117,7 @@ pub struct Options {
     #[arg(long, global = true, value_name = "DIR", default_value = "bench-data")]
     pub dir: PathBuf,
 
-    /// Rounds whose median is taken [default: 5, 2 with --quick]
+    /// Rounds whose median is taken [default: 5, 20 of failover, 2 with --quick]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: Option<u32>,
 
@@ -115,6 +148,25 @@ mod tests {
         }
     }
 
+    /// What is printed by --help and what the README names have to be the names that are taken.
+    #[test]
+    fn each_scenario_has_a_name_of_its_own() {
+        for (name, what) in [
+            ("floor3", What::Floor3),
+            ("cluster-latency", What::ClusterLatency),
+            ("cluster-throughput", What::ClusterThroughput),
+            ("failover", What::Failover),
+            ("idle", What::Idle),
+            ("cluster-get", What::ClusterGet),
+            ("catch-up", What::CatchUp),
+            ("cluster", What::Cluster),
+            ("all", What::All),
+        ] {
+            assert_eq!(parse(&[name]).unwrap().what, what);
+            assert!(include_str!("../README.md").contains(&format!("`{name}`")), "{name} is not in the README");
+        }
+    }
+
     #[test]
     fn latency_is_called_floor_as_well() {
         assert_eq!(parse(&["floor"]).unwrap().what, What::Latency);
@@ -131,9 +183,14 @@ mod tests {
 
     #[test]
     fn wrong_flags_are_refused() {
-        for args in
-            [&[][..], &["nope"], &["waits", "--rounds", "0"], &["latency", "--flat"], &["disk", "--server-core", "x"]]
-        {
+        for args in [
+            &[][..],
+            &["nope"],
+            &["waits", "--rounds", "0"],
+            &["latency", "--flat"],
+            &["disk", "--server-core", "x"],
+            &["idle", "--node-cores", "x"],
+        ] {
             assert!(parse(args).is_err(), "{args:?}");
         }
     }

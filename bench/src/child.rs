@@ -1,10 +1,11 @@
 //! Servers as child processes: started, waited for by what they say and answer, and stopped by their id.
 
-use std::ffi::{OsStr, OsString};
+use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,6 +16,9 @@ use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal
 use crate::client::{Client, PATIENCE};
 use crate::failure::{Context, Failure};
 
+/// Lines of a server's that are kept for when something goes wrong.
+const TAIL: usize = 20;
+
 /// A running server. It is killed when it is dropped.
 #[derive(Debug)]
 pub struct Server {
@@ -22,8 +26,60 @@ pub struct Server {
     addr: SocketAddr,
     ready_after: Duration,
     revision: i64,
-    /// What it says on stderr; ends when the process does.
-    lines: Mutex<Receiver<String>>,
+    lines: Mutex<Lines>,
+}
+
+/// A line that a server has said.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// When it came.
+    pub at: Instant,
+    /// Without its end.
+    pub text: String,
+}
+
+/// What a server says on stderr.
+#[derive(Debug)]
+struct Lines {
+    /// Ends when the process does.
+    receiver: Receiver<Line>,
+    /// Those that were received and that nobody has asked for.
+    unread: VecDeque<Line>,
+    /// The last ones.
+    tail: VecDeque<String>,
+}
+
+impl Lines {
+    fn receive(&mut self, patience: Duration) -> Result<Line, RecvTimeoutError> {
+        let line = self.receiver.recv_timeout(patience)?;
+        if self.tail.len() == TAIL {
+            self.tail.pop_front();
+        }
+        self.tail.push_back(line.text.clone());
+        Ok(line)
+    }
+
+    fn tail(&mut self) -> &VecDeque<String> {
+        while let Ok(line) = self.receive(Duration::ZERO) {
+            self.unread.push_back(line);
+        }
+        &self.tail
+    }
+}
+
+/// How a `doozerd` is started.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    /// Its data directory.
+    pub dir: PathBuf,
+    /// The address to listen on; with port 0 it is told which one.
+    pub listen: SocketAddr,
+    /// The core to be pinned to.
+    pub core: Option<usize>,
+    /// A node of the cluster to attach to.
+    pub attach: Option<SocketAddr>,
+    /// Other flags.
+    pub flags: Vec<String>,
 }
 
 impl Server {
@@ -32,64 +88,112 @@ impl Server {
     /// # Errors
     /// It does not start, or does not answer.
     pub fn doozerd(program: &Path, dir: &Path, core: usize) -> Result<Server, Failure> {
-        let core = core.to_string();
-        let args = ["-l", "127.0.0.1:0", "--core", &core, "-d"].map(OsStr::new);
-        let own = std::env::current_exe().context("cannot find this program")?;
-        let mut command = Command::new(own);
-        command.arg("guard").arg(program).args(args).arg(dir);
-        for name in ["DOOZER_RWSECRET", "DOOZER_ROSECRET", "DOOZER_BOOT_URI"] {
-            command.env_remove(name);
-        }
-        Server::start(command).map_err(|e| e.within(&program.display().to_string()))
+        let (dir, listen) = (dir.to_path_buf(), SocketAddr::from(([127, 0, 0, 1], 0)));
+        Server::launch(program, &Launch { dir, listen, core: Some(core), attach: None, flags: Vec::new() })
     }
 
-    /// Starts the floor.
+    /// Starts `doozerd`.
     ///
     /// # Errors
     /// It does not start, or does not answer.
-    pub fn floor(file: &Path, core: usize, first_rev: i64) -> Result<Server, Failure> {
-        let own = std::env::current_exe().context("cannot find this program")?;
-        let mut command = Command::new(own);
-        let (core, first_rev) = (core.to_string(), first_rev.to_string());
-        command.args(["floor-server", "--core", &core, "--first-rev", &first_rev, "--file"]).arg(file);
-        Server::start(command).map_err(|e| e.within("the floor"))
+    pub fn launch(program: &Path, launch: &Launch) -> Result<Server, Failure> {
+        let mut command = own()?;
+        command.arg("guard").arg(program).args(["-l", &launch.listen.to_string(), "-d"]).arg(&launch.dir);
+        if let Some(core) = launch.core {
+            command.args(["--core", &core.to_string()]);
+        }
+        if let Some(attach) = launch.attach {
+            command.args(["-a", &attach.to_string()]);
+        }
+        command.args(&launch.flags);
+        for name in ["DOOZER_RWSECRET", "DOOZER_ROSECRET", "DOOZER_BOOT_URI"] {
+            command.env_remove(name);
+        }
+        Server::start(command).and_then(Server::answering).map_err(|e| e.within(&program.display().to_string()))
     }
 
-    fn start(mut command: Command) -> Result<Server, Failure> {
+    /// Starts the floor, which passes what it receives on to `peers`.
+    ///
+    /// # Errors
+    /// It does not start, or does not answer.
+    pub fn floor(file: &Path, core: Option<usize>, first_rev: i64, peers: &[SocketAddr]) -> Result<Server, Failure> {
+        let mut command = own()?;
+        command.args(["floor-server", "--first-rev", &first_rev.to_string(), "--file"]).arg(file);
+        if let Some(core) = core {
+            command.args(["--core", &core.to_string()]);
+        }
+        for peer in peers {
+            command.args(["--peer", &peer.to_string()]);
+        }
+        Server::start(command).and_then(Server::answering).map_err(|e| e.within("the floor"))
+    }
+
+    /// Starts a server that sends back what it gets.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn echo(core: Option<usize>) -> Result<Server, Failure> {
+        let mut command = own()?;
+        command.arg("echo-server");
+        if let Some(core) = core {
+            command.args(["--core", &core.to_string()]);
+        }
+        Server::start(command).map_err(|e| e.within("the echo"))
+    }
+
+    /// Starts a server and waits until it says where it listens.
+    ///
+    /// # Errors
+    /// It does not say so.
+    pub fn start(mut command: Command) -> Result<Server, Failure> {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let begun = Instant::now();
         let mut child = command.spawn().context("cannot start")?;
-        let (sender, lines) = channel();
+        let (sender, receiver) = channel();
         let stderr = child.stderr.take();
         std::thread::spawn(move || {
-            for line in stderr.into_iter().flat_map(|pipe| BufReader::new(pipe).lines()).map_while(Result::ok) {
+            for text in stderr.into_iter().flat_map(|pipe| BufReader::new(pipe).lines()).map_while(Result::ok) {
                 // Nobody listens once the server has been stopped.
-                if sender.send(line).is_err() {
+                if sender.send(Line { at: Instant::now(), text }).is_err() {
                     break;
                 }
             }
         });
         let addr = SocketAddr::from(([127, 0, 0, 1], 0));
+        let lines = Mutex::new(Lines { receiver, unread: VecDeque::new(), tail: VecDeque::new() });
         // From here on it is killed if anything goes wrong.
-        let mut server = Server { child, addr, ready_after: Duration::ZERO, revision: 0, lines: Mutex::new(lines) };
-        let mut said = String::new();
+        let mut server = Server { child, addr, ready_after: Duration::ZERO, revision: 0, lines };
         server.addr = loop {
-            let line = server.lines().recv_timeout(PATIENCE);
-            match line {
-                Ok(line) => match address(&line) {
+            let mut lines = server.lines();
+            match lines.receive(PATIENCE) {
+                Ok(line) => match address(&line.text) {
                     Some(addr) => break addr,
-                    None => said = line,
+                    None => lines.unread.push_back(line),
                 },
-                Err(RecvTimeoutError::Timeout) => return Err(Failure::new("does not say where it listens")),
-                Err(RecvTimeoutError::Disconnected) => return Err(Failure::new(format!("ended: {said}"))),
+                Err(e) => {
+                    drop(lines);
+                    let what = match e {
+                        RecvTimeoutError::Timeout => "does not say where it listens",
+                        RecvTimeoutError::Disconnected => "ended",
+                    };
+                    return Err(server.explain(Failure::new(what)));
+                }
             }
         };
-        server.revision = Client::connect(server.addr).and_then(|mut c| c.revision()).map_err(|e| server.explain(e))?;
         server.ready_after = begun.elapsed();
         Ok(server)
     }
 
-    fn lines(&self) -> MutexGuard<'_, Receiver<String>> {
+    /// Waits until it answers.
+    fn answering(mut self) -> Result<Server, Failure> {
+        let listening = Instant::now();
+        let revision = Client::connect(self.addr).and_then(|mut client| client.revision());
+        self.revision = revision.map_err(|e| self.explain(e))?;
+        self.ready_after += listening.elapsed();
+        Ok(self)
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Lines> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -115,15 +219,51 @@ impl Server {
 
     /// What it has said since it was last asked.
     pub fn said(&self) -> Vec<String> {
-        self.lines().try_iter().collect()
+        let mut lines = self.lines();
+        lines.tail();
+        lines.unread.drain(..).map(|line| line.text).collect()
+    }
+
+    /// The next line that it says; none if it says nothing for so long.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn line(&self, patience: Duration) -> Result<Option<Line>, Failure> {
+        let mut lines = self.lines();
+        if let Some(line) = lines.unread.pop_front() {
+            return Ok(Some(line));
+        }
+        match lines.receive(patience) {
+            Ok(line) => Ok(Some(line)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => {
+                drop(lines);
+                Err(self.explain(Failure::new("the server has ended")))
+            }
+        }
+    }
+
+    /// The last lines that it has said.
+    pub fn tail(&self) -> Vec<String> {
+        self.lines().tail().iter().cloned().collect()
     }
 
     /// Adds what the server said last.
     pub fn explain(&self, e: Failure) -> Failure {
-        match self.lines().try_iter().last() {
+        match self.lines().tail().back() {
             Some(line) => Failure::new(format!("{e} (the server's last line: {line})")),
             None => e,
         }
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Errors
+    /// There is no such process.
+    pub fn signal(&self, signal: Signal) -> Result<(), Failure> {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| Failure::new("no such process"))?;
+        kill_process(pid, signal).context(format!("cannot send {signal:?} to the server"))
     }
 
     /// Ends it with SIGTERM; it has to exit with 0.
@@ -131,21 +271,18 @@ impl Server {
     /// # Errors
     /// It does not.
     pub fn terminate(mut self) -> Result<(), Failure> {
-        let pid =
-            i32::try_from(self.pid()).ok().and_then(Pid::from_raw).ok_or_else(|| Failure::new("no such process"))?;
-        kill_process(pid, Signal::TERM).context("cannot stop the server")?;
-        let mut last = String::new();
+        self.signal(Signal::TERM)?;
         loop {
-            let line = self.lines().recv_timeout(PATIENCE);
+            let line = self.lines().receive(PATIENCE);
             match line {
-                Ok(line) => last = line,
+                Ok(_) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => return Err(Failure::new("the server does not stop on SIGTERM")),
             }
         }
         let status = self.child.wait().context("cannot wait for the server")?;
         if !status.success() {
-            return Err(Failure::new(format!("the server ended with {status} on SIGTERM: {last}")));
+            return Err(self.explain(Failure::new(format!("the server ended with {status} on SIGTERM"))));
         }
         Ok(())
     }
@@ -175,6 +312,11 @@ impl Drop for Server {
             eprintln!("doozer-bench: cannot kill process {}: {e}", self.pid());
         }
     }
+}
+
+/// This program.
+fn own() -> Result<Command, Failure> {
+    Ok(Command::new(std::env::current_exe().context("cannot find this program")?))
 }
 
 /// The address in a line `…: listening on ADDR`.
@@ -234,5 +376,19 @@ mod tests {
         let e = start().terminate().unwrap_err().to_string();
         assert!(e.contains("signal: 15"), "{e}");
         start().kill().unwrap();
+    }
+
+    /// What a server says before it listens may be who leads: it must not be lost; nor the reason of its end, because
+    /// someone has read it before.
+    #[test]
+    fn every_line_is_handed_out_once_and_the_last_ones_are_kept() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo early >&2; echo x: listening on 127.0.0.1:1 >&2; echo late >&2; echo oops >&2"]);
+        let server = Server::start(command).unwrap();
+        let next = || server.line(PATIENCE).map(|line| line.unwrap().text);
+        assert_eq!([next().unwrap(), next().unwrap(), next().unwrap()], ["early", "late", "oops"]);
+        let e = next().unwrap_err().to_string();
+        assert!(e.contains("ended") && e.contains("oops"), "{e}");
+        assert_eq!(server.tail(), ["early", "x: listening on 127.0.0.1:1", "late", "oops"]);
     }
 }

@@ -197,9 +197,47 @@ impl Client {
     /// # Errors
     /// As for [`Client::call`].
     pub fn set(&mut self, path: &[u8], value: &[u8]) -> Result<i64, Failure> {
-        let request = Request { path: Some(path), value: Some(value), rev: Some(-1), ..Request::new(Verb::Set) };
+        self.compare_and_set(path, value, -1)
+    }
+
+    /// Sets a file whose revision is `rev`, and returns its new one.
+    ///
+    /// # Errors
+    /// As for [`Client::call`].
+    pub fn compare_and_set(&mut self, path: &[u8], value: &[u8], rev: i64) -> Result<i64, Failure> {
+        let request = Request { path: Some(path), value: Some(value), rev: Some(rev), ..Request::new(Verb::Set) };
         let response = self.call(request)?;
         response.rev.filter(|&rev| rev > 0).ok_or_else(|| Failure::new("an answer to SET without a revision"))
+    }
+
+    /// A file's revision and value: now, or at a revision, which is waited for.
+    ///
+    /// # Errors
+    /// As for [`Client::call`].
+    pub fn get(&mut self, path: &[u8], at: Option<i64>) -> Result<(i64, Vec<u8>), Failure> {
+        let response = self.call(Request { path: Some(path), rev: at, ..Request::new(Verb::Get) })?;
+        let found = response.rev.zip(response.value).map(|(rev, value)| (rev, value.to_vec()));
+        found.ok_or_else(|| Failure::new("an answer to GET without a revision or a value"))
+    }
+
+    /// The first event at or after revision `from` that sets `path`: its revision and the value.
+    ///
+    /// # Errors
+    /// As for [`Client::call`].
+    pub fn wait(&mut self, path: &[u8], from: i64) -> Result<(i64, Vec<u8>), Failure> {
+        let response = self.call(Request { path: Some(path), rev: Some(from), ..Request::new(Verb::Wait) })?;
+        let event = response.rev.zip(response.value).map(|(rev, value)| (rev, value.to_vec()));
+        event.ok_or_else(|| Failure::new("an answer to WAIT without a revision or a value"))
+    }
+
+    /// The server's id.
+    ///
+    /// # Errors
+    /// As for [`Client::call`].
+    pub fn id(&mut self) -> Result<String, Failure> {
+        let response = self.call(Request::new(Verb::SelfId))?;
+        let id = response.value.and_then(|id| std::str::from_utf8(id).ok()).map(String::from);
+        id.filter(|id| !id.is_empty()).ok_or_else(|| Failure::new("an answer to SELF without an id"))
     }
 
     /// Sets the same file over and over, one request at a time, and returns the latencies in nanoseconds, from before
@@ -236,7 +274,7 @@ pub fn checked(response: Response<'_>) -> Result<Response<'_>, Failure> {
         None => Ok(response),
         Some(code) => {
             let detail = String::from_utf8_lossy(response.err_detail.unwrap_or_default()).into_owned();
-            Err(Failure::new(format!("the server answered with error {code} {detail}")))
+            Err(Failure::new(format!("the server answered with error {code} {detail}")).with_code(code))
         }
     }
 }

@@ -4,24 +4,39 @@ use std::fmt;
 
 /// Ends the run.
 #[derive(Debug)]
-pub struct Failure(String);
+pub struct Failure {
+    line: String,
+    /// If it is an answer that is an error: its code.
+    code: Option<i32>,
+}
 
 impl Failure {
     /// A failure that is described by `line`.
     pub fn new(line: impl Into<String>) -> Failure {
-        Failure(line.into())
+        Failure { line: line.into(), code: None }
+    }
+
+    /// The answer was an error with this code.
+    #[must_use]
+    pub fn with_code(self, code: i32) -> Failure {
+        Failure { code: Some(code), ..self }
+    }
+
+    /// If it is an answer that is an error: its code.
+    pub fn code(&self) -> Option<i32> {
+        self.code
     }
 
     /// Says in the course of what it happened.
     #[must_use]
     pub fn within(self, what: &str) -> Failure {
-        Failure(format!("{what}: {}", self.0))
+        Failure { line: format!("{what}: {}", self.line), code: self.code }
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.line)
     }
 }
 
@@ -38,6 +53,6 @@ pub trait Context<T> {
 
 impl<T, E: fmt::Display> Context<T> for Result<T, E> {
     fn context(self, what: impl fmt::Display) -> Result<T, Failure> {
-        self.map_err(|e| Failure(format!("{what}: {e}")))
+        self.map_err(|e| Failure::new(format!("{what}: {e}")))
     }
 }

@@ -22,6 +22,9 @@ pub enum Unit {
     /// Megabytes, of 10^6 bytes.
     #[serde(rename = "MB")]
     Megabytes,
+    /// Bytes.
+    #[serde(rename = "B")]
+    Bytes,
     /// Of the other.
     #[serde(rename = "ratio")]
     Ratio,
@@ -241,7 +244,7 @@ fn bare(unit: Unit, number: f64) -> String {
     match unit {
         Unit::Micros | Unit::Megabytes | Unit::Percent => format!("{number:.1}"),
         Unit::Seconds | Unit::Ratio => format!("{number:.3}"),
-        Unit::PerSecond | Unit::Count => grouped(number),
+        Unit::PerSecond | Unit::Bytes | Unit::Count => grouped(number),
     }
 }
 
@@ -251,6 +254,7 @@ fn with_unit(unit: Unit, number: f64) -> String {
         Unit::Seconds => " s",
         Unit::PerSecond => " /s",
         Unit::Megabytes => " MB",
+        Unit::Bytes => " B",
         Unit::Percent => " %",
         Unit::Ratio | Unit::Count => "",
     };

@@ -7,11 +7,15 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::Serialize;
 
 use crate::failure::{Context, Failure};
+
+/// Nodes of a cluster.
+pub const NODES: usize = 3;
 
 /// Who runs where.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -20,8 +24,31 @@ pub struct Cores {
     pub server: usize,
     /// The client's.
     pub client: usize,
+    /// Those of a cluster's nodes; none for a node that may run anywhere.
+    pub nodes: [Option<usize>; NODES],
     /// Why.
     pub reason: String,
+}
+
+/// Where a cluster's nodes are to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Placing {
+    /// Where the kernel puts them.
+    Free,
+    /// On these cores, from the first again when there are no more.
+    On(Vec<usize>),
+}
+
+impl FromStr for Placing {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Placing, String> {
+        if text == "free" {
+            return Ok(Placing::Free);
+        }
+        let cores = text.split(',').map(str::parse).collect::<Result<_, _>>();
+        cores.map(Placing::On).map_err(|_| "neither `free` nor numbers of cores, such as 1,0,0".to_string())
+    }
 }
 
 /// What a record has to say of the machine that it was made on.
@@ -99,20 +126,49 @@ fn usable() -> Result<Vec<usize>, Failure> {
     Ok((0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect())
 }
 
+/// A core other than `core`, if there is one: for a client of a server there.
+///
+/// # Errors
+/// The kernel gives no answer.
+pub fn apart(core: usize) -> Result<usize, Failure> {
+    Ok(usable()?.into_iter().find(|&other| other != core).unwrap_or(core))
+}
+
 /// Chooses the cores for a benchmark whose data is in `dir`.
 ///
 /// # Errors
 /// A core that was asked for may not be used.
-pub fn choose(dir: &Path, server: Option<usize>, client: Option<usize>) -> Result<Cores, Failure> {
+pub fn choose(
+    dir: &Path,
+    server: Option<usize>,
+    client: Option<usize>,
+    nodes: Option<&Placing>,
+) -> Result<Cores, Failure> {
     let usable = usable()?;
-    if let Some(wrong) = [server, client].into_iter().flatten().find(|core| !usable.contains(core)) {
+    let on = nodes.map_or(&[][..], |nodes| if let Placing::On(cores) = nodes { cores } else { &[] });
+    if let Some(wrong) = [server, client].iter().flatten().chain(on).find(|core| !usable.contains(core)) {
         return Err(Failure::new(format!(
             "core {wrong}: this process may use the cores {usable:?}; choose one of them"
         )));
     }
     let table = std::fs::read_to_string("/proc/interrupts").unwrap_or_default();
     let by_core = block_device(dir).map(|device| interrupts(&table, &device)).unwrap_or_default();
-    Ok(assign(&usable, &by_core, server, client))
+    let mut cores = assign(&usable, &by_core, server, client);
+    cores.nodes = place(&usable, &cores, nodes);
+    Ok(cores)
+}
+
+/// The first node is on the server's core, the others on cores that nobody has, then on the client's, then on the server's
+/// again. With two cores that is the best that the floor of a cluster can have: two of three on the core that takes the
+/// disk's interrupts, and neither core with all the work.
+fn place(usable: &[usize], cores: &Cores, asked: Option<&Placing>) -> [Option<usize>; NODES] {
+    let unused = usable.iter().copied().filter(|core| ![cores.server, cores.client].contains(core));
+    let on = match asked {
+        Some(Placing::Free) => return [None; NODES],
+        Some(Placing::On(cores)) => cores.clone(),
+        None => std::iter::once(cores.server).chain(unused).chain([cores.client]).collect(),
+    };
+    std::array::from_fn(|node| on.get(node % on.len().max(1)).copied())
 }
 
 fn assign(usable: &[usize], interrupts: &BTreeMap<usize, u64>, server: Option<usize>, client: Option<usize>) -> Cores {
@@ -135,7 +191,7 @@ fn assign(usable: &[usize], interrupts: &BTreeMap<usize, u64>, server: Option<us
     if client == chosen {
         reason.push_str("; server and client share a core, so the figures mean little");
     }
-    Cores { server: chosen, client, reason }
+    Cores { server: chosen, client, nodes: [None; NODES], reason }
 }
 
 /// The block device of a directory, as its place in `/sys/devices`; a whole disk, below any partition or mapping.
@@ -230,6 +286,24 @@ ERR:          0
         // A core that we may not use is not chosen, busy as it may be.
         assert_eq!(cores(&[0, 2], None, None), (0, 2));
         assert_eq!(cores(&[2, 3], None, None), (2, 3));
+    }
+
+    /// Where there are cores enough, each node has its own, and the client, too.
+    #[test]
+    fn nodes_are_spread_over_the_cores_that_are_there() {
+        let placed = |usable: &[usize], asked: Option<Placing>| {
+            let cores = assign(usable, &BTreeMap::from([(1, 7)]), None, None);
+            place(usable, &cores, asked.as_ref())
+        };
+        assert_eq!(placed(&[0, 1], None), [Some(1), Some(0), Some(1)]);
+        assert_eq!(placed(&[0, 1, 2], None), [Some(1), Some(2), Some(0)]);
+        assert_eq!(placed(&[0, 1, 2, 3, 4], None), [Some(1), Some(2), Some(3)]);
+        assert_eq!(placed(&[1], None), [Some(1); 3]);
+        assert_eq!(placed(&[0, 1], "free".parse().ok()), [None; 3]);
+        assert_eq!(placed(&[0, 1], "1,0,0".parse().ok()), [Some(1), Some(0), Some(0)]);
+        for wrong in ["", "1,", "x", "-1"] {
+            assert!(wrong.parse::<Placing>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -11,7 +11,8 @@
 //! * [`client`]: one connection, one request at a time; latency is measured here.
 //! * [`pool`]: many connections with many requests each, on one thread; throughput is measured here.
 //! * [`traffic`]: the requests that a pool sends, and what their answers have to be.
-//! * [`floor`]: the server that does nothing but what durability asks for.
+//! * [`floor`]: the server that does nothing but what durability asks for; alone, and three of them.
+//! * [`cluster`]: three servers that are one: formed, hurt, and waited for until they are whole.
 //! * [`child`], [`machine`], [`process`], [`scratch`]: servers as child processes, cores, memory and CPU time, disk.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark is made of clocks and files")]
@@ -19,6 +20,7 @@
 mod args;
 mod child;
 mod client;
+mod cluster;
 mod failure;
 #[cfg(test)]
 mod fake;
@@ -40,7 +42,8 @@ use failure::Failure;
 fn main() -> ExitCode {
     let args = Args::parse();
     let outcome = match args.what {
-        What::FloorServer { file, core, first_rev } => floor::serve(&file, core, first_rev),
+        What::FloorServer { file, core, first_rev, peer } => floor::serve(&file, core, first_rev, &peer),
+        What::EchoServer { core } => floor::echo(core),
         What::Guard { command } => child::guard(&command),
         what => measure(&what, &args.options),
     };

@@ -95,9 +95,18 @@ impl Pool {
     /// # Errors
     /// The server does not take a connection.
     pub fn connect(addr: SocketAddr, conns: usize, window: u8) -> Result<Pool, Failure> {
+        Pool::spread(&[addr], conns, window)
+    }
+
+    /// The same, to several servers in turn.
+    ///
+    /// # Errors
+    /// As for [`Pool::connect`].
+    pub fn spread(addrs: &[SocketAddr], conns: usize, window: u8) -> Result<Pool, Failure> {
         assert!((1..128).contains(&window), "a slot is a tag of one byte");
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).context("epoll")?;
         let open = |number: usize| {
+            let addr = addrs[number % addrs.len()];
             let stream = TcpStream::connect(addr).context(format!("cannot connect to {addr}"))?;
             stream.set_nodelay(true).context("TCP_NODELAY")?;
             stream.set_nonblocking(true).context("O_NONBLOCK")?;

@@ -44,6 +44,20 @@ pub fn cpu(pid: u32) -> Result<Duration, Failure> {
     Ok(time(ticks.own))
 }
 
+/// Bytes that a process has had written to disks.
+///
+/// # Errors
+/// There is no such process, or it is not ours.
+pub fn written(pid: u32) -> Result<u64, Failure> {
+    let path = format!("/proc/{pid}/io");
+    let text = std::fs::read_to_string(&path).context(&path)?;
+    parse_io(&text).ok_or_else(|| Failure::new(format!("{path}: no write_bytes in it")))
+}
+
+fn parse_io(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("write_bytes:"))?.trim().parse().ok()
+}
+
 /// CPU time in ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ticks {
@@ -124,6 +138,15 @@ mod tests {
     fn resident_and_peak_are_read_in_bytes() {
         let text = "Name:\tdoozerd\nVmPeak:\t  999 kB\nVmHWM:\t  300 kB\nVmRSS:\t  200 kB\nThreads:\t1\n";
         assert_eq!(parse_status(text), Some(Memory { resident: 200 * 1024, peak: 300 * 1024 }));
+    }
+
+    /// What was cancelled, or written to a socket, is not on a disk.
+    #[test]
+    fn only_what_goes_to_a_disk_counts_as_written() {
+        let text =
+            "rchar: 1\nwchar: 2\nsyscr: 3\nsyscw: 4\nread_bytes: 5\nwrite_bytes: 8192\ncancelled_write_bytes: 7\n";
+        assert_eq!(parse_io(text), Some(8192));
+        assert_eq!(parse_io("wchar: 2\n"), None);
     }
 
     /// A zombie has no memory: that is no measurement of 0.

@@ -1,5 +1,7 @@
-//! What is measured: one scenario a file, each with a server and a data directory of its own.
+//! What is measured: one scenario a file, each with a server and a data directory of its own. Those of three nodes are in
+//! [`cluster`].
 
+mod cluster;
 mod disk;
 mod latency;
 mod memory;
@@ -51,7 +53,42 @@ pub enum Scenario {
     Snapshot,
     /// See [`disk`].
     Disk,
+    /// See [`cluster::floor3`].
+    Floor3,
+    /// See [`cluster::latency`].
+    ClusterLatency,
+    /// See [`cluster::throughput`].
+    ClusterThroughput,
+    /// See [`cluster::failover`].
+    Failover,
+    /// See [`cluster::idle`].
+    Idle,
+    /// See [`cluster::get`].
+    ClusterGet,
+    /// See [`cluster::catch_up`].
+    CatchUp,
 }
+
+/// Those of one server.
+const SINGLE: [Scenario; 6] = [
+    Scenario::Latency,
+    Scenario::Throughput,
+    Scenario::Waits,
+    Scenario::Memory { flat: false },
+    Scenario::Snapshot,
+    Scenario::Disk,
+];
+
+/// Those of three.
+const CLUSTER: [Scenario; 7] = [
+    Scenario::Floor3,
+    Scenario::ClusterLatency,
+    Scenario::ClusterThroughput,
+    Scenario::Failover,
+    Scenario::Idle,
+    Scenario::ClusterGet,
+    Scenario::CatchUp,
+];
 
 /// The scenarios that `what` stands for.
 pub fn chosen(what: &What) -> Vec<Scenario> {
@@ -62,15 +99,16 @@ pub fn chosen(what: &What) -> Vec<Scenario> {
         What::Memory { flat } => vec![Scenario::Memory { flat: *flat }],
         What::Snapshot => vec![Scenario::Snapshot],
         What::Disk => vec![Scenario::Disk],
-        What::All => vec![
-            Scenario::Latency,
-            Scenario::Throughput,
-            Scenario::Waits,
-            Scenario::Memory { flat: false },
-            Scenario::Snapshot,
-            Scenario::Disk,
-        ],
-        What::FloorServer { .. } | What::Guard { .. } => Vec::new(),
+        What::Floor3 => vec![Scenario::Floor3],
+        What::ClusterLatency => vec![Scenario::ClusterLatency],
+        What::ClusterThroughput => vec![Scenario::ClusterThroughput],
+        What::Failover => vec![Scenario::Failover],
+        What::Idle => vec![Scenario::Idle],
+        What::ClusterGet => vec![Scenario::ClusterGet],
+        What::CatchUp => vec![Scenario::CatchUp],
+        What::Cluster => CLUSTER.to_vec(),
+        What::All => [&SINGLE[..], &CLUSTER].concat(),
+        What::FloorServer { .. } | What::EchoServer { .. } | What::Guard { .. } => Vec::new(),
     }
 }
 
@@ -85,6 +123,13 @@ impl Scenario {
             Scenario::Memory { flat: true } => "memory, one directory",
             Scenario::Snapshot => "snapshot",
             Scenario::Disk => "disk",
+            Scenario::Floor3 => "floor3",
+            Scenario::ClusterLatency => "cluster-latency",
+            Scenario::ClusterThroughput => "cluster-throughput",
+            Scenario::Failover => "failover",
+            Scenario::Idle => "idle",
+            Scenario::ClusterGet => "cluster-get",
+            Scenario::CatchUp => "catch-up",
         }
     }
 
@@ -102,6 +147,13 @@ impl Scenario {
             Scenario::Memory { flat } => memory::run(bench, flat, &mut report)?,
             Scenario::Snapshot => snapshot::run(bench, &mut report)?,
             Scenario::Disk => disk::run(bench, &mut report)?,
+            Scenario::Floor3 => cluster::floor3::run(bench, &mut report)?,
+            Scenario::ClusterLatency => cluster::latency::run(bench, &mut report)?,
+            Scenario::ClusterThroughput => cluster::throughput::run(bench, &mut report)?,
+            Scenario::Failover => cluster::failover::run(bench, &mut report)?,
+            Scenario::Idle => cluster::idle::run(bench, &mut report)?,
+            Scenario::ClusterGet => cluster::get::run(bench, &mut report)?,
+            Scenario::CatchUp => cluster::catch_up::run(bench, &mut report)?,
         }
         let (others, stolen) = others.since()?;
         for (who, percent) in [("other processes", others), ("other guests of this machine", stolen)] {
@@ -119,7 +171,8 @@ pub struct Bench {
     cores: Cores,
     doozerd: PathBuf,
     scratch: Scratch,
-    rounds: u32,
+    /// Rounds that were asked for.
+    rounds: Option<u32>,
     quick: bool,
 }
 
@@ -140,13 +193,13 @@ impl Bench {
     pub fn new(options: &Options) -> Result<Bench, Failure> {
         let doozerd = find_doozerd(options.doozerd.as_deref())?;
         let scratch = Scratch::new(&options.dir)?;
-        let cores = machine::choose(&scratch.path(""), options.server_core, options.client_core)?;
+        let nodes = options.node_cores.as_ref();
+        let cores = machine::choose(&scratch.path(""), options.server_core, options.client_core, nodes)?;
         eprintln!("doozer-bench: server on core {}, client on core {}: {}", cores.server, cores.client, cores.reason);
         if cfg!(debug_assertions) {
             eprintln!("doozer-bench: this is a debug build, so the client may be what is measured; use --release");
         }
-        let rounds = options.rounds.unwrap_or(if options.quick { 2 } else { 5 });
-        Ok(Bench { cores, doozerd, scratch, rounds, quick: options.quick })
+        Ok(Bench { cores, doozerd, scratch, rounds: options.rounds, quick: options.quick })
     }
 
     /// Where and how it measures.
@@ -154,9 +207,19 @@ impl Bench {
         Setting {
             doozerd: self.doozerd.clone(),
             quick: self.quick,
-            rounds: self.rounds,
+            rounds: self.rounds(),
             machine: Machine::describe(&self.scratch.path(""), &self.cores),
         }
+    }
+
+    /// How many rounds.
+    fn rounds(&self) -> u32 {
+        self.rounds_of(5)
+    }
+
+    /// How many rounds of a scenario that takes so many by default.
+    fn rounds_of(&self, full: u32) -> u32 {
+        self.rounds.unwrap_or(if self.quick { 2 } else { full })
     }
 
     /// `full`, or `quick` if that is asked for.

@@ -58,3 +58,39 @@ fn the_floor_answers_as_a_server_does() {
     child.kill().unwrap();
     child.wait().unwrap();
 }
+
+/// The floor of a cluster: what is asked of the first is on the other's disk, too, when it is answered.
+#[test]
+fn the_floor_passes_on_what_it_is_asked() {
+    let dir = tempfile::tempdir_in(".").unwrap();
+    let mut children = Vec::new();
+    let mut start = |args: &[&str]| {
+        let mut child = bench().args(args).current_dir(dir.path()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        children.push(child);
+        line.trim().split_once(": listening on ").unwrap_or_else(|| panic!("{line}")).1.to_string()
+    };
+    let peer = start(&["floor-server", "--first-rev", "1000", "--file", "peer"]);
+    let first = start(&["floor-server", "--first-rev", "1000", "--file", "first", "--peer", &peer]);
+    let echo = start(&["echo-server"]);
+    let mut stream = TcpStream::connect(first).unwrap();
+    // SET, tag 1, with a value that can be found.
+    stream.write_all(&[0, 0, 0, 10, 0x08, 1, 0x10, 2, 0x2a, 4, 0xfe, 0xed, 0xfa, 0xce]).unwrap();
+    stream.read_exact(&mut [0; 9]).unwrap();
+    for file in ["first", "peer"] {
+        let file = std::fs::OpenOptions::new().read(true).open(dir.path().join(file)).unwrap();
+        let mut block = Vec::new();
+        file.take(4096).read_to_end(&mut block).unwrap();
+        assert!(block.windows(4).any(|four| four == [0xfe, 0xed, 0xfa, 0xce]), "{block:?}");
+    }
+    let mut stream = TcpStream::connect(echo).unwrap();
+    stream.write_all(&[7; 128]).unwrap();
+    let mut back = [0; 128];
+    stream.read_exact(&mut back).unwrap();
+    assert_eq!(back, [7; 128]);
+    for mut child in children {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}

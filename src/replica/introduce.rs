@@ -1,7 +1,7 @@
 //! The server's own files in `/ctl`: who it is, where it listens, and that it takes writes.
 //!
 //! They are ordinary mutations of the server itself, sent once there is a leader, and only those that are not as they should be: a
-//! restart on the same address writes nothing. Connections are taken when they are applied, so whoever connects finds them.
+//! restart on the same address writes nothing. Clients are served when they are applied, so whoever asks finds them.
 
 use super::batch::{Command, Registration};
 use super::members::FOUNDER;

@@ -100,8 +100,23 @@ impl Machine {
 
     /// Applies a change of the members. Whether it took effect: raft is to be told then.
     pub fn change(&mut self, change: &Change) -> bool {
-        let Machine { store, members, .. } = self;
-        let Some(tree) = members.change(change) else { return false };
+        let Machine { store, members, seen } = self;
+        let gone = match change {
+            Change::Remove(id) => members.nodes().get(id).map(|member| member.node),
+            _ => None,
+        };
+        let Some(mut tree) = members.change(change) else { return false };
+        // The name service is to name it no more, if it is gone for good.
+        if let Some(node) = gone
+            && members.nodes().values().all(|member| member.node != node)
+            && let Lookup::File { value: cluster, .. } = store.lookup(b"/ctl/name", store.revision())
+        {
+            tree.push(([b"/ctl/ns/", cluster, b"/", &node].concat(), None));
+        }
+        if let Change::Remove(id) = change {
+            // What still comes from it is dropped for its raft id alone.
+            seen.remove(id);
+        }
         for (path, value) in tree {
             let path = &path[..];
             let mutation = match &value {

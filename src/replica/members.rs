@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState};
 
 use super::batch::Registration;
+use crate::limits;
 use crate::log::NodeId;
 use crate::store::{Lookup, Mutation, Store};
 
@@ -59,6 +60,8 @@ pub enum Denied {
     NotASlot,
     /// The raft id was given up, or never was this node's.
     Retired,
+    /// There are too many nodes.
+    Crowded,
 }
 
 impl Denied {
@@ -73,6 +76,7 @@ impl Denied {
             }
             Denied::NotASlot => "refused: a slot is a file /ctl/cal/<n>, it has nothing below it",
             Denied::Retired => "refused: this raft id was given up",
+            Denied::Crowded => "refused: the cluster has as many nodes as it can; it forgets dead ones after a while",
         }
     }
 }
@@ -89,6 +93,9 @@ pub enum Change {
     /// A standby is forgotten.
     Remove(u64),
 }
+
+/// What a change of the members does to a file: its new value, or that it is deleted.
+pub type Write = (Vec<u8>, Option<Vec<u8>>);
 
 const ADMIT: u8 = 1;
 const PROMOTE: u8 = 2;
@@ -282,7 +289,11 @@ impl Members {
         let addr = String::from_utf8_lossy(r.addr).into_owned();
         let id = if r.raft_id == 0 {
             let known = self.nodes.iter().find(|(_, m)| m.node == r.node && m.incarnation == r.incarnation);
-            known.map_or(self.next, |(id, _)| *id)
+            match known {
+                Some((id, _)) => *id,
+                None if self.nodes.len() >= limits::NODES_MAX => return Err(Denied::Crowded),
+                None => self.next,
+            }
         } else {
             let founder = r.raft_id == FOUNDER && self.nodes.is_empty();
             let own = self.nodes.get(&r.raft_id).is_some_and(|m| m.node == r.node);
@@ -361,7 +372,7 @@ impl Members {
     }
 
     /// What a change does to the tree, if it holds at this place of the log; it has taken effect here then.
-    pub fn change(&mut self, change: &Change) -> Option<Vec<(Vec<u8>, Option<Vec<u8>>)>> {
+    pub fn change(&mut self, change: &Change) -> Option<Vec<Write>> {
         let id = change.raft_id();
         let slot_is = |path: &Vec<u8>, rev: i64| self.slots.get(path).filter(|slot| slot.rev == rev);
         let mut tree = Vec::new();

@@ -100,6 +100,8 @@ struct Link {
 struct Peer {
     raft_id: u64,
     node: NodeId,
+    /// The boot in which it spoke.
+    epoch: u64,
     addr: String,
 }
 
@@ -128,7 +130,8 @@ pub struct Mesh {
     to_dial: Vec<String>,
     /// What was last said of an address, so that it is said once.
     told: BTreeMap<String, String>,
-    relayed: BTreeMap<u64, u64>,
+    /// Who is reached through whom, and whether that was said.
+    relayed: BTreeMap<u64, (u64, bool)>,
     lines: Vec<String>,
     now_ms: u64,
     repeated_ms: u64,
@@ -221,6 +224,11 @@ impl Mesh {
         self.changed(sessions);
     }
 
+    /// Whether the other side has said who it is, and is one of the cluster.
+    pub fn is_greeted(&self, conn: Conn) -> bool {
+        self.links.get(&conn).and_then(|link| link.peer.as_ref()).is_some_and(|peer| peer.raft_id != 0)
+    }
+
     fn hello(&mut self, sessions: &mut Sessions, conn: Conn) {
         let me = &self.me;
         let hello = Hello {
@@ -311,7 +319,6 @@ impl Mesh {
         if !self.routes.hear(links.clone()) {
             return;
         }
-        self.tell_routes();
         let others: Vec<Conn> = self.up.values().copied().filter(|c| *c != came).collect();
         for conn in others {
             self.say(sessions, conn, &Frame::Links(links.clone()));
@@ -385,7 +392,7 @@ impl Mesh {
         if dialed.is_none() {
             self.hello(sessions, conn);
         }
-        let peer = Peer { raft_id: hello.raft_id, node: hello.node, addr: hello.addr.to_owned() };
+        let peer = Peer { raft_id: hello.raft_id, node: hello.node, epoch: hello.epoch, addr: hello.addr.to_owned() };
         if let Some(link) = self.links.get_mut(&conn) {
             link.peer = Some(peer.clone());
         }
@@ -398,7 +405,9 @@ impl Mesh {
         {
             let by_smaller = |dialed: bool| dialed == (self.me.node < hello.node);
             let (new_dialed, old_dialed) = (dialed.is_some(), before.dialed.is_some());
-            if new_dialed != old_dialed && !by_smaller(new_dialed) {
+            // One of an earlier boot leads nowhere any more.
+            let same_boot = before.peer.as_ref().is_some_and(|peer| peer.epoch == hello.epoch);
+            if same_boot && new_dialed != old_dialed && !by_smaller(new_dialed) {
                 self.pause_dial(dialed.as_ref());
                 sessions.end(conn);
                 return Outcome::Done;
@@ -469,7 +478,6 @@ impl Mesh {
     fn changed(&mut self, sessions: &mut Sessions) -> bool {
         let changed = self.routes.set_own(self.up.keys().copied().collect(), self.flags);
         if changed {
-            self.tell_routes();
             self.repeat(sessions);
         }
         changed
@@ -516,6 +524,7 @@ impl Mesh {
             self.repeat(sessions);
         }
         self.dial(members);
+        self.tell_routes(members);
     }
 
     fn dial(&mut self, members: &Members) {
@@ -552,17 +561,18 @@ impl Mesh {
         }
     }
 
-    /// Says who is reached through others now.
-    fn tell_routes(&mut self) {
-        let relayed: BTreeMap<u64, u64> = self
+    /// Says who is reached through others now, if that lasts from one tick to the next.
+    fn tell_routes(&mut self, members: &Members) {
+        let relayed: BTreeMap<u64, (u64, bool)> = self
             .routes
             .others()
-            .map(|l| l.node)
-            .filter_map(|node| self.routes.next_hop(node).filter(|hop| *hop != node).map(|hop| (node, hop)))
+            .filter_map(|l| self.routes.next_hop(l.node).filter(|hop| *hop != l.node).map(|hop| (l.node, hop)))
+            .map(|(node, hop)| (node, (hop, self.relayed.get(&node).is_some_and(|(before, _)| *before == hop))))
             .collect();
-        for (node, hop) in &relayed {
-            if self.relayed.get(node) != Some(hop) {
-                self.lines.push(format!("raft id {node} is reached through raft id {hop}"));
+        for (node, (hop, lasts)) in &relayed {
+            if *lasts && self.relayed.get(node).is_some_and(|(_, told)| !told) {
+                let line = format!("{} is relayed through {}", self.name(members, *node), self.name(members, *hop));
+                self.lines.push(line);
             }
         }
         self.relayed = relayed;
@@ -573,9 +583,13 @@ impl Mesh {
         match members.nodes().get(&raft_id) {
             Some(m) => {
                 let addr = self.addresses.get(&raft_id).unwrap_or(&m.addr);
-                Peer { raft_id, node: m.node, addr: addr.clone() }.name()
+                Peer { raft_id, node: m.node, epoch: 0, addr: addr.clone() }.name()
             }
-            None => format!("raft id {raft_id}"),
+            // A node that has just joined knows its neighbours before it knows the members.
+            None => match self.up.get(&raft_id).and_then(|conn| self.links.get(conn)?.peer.as_ref()) {
+                Some(peer) => peer.name(),
+                None => format!("raft id {raft_id}"),
+            },
         }
     }
 

@@ -10,12 +10,12 @@ use super::group::snapshot_message;
 use super::members::Change;
 use super::membership::{Step, View};
 use super::mesh::{FLAG_FULL, FLAG_LEAVING, Outcome};
-use super::requests::{Asker, Pending};
+use super::requests::{Asker, GATHER_OVERHEAD, Pending, RECORDS};
 use super::session::Conn;
 use super::transfer::{Chunk, Progress, Receiving, Sending};
 use super::{Fate, Receipt, Replica, Then};
 use crate::limits;
-use crate::log::{NodeId, Room};
+use crate::log::{NodeId, Room, name};
 use crate::wire::peer::{self, Frame, PREAMBLE, Refusal, Split};
 use crate::wire::{ErrCode, Response};
 
@@ -100,14 +100,21 @@ impl Replica {
         let mut consumed = 0;
         loop {
             let rest = &bytes[consumed..];
-            let size = match peer::split(rest) {
-                Ok(Split::Whole { size }) => size,
-                Ok(Split::Partial { needed }) => return Receipt { consumed, then: Then::More { needed } },
-                Err(_) => {
-                    self.end_link(conn);
-                    return Receipt { consumed, then: Then::Close };
+            let split = peer::split(rest);
+            let (Ok(Split::Whole { size }) | Ok(Split::Partial { needed: Some(size) })) = split else {
+                if let Ok(Split::Partial { needed }) = split {
+                    return Receipt { consumed, then: Then::More { needed } };
                 }
+                self.end_link(conn);
+                return Receipt { consumed, then: Then::Close };
             };
+            if size > limits::GREETING_MAX && !self.mesh.is_greeted(conn) {
+                self.end_link(conn);
+                return Receipt { consumed, then: Then::Close };
+            }
+            if let Ok(Split::Partial { needed }) = split {
+                return Receipt { consumed, then: Then::More { needed } };
+            }
             consumed += size;
             match self.mesh.frame(&mut self.desk.sessions, &self.machine.members, conn, &rest[..size]) {
                 Outcome::Done => {}
@@ -174,16 +181,29 @@ impl Replica {
                 | MessageType::MsgRequestPreVote
                 | MessageType::MsgRequestPreVoteResponse
         );
-        let run = message.entries.iter().zip(1..).all(|(entry, i)| message.index.checked_add(i) == Some(entry.index));
+        let append = message.msg_type == MessageType::MsgAppend;
+        let run = !append
+            || message.entries.iter().zip(1..).all(|(entry, i)| message.index.checked_add(i) == Some(entry.index));
         if !known || !run || message.from != from || message.to != self.config.raft_id {
             return;
         }
-        self.heard.insert(from, self.now_ms);
+        self.hear(from);
+        // What finds no room in the log now is sent again.
+        let bytes: usize = message.entries.iter().map(|e| e.data.len()).sum();
+        if append && !self.log.can_accept(RECORDS + message.entries.len(), bytes + GATHER_OVERHEAD) {
+            return;
+        }
         // Whoever asks for votes has seen the leader go; so may this node have.
         if message.msg_type == MessageType::MsgRequestPreVote {
             self.watch_leader();
         }
         self.group.step(message);
+    }
+
+    fn hear(&mut self, from: u64) {
+        if self.machine.members.nodes().contains_key(&from) {
+            self.heard.insert(from, self.now_ms);
+        }
     }
 
     /// Sends what raft has for the peers.
@@ -490,7 +510,7 @@ impl Replica {
     }
 
     fn chunk(&mut self, from: u64, transfer: u64, chunk: Chunk) {
-        self.heard.insert(from, self.now_ms);
+        self.hear(from);
         if let Some(receiving) = self.snapshots.receiving()
             && receiving.from == from
             && receiving.transfer == transfer
@@ -558,6 +578,9 @@ impl Replica {
         if !self.group.is_restoring() {
             // The log has caught up by itself, or another leads.
             self.arrived = None;
+            if index != self.snapshots.last() {
+                self.removals.push(name::snapshot(index));
+            }
         }
     }
 

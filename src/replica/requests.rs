@@ -230,7 +230,8 @@ pub(super) fn welcome(
             let (raft_id, cluster_id, cluster) = (id.cast_unsigned(), config.cluster_id, &config.cluster[..]);
             mesh.say(sessions, conn, &Frame::Welcome { raft_id, cluster_id, cluster });
         }
-        Err(_) => mesh.refuse(sessions, conn, Refusal::NotMember, "the registration was refused"),
+        Err(Rejected::Members(denied)) => mesh.refuse(sessions, conn, Refusal::NotMember, denied.detail()),
+        Err(Rejected::Store(_)) => unreachable!("a registration does not touch the store"),
     }
 }
 

@@ -57,7 +57,7 @@ pub struct Session {
     gone: bool,
     /// Nothing has come yet.
     pub fresh: bool,
-    /// It is the link of a peer.
+    /// It is the link of a peer: so from before anything was sent on it.
     pub peer: bool,
 }
 
@@ -149,7 +149,9 @@ impl Sessions {
     pub fn remove(&mut self, conn: Conn) -> Option<Session> {
         self.get(conn)?;
         let session = self.slab.remove(conn.slot);
-        self.buffered -= session.unsent();
+        if !session.peer {
+            self.buffered -= session.unsent();
+        }
         Some(session)
     }
 
@@ -158,7 +160,7 @@ impl Sessions {
         self.slab.len()
     }
 
-    /// Bytes of output that are waiting or being sent, over all sessions.
+    /// Bytes of output that are waiting or being sent, over all clients; the links of peers have a bound of their own.
     pub fn buffered(&self) -> usize {
         self.buffered
     }
@@ -184,7 +186,9 @@ impl Sessions {
         }
         let before = session.out.len();
         write(&mut session.out);
-        self.buffered += session.out.len() - before;
+        if !session.peer {
+            self.buffered += session.out.len() - before;
+        }
         if !session.dirty {
             session.dirty = true;
             self.dirty.push(conn);
@@ -240,7 +244,9 @@ impl Sessions {
     pub fn sent(&mut self, conn: Conn) {
         if let Some(session) = self.get(conn) {
             let sent = std::mem::take(&mut session.sending);
-            self.buffered -= sent;
+            if !session.peer {
+                self.buffered -= sent;
+            }
         }
         self.resume(conn, Pause::Output);
     }
@@ -250,7 +256,9 @@ impl Sessions {
         let Some(session) = self.get(conn) else { return };
         session.gone = true;
         let unsent = std::mem::take(&mut session.out).len();
-        self.buffered -= unsent;
+        if !session.peer {
+            self.buffered -= unsent;
+        }
         self.resume(conn, Pause::Output);
     }
 

@@ -476,7 +476,7 @@ pub struct Restore {
 #[derive(Debug)]
 enum Loading {
     /// Files of the tree at the first revision are to come, and then its event.
-    Files(Loader),
+    Files(Box<Loader>),
     /// Later events are to come.
     Events(Box<Store>),
     /// What came makes no sense.
@@ -525,7 +525,7 @@ impl Restore {
         let mut conf = ConfState::default();
         conf.merge_from_bytes(state).map_err(|_| BadSnapshot::Record)?;
         let members = Members::with(conf, nodes, next);
-        Ok(Restore { loading: Loading::Files(Loader::new(history)), first, last, seen, members })
+        Ok(Restore { loading: Loading::Files(Box::new(Loader::new(history))), first, last, seen, members })
     }
 
     /// Takes the next record.

@@ -214,31 +214,37 @@ impl Opener<'_> {
         Ok(identity)
     }
 
-    /// Who a new node is: the founder of a cluster, or one that is to join.
+    /// Who a new node is: the founder of a cluster, or one that is to join, or to ask the name service.
     async fn new_node(&mut self) -> Result<Identity, StartError> {
         let mut identity = self.founder()?;
-        let mut attach = self.options.attach.clone();
-        if attach.is_empty()
-            && let Some(uri) = &self.options.boot
-        {
-            let node = identity.node.escape_ascii().to_string();
-            match consult(uri, &identity.cluster, &node, &|line| super::say(line)).await.map_err(StartError::new)? {
-                Decision::Found => {
-                    super::say(&format!("the name service has this node found cluster {}", identity.cluster))
-                }
-                Decision::Attach(addresses) => attach = addresses,
-            }
-        }
-        if !attach.is_empty() {
+        let (attach, boot) = (&self.options.attach, &self.options.boot);
+        if !attach.is_empty() || boot.is_some() {
             (identity.raft_id, identity.cluster_id) = (0, 0);
             (identity.voters, identity.voter) = (0, false);
-            if self.options.cluster.is_none() && self.options.boot.is_none() {
+            identity.peers.clone_from(attach);
+            if self.options.cluster.is_none() && boot.is_none() {
                 identity.cluster.clear();
             }
-            identity.peers = attach;
         }
+        // Before anyone is told of it: who crashes on the way to its cluster comes back as the same node.
         self.write_identity(&identity).await?;
         Ok(identity)
+    }
+
+    /// Asks the name service where the cluster is; the addresses are none if this node is to found it, which it then is ready to.
+    async fn consult(&self, uri: &str, identity: &mut Identity) -> Result<Vec<String>, StartError> {
+        let node = identity.node.escape_ascii().to_string();
+        let decision = consult(uri, &identity.cluster, &node, &|line| super::say(line)).await;
+        match decision.map_err(|why| StartError::new(format!("-b {uri}: {why}")))? {
+            Decision::Attach(addresses) => Ok(addresses),
+            Decision::Found => {
+                super::say(&format!("the name service has this node found cluster {}", identity.cluster));
+                let founder = self.founder()?;
+                *identity = Identity { node: identity.node, cluster: identity.cluster.clone(), ..founder };
+                self.write_identity(identity).await?;
+                Ok(Vec::new())
+            }
+        }
     }
 
     /// Has the cluster register this node, which has no data of it, or none that it may use.
@@ -252,6 +258,14 @@ impl Opener<'_> {
         let mut addresses = self.options.attach.clone();
         addresses.extend(identity.peers.iter().filter(|p| !self.options.attach.contains(p)).cloned());
         addresses.retain(|a| a != self.addr);
+        if addresses.is_empty()
+            && let Some(uri) = &self.options.boot
+        {
+            addresses = self.consult(uri, identity).await?;
+            if identity.raft_id != 0 {
+                return Ok(());
+            }
+        }
         if addresses.is_empty() {
             return Err(StartError::new(format!(
                 "{} holds a node that has not joined its cluster: give the address of a node of that with -a, or choose another \
@@ -271,8 +285,7 @@ impl Opener<'_> {
             secret: self.options.secrets.read_write.clone(),
             addr: self.addr.to_owned(),
         };
-        let welcome =
-            attach(&joiner, &addresses, &mut |line| super::say(&line)).await.map_err(|line| StartError::new(line))?;
+        let welcome = attach(&joiner, &addresses, &mut |line| super::say(&line)).await.map_err(StartError::new)?;
         identity.raft_id = welcome.raft_id;
         identity.cluster_id = welcome.cluster_id;
         identity.cluster = welcome.cluster;

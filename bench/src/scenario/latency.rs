@@ -18,12 +18,12 @@ pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
     let doozerd = bench.server("latency")?;
     let revision = doozerd.revision();
     let file = bench.scratch.path("floor");
-    let floor = Server::floor(&file, bench.cores.server, revision + 1)?;
+    let floor = Server::floor(&file, Some(bench.cores.server), revision + 1, &[])?;
     let value = value(0);
     let (own, least) = bench.client(&doozerd, || {
         let mut clients = [Client::connect(doozerd.addr())?, Client::connect(floor.addr())?];
         let mut rounds = [Vec::new(), Vec::new()];
-        for _ in 0..bench.rounds {
+        for _ in 0..bench.rounds() {
             let mut round = [histogram(), histogram()];
             for _ in 0..TURNS {
                 for (client, latency) in clients.iter_mut().zip(&mut round) {
@@ -35,7 +35,7 @@ pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
                 rounds.push(latency);
             }
         }
-        let writes = (WARM_UP + count) * TURNS * u64::from(bench.rounds);
+        let writes = (WARM_UP + count) * TURNS * u64::from(bench.rounds());
         super::count_revisions(doozerd.addr(), revision, writes)?;
         let [own, least] = rounds;
         Ok((own, least))

@@ -34,7 +34,7 @@ pub fn run(bench: &Bench, flat: bool, report: &mut Report) -> Result<(), Failure
 
     let mut recoveries = [Vec::new(), Vec::new()];
     let mut memories = Vec::new();
-    for _ in 0..bench.rounds {
+    for _ in 0..bench.rounds() {
         for (killed, times) in [false, true].into_iter().zip(&mut recoveries) {
             let before = Client::connect(server.addr())?.revision()?;
             if killed {

@@ -48,7 +48,7 @@ pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
     let mut watch = SnapshotWatch::new(&bench.scratch.path(NAME))?;
     load(bench, &server, layout)?;
     watch.settle()?;
-    let count = if bench.quick { 1 } else { bench.rounds };
+    let count = if bench.quick { 1 } else { bench.rounds() };
     let (samples, windows) = bench.client(&server, || {
         let mut client = Client::connect(server.addr())?;
         let before = client.revision()?;

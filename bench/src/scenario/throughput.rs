@@ -12,7 +12,7 @@ use crate::process;
 use crate::traffic::{Gets, Keys, Sets};
 
 /// Files that are written and read.
-const KEYS: usize = 1000;
+pub(super) const KEYS: usize = 1000;
 
 /// A round, and the server's CPU time in it.
 struct Round {
@@ -37,11 +37,11 @@ pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
             Ok::<Round, Failure>(Round { driven, server: process::cpu(server.pid())?.saturating_sub(before) })
         };
         let before = Client::connect(server.addr())?.revision()?;
-        for _ in 0..bench.rounds {
+        for _ in 0..bench.rounds() {
             sets.push(round(&mut |pool| checked(pool, &mut Sets::new(&keys, set_count, &done), set_count))?);
             gets.push(round(&mut |pool| checked(pool, &mut Gets::new(&keys, get_count), get_count))?);
         }
-        super::count_revisions(server.addr(), before, set_count * u64::from(bench.rounds))?;
+        super::count_revisions(server.addr(), before, set_count * u64::from(bench.rounds()))?;
         Ok((sets, gets))
     })?;
     for (name, rounds, goal) in [("SET", sets, 200_000.0), ("GET", gets, 400_000.0)] {
@@ -51,7 +51,7 @@ pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
     bench.remove("throughput")
 }
 
-fn checked(pool: &mut Pool, traffic: &mut impl Traffic, count: u64) -> Result<Driven, Failure> {
+pub(super) fn checked(pool: &mut Pool, traffic: &mut impl Traffic, count: u64) -> Result<Driven, Failure> {
     let driven = pool.drive(traffic)?;
     if driven.count == count {
         Ok(driven)

@@ -36,7 +36,7 @@ pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
     let (without, with) = bench.client(&server, || {
         let mut client = Client::connect(server.addr())?;
         let (mut without, mut with) = (Vec::new(), Vec::new());
-        for round in 0..bench.rounds {
+        for round in 0..bench.rounds() {
             client.time_sets(ALONE, &value, WARM_UP)?;
             without.push(client.time_sets(ALONE, &value, count)?);
             let mut waiters = wait(server.addr(), waits)?;
@@ -47,12 +47,12 @@ pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
                     return Err(Failure::new("a wait was answered, though nothing happened there"));
                 }
             }
-            if round + 1 == bench.rounds {
+            if round + 1 == bench.rounds() {
                 wake(&mut client, &mut waiters[0])?;
             }
             waiters.into_iter().try_for_each(Client::close)?;
         }
-        let writes = 2 * (WARM_UP + count) * u64::from(bench.rounds) + WAKES.len() as u64;
+        let writes = 2 * (WARM_UP + count) * u64::from(bench.rounds()) + WAKES.len() as u64;
         super::count_revisions(server.addr(), server.revision(), writes)?;
         Ok((without, with))
     })?;
