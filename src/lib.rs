@@ -19,10 +19,13 @@
 //! # The way of a write
 //! 1. `server/link.rs` receives bytes; `replica.rs` finds the frames where they lie ([`wire::frame`]) and decodes the request.
 //! 2. The mutation is encoded into the batch that is being gathered (`replica/batch.rs`); its client's buffer is free again.
-//! 3. At the end of the turn the batch becomes one raft entry (`replica/group.rs`), which is staged with the log
-//!    ([`log::Log`]) and written with one O_DIRECT|O_DSYNC write (`server/disk.rs`). Meanwhile the next batch gathers.
-//! 4. The completed write is a proof ([`log::Durable`]) that lets raft commit. The commands are applied in order
-//!    (`replica/machine.rs`, [`store::Store::apply`]), and each is answered into its session's output.
+//! 3. At the end of the turn the batch is on its way: if another node leads, over a link to it (`replica/forward.rs`,
+//!    `replica/mesh.rs`, [`wire::peer`]), and is kept until it is applied here, to be sent again if need be. The leader joins its
+//!    own and those that came to one raft entry (`replica/group.rs`), which it sends to the others and stages with its log
+//!    ([`log::Log`]), written with one O_DIRECT|O_DSYNC write (`server/disk.rs`). Meanwhile the next batch gathers.
+//! 4. The completed write is a proof ([`log::Durable`]): a follower acknowledges with it, and when a majority has, raft commits.
+//!    The commands are applied in order on every node (`replica/machine.rs`, [`store::Store::apply`]); one that was seen before
+//!    is dropped there. The node that took a command from its client answers it into its session's output.
 //! 5. Each connection's output of the turn is sent at once.
 //!
 //! Reads never wait for the log: they run in the turn in which they come, against what is applied.
@@ -30,6 +33,8 @@
 //! # Invariants
 //! * **Durable before visible.** No answer, vote or acknowledgement leaves, and no reader sees a change, before what it rests
 //!   on is durable. It is a type: only a completed write makes a [`log::Durable`].
+//! * **Once.** A command has the number that the node which took it gave it; the state machine counts on from there. So nothing
+//!   depends on what is lost, repeated or overtaken between the nodes.
 //! * **Deterministic below the shell.** Floors 0 to 5 have no clock, no randomness, no socket, no file, no thread, no hash
 //!   order: time is an argument, a seed is handed in. The same inputs give the same outputs, so a simulator can run them.
 //! * **Everything is bounded**: what a client can make the server hold is in [`limits`], and a client over its bound is
