@@ -144,8 +144,8 @@ fn a_damaged_member_votes_away_what_it_has_acknowledged() {
             assert_eq!(behind.ask(&get("/kept/19")), "rev=0 value=\"\"");
         }
         cluster.start(0);
-        cluster.serves(1);
         eventually("it takes writes again", || behind.call(&set("/again", -1, b"")).rev);
+        cluster.serves(1);
         cluster.converges();
         for node in 0..3 {
             let mut c = cluster.connect(node);
@@ -217,7 +217,7 @@ fn a_member_with_a_damaged_snapshot_is_gone_for_good() {
 #[test]
 fn a_wiped_node_is_taken_for_one_that_is_merely_behind() {
     let _turn = together();
-    let mut cluster = Cluster::new(3).flags(&["-timeout", "1.5"]).up(3);
+    let mut cluster = Cluster::new(3).flags(&["-timeout", "2"]).up(3);
     let load = cluster.load(&[0, 1, 2], 1, 150);
     for victim in [2, 0, 1] {
         load.gets_on(&[0, 1, 2], 20);

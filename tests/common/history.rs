@@ -136,6 +136,8 @@ struct Shared {
     stop: AtomicBool,
     /// Mutations that each node has acknowledged.
     acknowledged: BTreeMap<usize, AtomicUsize>,
+    /// Mutations that each node has refused with READONLY.
+    refused: BTreeMap<usize, AtomicUsize>,
 }
 
 /// Running writers. They stop when it is dropped.
@@ -154,8 +156,8 @@ impl Load {
     /// Starts writers at these nodes: so many connections to each, with about so many requests a second.
     pub fn start(targets: &[(usize, SocketAddr)], connections: usize, per_second: u32) -> Load {
         static WRITERS: AtomicUsize = AtomicUsize::new(0);
-        let acknowledged = targets.iter().map(|(node, _)| (*node, AtomicUsize::new(0))).collect();
-        let shared = Arc::new(Shared { stop: AtomicBool::new(false), acknowledged });
+        let counts = || targets.iter().map(|(node, _)| (*node, AtomicUsize::new(0))).collect();
+        let shared = Arc::new(Shared { stop: AtomicBool::new(false), acknowledged: counts(), refused: counts() });
         let window = u32::try_from(WINDOW).expect("a small number");
         let pause = Duration::from_secs(1) * (window / 2) / per_second;
         let mut writers = Vec::new();
@@ -185,6 +187,14 @@ impl Load {
                 (self.acknowledged(node) >= goal).then_some(())
             });
         }
+    }
+
+    /// Waits until this node has refused so many mutations with READONLY.
+    #[track_caller]
+    pub fn is_refused(&self, node: usize, count: usize) {
+        eventually(&format!("node {node} refuses {count} of the writes"), || {
+            (self.shared.refused[&node].load(Ordering::Relaxed) >= count).then_some(())
+        });
     }
 
     /// Ends the writers when they know the outcome of everything, and returns all that they did.
@@ -339,6 +349,9 @@ impl Writer {
         }
         if call.acknowledged() {
             self.shared.acknowledged[&self.node].fetch_add(1, Ordering::Relaxed);
+        }
+        if call.outcome == Outcome::Readonly {
+            self.shared.refused[&self.node].fetch_add(1, Ordering::Relaxed);
         }
     }
 }
