@@ -344,7 +344,9 @@ fn an_operator_can_stop_the_cluster() {
         let mut c = cluster.connect(via);
         eventually("it knows", || {
             let said = cluster.stderr(via);
-            said.lines().any(|line| line.contains(cluster.id(2)) && line.contains("lost")).then_some(())
+            let lost = |line: &str| line.contains(cluster.id(2)) && line.contains("lost");
+            let gone = |line: &str| line.contains(&cluster.addr(2).to_string()) && line.contains("cannot reach");
+            said.lines().any(|line| lost(line) || gone(line)).then_some(())
         });
         let slots = cluster.slots_at(via);
         let before = c.call(&bare(Verb::Sync)).revision();

@@ -335,10 +335,19 @@ impl Cluster {
 
     // ---- membership ----
 
-    /// What the slots hold, as some live node sees it: ids, or nothing.
+    /// What the slots hold: ids, or nothing.
     #[track_caller]
     pub fn slots(&self) -> BTreeMap<String, String> {
-        self.slots_at(*self.live().first().expect("a live node"))
+        let via = *self.live().first().expect("a live node");
+        self.syncs(via);
+        self.slots_at(via)
+    }
+
+    /// Waits until a node has all that was acknowledged up to now. One that was just started may not know of a quorum yet.
+    #[track_caller]
+    pub fn syncs(&self, node: usize) -> i64 {
+        let mut c = self.connect(node);
+        eventually(&format!("node {node} answers SYNC"), || c.call(&bare(Verb::Sync)).rev)
     }
 
     /// What the slots hold, as this node sees it.
@@ -457,7 +466,7 @@ impl Cluster {
     #[track_caller]
     pub fn converges(&self) -> i64 {
         let live = self.live();
-        let rev = self.connect(live[0]).call(&bare(Verb::Sync)).revision();
+        let rev = self.syncs(live[0]);
         for node in live {
             // A read of the future waits.
             let said = self.connect(node).call(&get("/ctl/name").at(rev));
