@@ -287,7 +287,7 @@ impl Mesh {
         let Ok(received) = peer::decode(bytes) else { return Outcome::End };
         match (received.frame, from) {
             (Frame::Hello(hello), None) => self.greeted(sessions, members, conn, &hello),
-            (Frame::Refuse { reason, detail }, _) => self.refused(sessions, conn, reason, detail),
+            (Frame::Refuse { reason, detail }, _) => self.refused(sessions, members, conn, reason, detail),
             (Frame::Join { incarnation, addr }, Some(0)) => {
                 let Some(peer) = self.links.get(&conn).and_then(|l| l.peer.as_ref()) else { return Outcome::End };
                 Outcome::Join { node: peer.node, incarnation, addr }
@@ -386,6 +386,10 @@ impl Mesh {
                 self.seeds.retain(|s| s != addr);
             }
             self.pause_dial(dialed.as_ref());
+            // Who is to give up its data on this node's word has to know whose it is.
+            if reason == Refusal::Retired && dialed.is_none() {
+                self.hello(sessions, conn);
+            }
             self.refuse(sessions, conn, reason, &detail);
             return Outcome::Done;
         }
@@ -432,8 +436,23 @@ impl Mesh {
         Outcome::Done
     }
 
-    fn refused(&mut self, sessions: &mut Sessions, conn: Conn, reason: Refusal, detail: &str) -> Outcome<'static> {
-        let dialed = self.links.get(&conn).and_then(|l| l.dialed.clone());
+    fn refused(
+        &mut self,
+        sessions: &mut Sessions,
+        members: &Members,
+        conn: Conn,
+        reason: Refusal,
+        detail: &str,
+    ) -> Outcome<'static> {
+        let Some(link) = self.links.get(&conn) else { return Outcome::End };
+        let dialed = link.dialed.clone();
+        // That this node was taken out is believed of a member alone, which this node has dialed and which has said that it is of
+        // the same cluster; and never while this node is the only member.
+        let by_member = dialed.is_some()
+            && link.peer.as_ref().is_some_and(|peer| {
+                members.is_voter(peer.raft_id)
+                    && members.nodes().get(&peer.raft_id).is_some_and(|m| m.node == peer.node)
+            });
         if let Some(addr) = &dialed {
             if reason == Refusal::Myself {
                 self.seeds.retain(|s| s != addr);
@@ -443,7 +462,7 @@ impl Mesh {
         }
         self.pause_dial(dialed.as_ref());
         sessions.end(conn);
-        if reason == Refusal::Retired { Outcome::Retired } else { Outcome::Done }
+        if reason == Refusal::Retired && by_member { Outcome::Retired } else { Outcome::Done }
     }
 
     fn pause_dial(&mut self, dialed: Option<&String>) {
