@@ -298,7 +298,10 @@ impl Mesh {
                 Outcome::Done
             }
             (frame @ (Frame::Raft(_) | Frame::Forward(_) | Frame::Chunk { .. } | Frame::ChunkAck { .. }), Some(id))
-                if id != 0 && route.to == me && route.from != me =>
+                if id != 0
+                    && route.to == me
+                    && route.from != me
+                    && (route.from == id || route.hops < limits::HOPS_MAX) =>
             {
                 Outcome::Deliver(route.from, frame)
             }
