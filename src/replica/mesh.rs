@@ -319,6 +319,11 @@ impl Mesh {
     }
 
     fn heard_links(&mut self, sessions: &mut Sessions, came: Conn, links: Links) {
+        // A node that was away for long may know none of the others any more; but not more of them than there can be.
+        let known = self.routes.others().any(|l| l.node == links.node);
+        if links.peers.len() > limits::NODES_MAX || (!known && self.routes.others().count() >= limits::NODES_MAX) {
+            return;
+        }
         if !self.routes.hear(links.clone()) {
             return;
         }
@@ -350,6 +355,9 @@ impl Mesh {
                 format!("{ours}, and you are of cluster {}: attach to a node of that, or leave -c away", hello.cluster)
             };
             return Some((Refusal::Cluster, detail));
+        }
+        if self.up.len() >= limits::NODES_MAX && !self.up.contains_key(&hello.raft_id) {
+            return Some((Refusal::Unavailable, format!("{ours}, which has as many links as it can")));
         }
         if !super::desk::equal(hello.secret, &me.secret) {
             return Some((
@@ -542,7 +550,10 @@ impl Mesh {
             self.say(sessions, conn, &Frame::Ping);
         }
         if now_ms.saturating_sub(self.repeated_ms) >= REPEAT_MS {
-            self.routes.retain(|id| !members.is_retired(id));
+            let up = &self.up;
+            let wanted = |id: u64| members.nodes().contains_key(&id) || up.contains_key(&id);
+            self.routes.retain(|id| wanted(id) || (id >= members.next()));
+            self.addresses.retain(|id, _| wanted(*id));
             self.repeat(sessions);
         }
         self.dial(members);
@@ -561,6 +572,8 @@ impl Mesh {
         if self.up.is_empty() {
             wanted.extend(self.seeds.iter().map(|seed| (seed, 0)));
         }
+        let known: Vec<&String> = wanted.iter().map(|(addr, _)| *addr).collect();
+        self.dials.retain(|addr, at| *at == u64::MAX || known.contains(&addr) || *at > self.now_ms);
         for (addr, patience) in wanted {
             let due = *self.dials.entry(addr.clone()).or_insert(self.now_ms + patience);
             if *addr != self.me.addr && due <= self.now_ms {
