@@ -75,7 +75,7 @@ impl std::fmt::Display for IdentityError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             IdentityError::Damaged => f.write_str(
-                "file node is damaged: restore the directory from a copy, or start with an empty directory as a new node",
+                "file node is damaged: start with -a as a new node of its cluster; a node that was alone has to be restored from a copy",
             ),
             IdentityError::UnknownVersion(version) => write!(
                 f,

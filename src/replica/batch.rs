@@ -20,7 +20,7 @@ use bytes::Bytes;
 
 use crate::limits;
 use crate::log::NodeId;
-use crate::store::Mutation;
+use crate::store::{Mutation, Path};
 
 /// Version of this layout; a batch of another version is refused.
 const FORMAT: u8 = 1;
@@ -200,6 +200,30 @@ pub fn parcel(batch: &[u8]) -> Result<Parcel, BadBatch> {
     let mut rest = check(batch)?;
     let (parcel, _) = head(&mut rest)?;
     if rest.is_empty() { Ok(parcel) } else { Err(BadBatch::Count) }
+}
+
+/// Whether every command of a batch that another server has sent is one that this server would have taken from a client: it
+/// becomes part of the log of all.
+///
+/// # Errors
+/// What is wrong with the first that is not.
+pub fn verify(batch: &[u8]) -> Result<Parcel, BadBatch> {
+    let parcel = parcel(batch)?;
+    let mut sane = parcel.count > 0 && parcel.first.checked_add(u64::from(parcel.count)).is_some();
+    let mut count = 0;
+    decode(batch, |_, _, command| {
+        count += 1;
+        sane &= match command {
+            Command::Store(Mutation::Set { path, value, .. }) => {
+                Path::parse(path).is_some() && value.len() <= limits::VALUE_MAX
+            }
+            Command::Store(Mutation::Del { path, .. }) => Path::parse(path).is_some(),
+            Command::Store(Mutation::Nop) => true,
+            Command::Register(r) => r.addr.len() <= limits::PATH_MAX,
+        };
+    })?;
+    let fits = batch.len() <= limits::BATCH_SOFT + limits::PATH_MAX + limits::VALUE_MAX + 1024;
+    if sane && fits && count == parcel.count { Ok(parcel) } else { Err(BadBatch::Count) }
 }
 
 /// One batch of all parcels of these.

@@ -128,6 +128,11 @@ impl Forward {
     /// what is no parcel, or more than is wanted at a time: the server will send it again.
     pub fn take(&mut self, batch: Bytes, machine: &Machine) {
         let Ok(Parcel { origin: Origin { node, epoch }, first, count }) = batch::parcel(&batch) else { return };
+        // raft ids are handed out by the state machine: it has seen every server that may send something, but the founder, who
+        // comes before all.
+        if !machine.members.nodes().is_empty() && !machine.members.nodes().contains_key(&node) {
+            return;
+        }
         if self.led.is_none() || machine.members.is_retired(node) || self.inbox_bytes > limits::INBOX_MAX {
             return;
         }

@@ -287,7 +287,7 @@ impl Mesh {
         let Ok(received) = peer::decode(bytes) else { return Outcome::End };
         match (received.frame, from) {
             (Frame::Hello(hello), None) => self.greeted(sessions, members, conn, &hello),
-            (Frame::Refuse { reason, detail }, _) => self.refused(sessions, conn, reason, detail),
+            (Frame::Refuse { reason, detail }, _) => self.refused(sessions, members, conn, reason, detail),
             (Frame::Join { incarnation, addr }, Some(0)) => {
                 let Some(peer) = self.links.get(&conn).and_then(|l| l.peer.as_ref()) else { return Outcome::End };
                 Outcome::Join { node: peer.node, incarnation, addr }
@@ -298,7 +298,10 @@ impl Mesh {
                 Outcome::Done
             }
             (frame @ (Frame::Raft(_) | Frame::Forward(_) | Frame::Chunk { .. } | Frame::ChunkAck { .. }), Some(id))
-                if id != 0 && route.to == me && route.from != me =>
+                if id != 0
+                    && route.to == me
+                    && route.from != me
+                    && (route.from == id || route.hops < limits::HOPS_MAX) =>
             {
                 Outcome::Deliver(route.from, frame)
             }
@@ -316,6 +319,11 @@ impl Mesh {
     }
 
     fn heard_links(&mut self, sessions: &mut Sessions, came: Conn, links: Links) {
+        // A node that was away for long may know none of the others any more; but not more of them than there can be.
+        let known = self.routes.others().any(|l| l.node == links.node);
+        if links.peers.len() > limits::NODES_MAX || (!known && self.routes.others().count() >= limits::NODES_MAX) {
+            return;
+        }
         if !self.routes.hear(links.clone()) {
             return;
         }
@@ -347,6 +355,9 @@ impl Mesh {
                 format!("{ours}, and you are of cluster {}: attach to a node of that, or leave -c away", hello.cluster)
             };
             return Some((Refusal::Cluster, detail));
+        }
+        if self.up.len() >= limits::NODES_MAX && !self.up.contains_key(&hello.raft_id) {
+            return Some((Refusal::Unavailable, format!("{ours}, which has as many links as it can")));
         }
         if !super::desk::equal(hello.secret, &me.secret) {
             return Some((
@@ -386,6 +397,10 @@ impl Mesh {
                 self.seeds.retain(|s| s != addr);
             }
             self.pause_dial(dialed.as_ref());
+            // Who is to give up its data on this node's word has to know whose it is.
+            if reason == Refusal::Retired && dialed.is_none() {
+                self.hello(sessions, conn);
+            }
             self.refuse(sessions, conn, reason, &detail);
             return Outcome::Done;
         }
@@ -432,8 +447,23 @@ impl Mesh {
         Outcome::Done
     }
 
-    fn refused(&mut self, sessions: &mut Sessions, conn: Conn, reason: Refusal, detail: &str) -> Outcome<'static> {
-        let dialed = self.links.get(&conn).and_then(|l| l.dialed.clone());
+    fn refused(
+        &mut self,
+        sessions: &mut Sessions,
+        members: &Members,
+        conn: Conn,
+        reason: Refusal,
+        detail: &str,
+    ) -> Outcome<'static> {
+        let Some(link) = self.links.get(&conn) else { return Outcome::End };
+        let dialed = link.dialed.clone();
+        // That this node was taken out is believed of a member alone, which this node has dialed and which has said that it is of
+        // the same cluster; and never while this node is the only member.
+        let by_member = dialed.is_some()
+            && link.peer.as_ref().is_some_and(|peer| {
+                members.is_voter(peer.raft_id)
+                    && members.nodes().get(&peer.raft_id).is_some_and(|m| m.node == peer.node)
+            });
         if let Some(addr) = &dialed {
             if reason == Refusal::Myself {
                 self.seeds.retain(|s| s != addr);
@@ -443,7 +473,7 @@ impl Mesh {
         }
         self.pause_dial(dialed.as_ref());
         sessions.end(conn);
-        if reason == Refusal::Retired { Outcome::Retired } else { Outcome::Done }
+        if reason == Refusal::Retired && by_member { Outcome::Retired } else { Outcome::Done }
     }
 
     fn pause_dial(&mut self, dialed: Option<&String>) {
@@ -520,7 +550,10 @@ impl Mesh {
             self.say(sessions, conn, &Frame::Ping);
         }
         if now_ms.saturating_sub(self.repeated_ms) >= REPEAT_MS {
-            self.routes.retain(|id| !members.is_retired(id));
+            let up = &self.up;
+            let wanted = |id: u64| members.nodes().contains_key(&id) || up.contains_key(&id);
+            self.routes.retain(|id| wanted(id) || (id >= members.next()));
+            self.addresses.retain(|id, _| wanted(*id));
             self.repeat(sessions);
         }
         self.dial(members);
@@ -539,6 +572,8 @@ impl Mesh {
         if self.up.is_empty() {
             wanted.extend(self.seeds.iter().map(|seed| (seed, 0)));
         }
+        let known: Vec<&String> = wanted.iter().map(|(addr, _)| *addr).collect();
+        self.dials.retain(|addr, at| *at == u64::MAX || known.contains(&addr) || *at > self.now_ms);
         for (addr, patience) in wanted {
             let due = *self.dials.entry(addr.clone()).or_insert(self.now_ms + patience);
             if *addr != self.me.addr && due <= self.now_ms {

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use raft::eraftpb::{Message, MessageType};
 
-use super::batch::{Command, Registration};
+use super::batch::{self, Command, Registration};
 use super::group::snapshot_message;
 use super::members::Change;
 use super::membership::{Step, View};
@@ -23,6 +23,10 @@ use crate::wire::{ErrCode, Response};
 const LEADERLESS: u64 = 10;
 /// When the leader is known to be gone, the other voters stand for election one after the other, so many ticks apart.
 const TURN_TICKS: u64 = 2;
+/// A term that is so far ahead was not reached by elections.
+const TERMS_AHEAD: u64 = 1 << 32;
+/// A node that has set its data aside so often since it last joined is not the one that it says it is.
+const INCARNATIONS_AHEAD: u64 = 1_000;
 /// How long entries are kept for a peer behind the snapshot that it got.
 const CATCH_UP_MS: u64 = 30_000;
 /// A leader whose own disk has not finished a write for so many election time-outs hands over.
@@ -140,6 +144,15 @@ impl Replica {
             let detail = "no majority of the cluster is within reach of this node: it cannot let anyone in now";
             return self.mesh.refuse(&mut self.desk.sessions, conn, Refusal::Unavailable, detail);
         }
+        // One that is here already can only be another who calls itself so, or the same from before it is known to be gone.
+        let same = self.machine.members.nodes().iter().filter(|(_, m)| m.node == node);
+        for (id, member) in same {
+            let ahead = incarnation.saturating_sub(member.incarnation);
+            if ahead > INCARNATIONS_AHEAD || (ahead > 0 && self.mesh.reaches(*id)) {
+                let detail = "a node with this id is in the cluster";
+                return self.mesh.refuse(&mut self.desk.sessions, conn, Refusal::Unavailable, detail);
+            }
+        }
         let registration = Registration { raft_id: 0, node, incarnation, addr: addr.as_bytes() };
         self.enqueue(Pending { asker: Asker::Joiner(conn) }, &Command::Register(registration));
     }
@@ -148,6 +161,10 @@ impl Replica {
         match frame {
             Frame::Raft(message) => self.message(from, *message),
             Frame::Forward(batch) => {
+                // Nobody speaks for another, and what nobody could have been asked is no mutation.
+                if !batch::verify(batch).is_ok_and(|parcel| parcel.origin.node == from) {
+                    return;
+                }
                 let batch = Bytes::copy_from_slice(batch);
                 if self.group.leads() {
                     self.forward.lead(self.group.term(), &self.machine);
@@ -184,7 +201,15 @@ impl Replica {
         let append = message.msg_type == MessageType::MsgAppend;
         let run = !append
             || message.entries.iter().zip(1..).all(|(entry, i)| message.index.checked_add(i) == Some(entry.index));
-        if !known || !run || message.from != from || message.to != self.config.raft_id {
+        // raft takes these on trust, and panics on what no peer of sound mind would say.
+        let (last, term) = (self.group.last_index(), self.group.term());
+        let sane = message.term <= term.saturating_add(TERMS_AHEAD)
+            && match message.msg_type {
+                MessageType::MsgHeartbeat => message.commit <= last,
+                MessageType::MsgAppendResponse => message.index <= last,
+                _ => true,
+            };
+        if !known || !run || !sane || message.from != from || message.to != self.config.raft_id {
             return;
         }
         self.hear(from);

@@ -7,6 +7,7 @@
 use super::batch::Command;
 use super::desk::{Desk, Op};
 use super::machine::Rejected;
+use super::members::Denied;
 use super::membership;
 use super::mesh::{FLAG_FULL, Mesh};
 use super::peers::no_quorum;
@@ -230,7 +231,10 @@ pub(super) fn welcome(
             let (raft_id, cluster_id, cluster) = (id.cast_unsigned(), config.cluster_id, &config.cluster[..]);
             mesh.say(sessions, conn, &Frame::Welcome { raft_id, cluster_id, cluster });
         }
-        Err(Rejected::Members(denied)) => mesh.refuse(sessions, conn, Refusal::NotMember, denied.detail()),
+        Err(Rejected::Members(denied)) => {
+            let reason = if denied == Denied::Crowded { Refusal::Unavailable } else { Refusal::NotMember };
+            mesh.refuse(sessions, conn, reason, denied.detail());
+        }
         Err(Rejected::Store(_)) => unreachable!("a registration does not touch the store"),
     }
 }

@@ -640,3 +640,17 @@ proptest::proptest! {
         }
     }
 }
+
+/// Anyone can open a connection and say that this node was taken out of its cluster: nobody may be made to give up its data so.
+#[test]
+fn a_strangers_word_that_the_node_was_taken_out_is_not_believed() {
+    use crate::wire::peer::{self, Frame, PREAMBLE, Refusal, Route};
+    let mut node = Node::new(10);
+    let conn = node.replica.open();
+    let mut bytes = PREAMBLE.to_vec();
+    let refuse = Frame::Refuse { reason: Refusal::Retired, detail: "go" };
+    peer::encode(Route { from: 2, to: 0, hops: 0 }, &refuse, &mut bytes);
+    node.replica.receive(conn, &bytes);
+    node.settle();
+    assert_eq!(node.replica.take_fate(), None);
+}

@@ -143,8 +143,14 @@ impl Opener<'_> {
         let survey = log::survey(&self.listing()?);
         let mut identity = match survey {
             Ok(Survey::Empty) => self.new_node().await?,
-            Ok(Survey::IdentityOnly | Survey::Founded) => self.identity()?,
-            Err(ref damage) => self.without(self.identity().ok(), damage, None).await?,
+            Ok(Survey::IdentityOnly | Survey::Founded) => match self.identity() {
+                Ok(identity) => identity,
+                Err(refused) => self.anew(refused).await?,
+            },
+            Err(ref damage) => match self.identity() {
+                Ok(identity) => self.without(identity, damage, None).await?,
+                Err(_) => self.anew(self.damaged(damage)).await?,
+            },
         };
         if let Some(wanted) = &self.options.cluster
             && *wanted != identity.cluster
@@ -165,7 +171,7 @@ impl Opener<'_> {
                         Refusal::Damage(damage) => damage.salvage.as_ref(),
                         _ => None,
                     };
-                    identity = self.without(Some(identity), &refusal, salvage).await?;
+                    identity = self.without(identity, &refusal, salvage).await?;
                 }
             }
         }
@@ -188,12 +194,11 @@ impl Opener<'_> {
     /// its own it might deny what it has acknowledged. Else it is for the operator to say what is to be done.
     async fn without(
         &mut self,
-        identity: Option<Identity>,
+        mut identity: Identity,
         damage: &(dyn std::fmt::Display + Sync),
         salvage: Option<&Salvage>,
     ) -> Result<Identity, StartError> {
         let refused = self.damaged(damage);
-        let Some(mut identity) = identity else { return Err(refused) };
         let others = !identity.peers.is_empty() || !self.options.attach.is_empty();
         if !others || (identity.voter && identity.voters < 3) {
             return Err(match salvage {
@@ -203,15 +208,29 @@ impl Opener<'_> {
                 _ => refused,
             });
         }
-        self.report.push(format!(
+        super::say(&format!(
             "the data in {} cannot be used: {damage}; it is moved to {DAMAGED}/ there, and this node comes back from the others",
             self.options.dir.display()
         ));
-        super::say(self.report.last().map_or("", String::as_str));
-        self.report.pop();
         leave(&mut identity);
         self.write_identity(&identity).await?;
         Ok(identity)
+    }
+
+    /// Nobody can tell any more which node this is. If it is told where its cluster is, it comes back as a new one.
+    async fn anew(&mut self, refused: StartError) -> Result<Identity, StartError> {
+        let later = fs::read(self.disk.path(log::name::IDENTITY))
+            .is_ok_and(|bytes| matches!(Identity::decode(&bytes), Err(log::IdentityError::UnknownVersion(_))));
+        if later || self.options.attach.is_empty() {
+            return Err(refused);
+        }
+        super::say(&format!("{refused}; it is moved to {DAMAGED}/ there, and this node attaches as a new one"));
+        let unnamed = self.founder()?;
+        for file in self.listing()? {
+            self.set_aside(&file.name, &unnamed)?;
+        }
+        self.disk.sync_dir().await.map_err(|e| self.error("sync the directory", &e))?;
+        self.new_node().await
     }
 
     /// Who a new node is: the founder of a cluster, or one that is to join, or to ask the name service.
@@ -225,6 +244,12 @@ impl Opener<'_> {
             if self.options.cluster.is_none() && boot.is_none() {
                 identity.cluster.clear();
             }
+        }
+        if identity.raft_id == FOUNDER {
+            super::say(&format!(
+                "founding cluster {}; to join one that is there, start with an empty directory and -a",
+                identity.cluster
+            ));
         }
         // Before anyone is told of it: who crashes on the way to its cluster comes back as the same node.
         self.write_identity(&identity).await?;
