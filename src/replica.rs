@@ -232,11 +232,13 @@ impl Replica {
         let Recovered { machine, start, log, snapshot, snapshot_bytes } = recovered;
         let origin = Origin { node: config.raft_id, epoch: config.epoch };
         let election_ticks = config.election_ms.div_ceil(config.heartbeat_ms).max(2);
+        let life = start.seed;
         let group = Group::new(start, usize::try_from(election_ticks).unwrap_or(usize::MAX))?;
         let me = Me {
             node: config.node,
             raft_id: config.raft_id,
             epoch: config.epoch,
+            life,
             incarnation: config.incarnation,
             cluster_id: config.cluster_id,
             cluster: config.cluster.clone(),

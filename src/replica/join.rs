@@ -51,6 +51,7 @@ impl Joiner {
             node: self.node,
             raft_id: 0,
             epoch: 0,
+            life: 0,
             incarnation: self.incarnation,
             cluster_id: self.cluster_id,
             secret: &self.secret,

@@ -43,6 +43,8 @@ pub struct Me {
     pub raft_id: u64,
     /// The number of this boot.
     pub epoch: u64,
+    /// A random number of this boot.
+    pub life: u64,
     /// How often it has set its data aside.
     pub incarnation: u64,
     /// The cluster's id.
@@ -100,8 +102,8 @@ struct Link {
 struct Peer {
     raft_id: u64,
     node: NodeId,
-    /// The boot in which it spoke.
-    epoch: u64,
+    /// The boot in which it speaks.
+    life: u64,
     addr: String,
 }
 
@@ -237,6 +239,7 @@ impl Mesh {
             node: me.node,
             raft_id: me.raft_id,
             epoch: me.epoch,
+            life: me.life,
             incarnation: me.incarnation,
             cluster_id: me.cluster_id,
             secret: &me.secret,
@@ -344,6 +347,11 @@ impl Mesh {
             );
             return Some((Refusal::Version, detail));
         }
+        if hello.node == me.node && hello.life != me.life {
+            let detail =
+                format!("{ours}: another process runs as this node, on a copy of its directory; stop one of them");
+            return Some((Refusal::Unavailable, detail));
+        }
         if hello.node == me.node {
             return Some((Refusal::Myself, format!("{ours}: a node needs no link to itself")));
         }
@@ -373,6 +381,16 @@ impl Mesh {
                 ));
             }
             let other = members.nodes().get(&hello.raft_id).filter(|m| m.node != hello.node);
+            // A process that has ended is silent: one that speaks under the same identity meanwhile runs on a copy.
+            let twin = self.up.get(&hello.raft_id).and_then(|conn| self.links.get(conn)).is_some_and(|link| {
+                let heard = self.now_ms.saturating_sub(link.heard_ms) < self.timing.silence_ms / 2;
+                heard && link.peer.as_ref().is_some_and(|peer| peer.life != hello.life)
+            });
+            if twin {
+                let detail =
+                    format!("{ours}: another process runs as this node, on a copy of its directory; stop one of them");
+                return Some((Refusal::Unavailable, detail));
+            }
             if other.is_some() || hello.raft_id == me.raft_id {
                 return Some((Refusal::NotMember, format!("{ours}: raft id {} is another node's", hello.raft_id)));
             }
@@ -407,7 +425,7 @@ impl Mesh {
         if dialed.is_none() {
             self.hello(sessions, conn);
         }
-        let peer = Peer { raft_id: hello.raft_id, node: hello.node, epoch: hello.epoch, addr: hello.addr.to_owned() };
+        let peer = Peer { raft_id: hello.raft_id, node: hello.node, life: hello.life, addr: hello.addr.to_owned() };
         if let Some(link) = self.links.get_mut(&conn) {
             link.peer = Some(peer.clone());
         }
@@ -421,7 +439,7 @@ impl Mesh {
             let by_smaller = |dialed: bool| dialed == (self.me.node < hello.node);
             let (new_dialed, old_dialed) = (dialed.is_some(), before.dialed.is_some());
             // One of an earlier boot leads nowhere any more.
-            let same_boot = before.peer.as_ref().is_some_and(|peer| peer.epoch == hello.epoch);
+            let same_boot = before.peer.as_ref().is_some_and(|peer| peer.life == hello.life);
             if same_boot && new_dialed != old_dialed && !by_smaller(new_dialed) {
                 self.pause_dial(dialed.as_ref());
                 sessions.end(conn);
@@ -572,6 +590,9 @@ impl Mesh {
         if self.up.is_empty() {
             wanted.extend(self.seeds.iter().map(|seed| (seed, 0)));
         }
+        // Who is known at an address has it now, whoever else was there before.
+        let taken: Vec<&String> = self.up.keys().filter_map(|id| self.addresses.get(id)).collect();
+        wanted.retain(|(addr, _)| !taken.contains(addr));
         let known: Vec<&String> = wanted.iter().map(|(addr, _)| *addr).collect();
         self.dials.retain(|addr, at| *at == u64::MAX || known.contains(&addr) || *at > self.now_ms);
         for (addr, patience) in wanted {
@@ -618,7 +639,7 @@ impl Mesh {
         match members.nodes().get(&raft_id) {
             Some(m) => {
                 let addr = self.addresses.get(&raft_id).unwrap_or(&m.addr);
-                Peer { raft_id, node: m.node, epoch: 0, addr: addr.clone() }.name()
+                Peer { raft_id, node: m.node, life: 0, addr: addr.clone() }.name()
             }
             // A node that has just joined knows its neighbours before it knows the members.
             None => match self.up.get(&raft_id).and_then(|conn| self.links.get(conn)?.peer.as_ref()) {

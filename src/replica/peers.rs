@@ -357,6 +357,9 @@ impl Replica {
 
     /// What the leader does about the members.
     pub(super) fn see_to_members(&mut self) {
+        let full = self.log.room() == Room::Full;
+        let flags = if full { FLAG_FULL } else { 0 } | if self.stopping { FLAG_LEAVING } else { 0 };
+        self.mesh.set_flags(&mut self.desk.sessions, flags);
         if !self.group.leads() {
             self.led = None;
             return;
@@ -371,9 +374,6 @@ impl Replica {
         for id in self.machine.members.nodes().keys() {
             self.heard.entry(*id).or_insert(now);
         }
-        let full = self.log.room() == Room::Full;
-        let flags = if full { FLAG_FULL } else { 0 } | if self.stopping { FLAG_LEAVING } else { 0 };
-        self.mesh.set_flags(&mut self.desk.sessions, flags);
         if self.group.is_handing_over() || self.group.is_changing() {
             return;
         }

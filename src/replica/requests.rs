@@ -191,23 +191,16 @@ impl Replica {
         self.desk.fail_other(conn, tag, &detail);
     }
 
-    /// There is no room for writes: in this node's log if it leads, else in the leader's.
+    /// There is no room for writes: in this node's log, without which it cannot tell what became of them, or in the leader's.
     fn is_full(&self) -> bool {
-        if self.group.is_leader() {
-            self.log.room() == Room::Full
-        } else {
-            self.mesh.flags(self.group.leader()) & FLAG_FULL != 0
-        }
+        self.log.room() == Room::Full || self.mesh.flags(self.group.leader()) & FLAG_FULL != 0
     }
 
     /// Whether a batch with so many bytes more, behind what is staged, is sure to find its place in the log; in that of the leader,
     /// if that is another, as far as it has said.
     pub(super) fn log_takes(&self, bytes: usize) -> bool {
-        if self.group.is_leader() {
-            self.log.can_accept(RECORDS, self.gather.len() + bytes + GATHER_OVERHEAD)
-        } else {
-            !self.is_full()
-        }
+        !self.is_full()
+            && (!self.group.is_leader() || self.log.can_accept(RECORDS, self.gather.len() + bytes + GATHER_OVERHEAD))
     }
 
     pub(super) fn enqueue(&mut self, pending: Pending, command: &Command<'_>) -> u64 {

@@ -186,6 +186,8 @@ pub struct Hello<'a> {
     pub raft_id: u64,
     /// The number of this boot.
     pub epoch: u64,
+    /// A random number of this boot: two processes that run on copies of the same directory are told apart by it.
+    pub life: u64,
     /// How often it has come back under another raft id.
     pub incarnation: u64,
     /// The id of its cluster; 0 = not known yet.
@@ -205,6 +207,7 @@ impl fmt::Debug for Hello<'_> {
             .field("node", &self.node.escape_ascii().to_string())
             .field("raft_id", &self.raft_id)
             .field("epoch", &self.epoch)
+            .field("life", &self.life)
             .field("incarnation", &self.incarnation)
             .field("cluster_id", &self.cluster_id)
             .field("addr", &self.addr)
@@ -364,6 +367,7 @@ fn hello(body: &[u8]) -> Result<Hello<'_>, BadFrame> {
         node: reader.array()?,
         raft_id: reader.u64()?,
         epoch: reader.u64()?,
+        life: reader.u64()?,
         incarnation: reader.u64()?,
         cluster_id: reader.u64()?,
         secret: reader.bytes()?,
@@ -383,7 +387,7 @@ pub fn encode(route: Route, frame: &Frame<'_>, out: &mut Vec<u8>) {
             out.extend_from_slice(&hello.version.to_le_bytes());
             put_bytes(out, hello.cluster.as_bytes());
             out.extend_from_slice(&hello.node);
-            for number in [hello.raft_id, hello.epoch, hello.incarnation, hello.cluster_id] {
+            for number in [hello.raft_id, hello.epoch, hello.life, hello.incarnation, hello.cluster_id] {
                 put_u64(out, number);
             }
             put_bytes(out, hello.secret);
