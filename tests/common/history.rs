@@ -682,8 +682,10 @@ pub fn untroubled(calls: &[Call], downtimes: &[Downtime]) {
         let down = downtimes.iter().any(|time| {
             time.node == call.node && time.from <= call.done && time.until.is_none_or(|until| call.sent <= until)
         });
-        let after = call.done - call.sent;
-        assert!(down, "{:?} after {after:?} from node {}, which was up: {call:?}", call.outcome, call.node);
+        let ago = |at: Instant| at.elapsed();
+        let times = downtimes.iter().filter(|time| time.node == call.node);
+        let times: Vec<_> = times.map(|time| (ago(time.from), time.until.map(ago))).collect();
+        assert!(down, "an error from node {}, which was down from and until (ago) {times:?}: {call:?}", call.node);
     }
 }
 
