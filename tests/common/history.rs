@@ -75,6 +75,8 @@ pub struct Call {
     pub number: usize,
     /// Which of the writer's connections it went over.
     pub connection: usize,
+    /// Some moment before that was made.
+    pub connected: Instant,
     pub op: Op,
     pub outcome: Outcome,
     /// Some moment before it left.
@@ -216,6 +218,7 @@ struct Writer {
     random: Random,
     calls: Vec<Call>,
     connection: usize,
+    connected: Instant,
     /// Calls without an outcome.
     outstanding: VecDeque<usize>,
     /// Contended files, as last seen.
@@ -231,7 +234,8 @@ impl Writer {
         let random = Random(id as u64 * 7_919 + 1);
         let (calls, connection, outstanding) = Default::default();
         let (seen, ask, own) = Default::default();
-        Writer { node, addr, id, pause, shared, random, calls, connection, outstanding, seen, ask, own }
+        let connected = Instant::now();
+        Writer { node, addr, id, pause, shared, random, calls, connection, connected, outstanding, seen, ask, own }
     }
 
     fn stopping(&self) -> bool {
@@ -240,6 +244,7 @@ impl Writer {
 
     fn run(mut self) -> Vec<Call> {
         while !self.stopping() {
+            self.connected = Instant::now();
             if let Ok(stream) = TcpStream::connect_timeout(&self.addr, Duration::from_secs(1)) {
                 self.connection += 1;
                 self.converse(Client::over(stream));
@@ -313,9 +318,9 @@ impl Writer {
             Op::Sync => bare(Verb::Sync),
         };
         request.tag(tag).encode(bytes);
-        let (node, writer, connection, now) = (self.node, self.id, self.connection, Instant::now());
-        let outcome = Outcome::Lost;
-        self.calls.push(Call { node, writer, number, connection, op, outcome, sent: now, done: now });
+        let Writer { node, id: writer, connection, connected, .. } = *self;
+        let (now, outcome) = (Instant::now(), Outcome::Lost);
+        self.calls.push(Call { node, writer, number, connection, connected, op, outcome, sent: now, done: now });
         self.outstanding.push_back(number);
     }
 
@@ -679,8 +684,10 @@ pub fn untroubled(calls: &[Call], downtimes: &[Downtime]) {
         if matches!(call.outcome, Outcome::Done { .. } | Outcome::Mismatch) {
             continue;
         }
+        // A writer that slept meanwhile sends into a connection that is dead already.
+        let since = if call.outcome == Outcome::Lost { call.connected } else { call.sent };
         let down = downtimes.iter().any(|time| {
-            time.node == call.node && time.from <= call.done && time.until.is_none_or(|until| call.sent <= until)
+            time.node == call.node && time.from <= call.done && time.until.is_none_or(|until| since <= until)
         });
         let ago = |at: Instant| at.elapsed();
         let times = downtimes.iter().filter(|time| time.node == call.node);
