@@ -355,6 +355,9 @@ impl Mesh {
         if hello.node == me.node {
             return Some((Refusal::Myself, format!("{ours}: a node needs no link to itself")));
         }
+        if !is_address(hello.addr.as_bytes()) {
+            return Some((Refusal::NotMember, format!("{ours}: where you say that you listen is no address")));
+        }
         let known = hello.cluster_id != 0 || hello.raft_id != 0;
         if (known && hello.cluster_id != me.cluster_id) || (!hello.cluster.is_empty() && hello.cluster != me.cluster) {
             let detail = if hello.cluster == me.cluster {
@@ -410,7 +413,7 @@ impl Mesh {
         if let Some((reason, detail)) = self.objection(members, hello) {
             if reason != Refusal::Myself {
                 let node = hello.node.escape_ascii().to_string();
-                self.tell(&node, &format!("refused a link with node {node} at {}: {detail}", hello.addr));
+                self.tell(&node, &format!("refused a link with node {node} at {}: {detail}", printable(hello.addr)));
             } else if let Some(addr) = &dialed {
                 self.seeds.retain(|s| s != addr);
             }
@@ -661,6 +664,11 @@ impl Mesh {
 
 fn has_room(sessions: &mut Sessions, conn: Conn) -> bool {
     sessions.get(conn).is_some_and(|session| session.unsent() < limits::PEER_OUTPUT_MAX)
+}
+
+/// Whether this can be an address: what the others write to their logs, and dial.
+pub fn is_address(addr: &[u8]) -> bool {
+    !addr.is_empty() && addr.len() <= limits::ADDR_MAX && addr.iter().all(u8::is_ascii_graphic)
 }
 
 /// A peer's words, fit for a log.

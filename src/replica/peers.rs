@@ -9,7 +9,7 @@ use super::batch::{self, Command, Registration};
 use super::group::snapshot_message;
 use super::members::Change;
 use super::membership::{Step, View};
-use super::mesh::{FLAG_FULL, FLAG_LEAVING, Outcome};
+use super::mesh::{FLAG_FULL, FLAG_LEAVING, Outcome, is_address};
 use super::requests::{Asker, GATHER_OVERHEAD, Pending, RECORDS};
 use super::session::Conn;
 use super::transfer::{Chunk, Progress, Receiving, Sending};
@@ -140,7 +140,7 @@ impl Replica {
     }
 
     fn join(&mut self, conn: Conn, node: NodeId, incarnation: u64, addr: &str) {
-        if self.is_closed() || !self.log_takes(addr.len()) || addr.len() > limits::PATH_MAX {
+        if self.is_closed() || !self.log_takes(addr.len()) || !is_address(addr.as_bytes()) {
             let detail = "no majority of the cluster is within reach of this node: it cannot let anyone in now";
             return self.mesh.refuse(&mut self.desk.sessions, conn, Refusal::Unavailable, detail);
         }
