@@ -478,12 +478,12 @@ impl Mesh {
     ) -> Outcome<'static> {
         let Some(link) = self.links.get(&conn) else { return Outcome::End };
         let dialed = link.dialed.clone();
-        // That this node was taken out is believed of a member alone, which this node has dialed and which has said that it is of
-        // the same cluster; and never while this node is the only member.
-        let by_member = dialed.is_some()
+        // That this node was taken out is believed only of one that this node has dialed, and that has said that it is of the same
+        // cluster. Without a secret anyone can say that: then it has to be a member, as far as this node knows.
+        let trusted = dialed.is_some()
             && link.peer.as_ref().is_some_and(|peer| {
-                members.is_voter(peer.raft_id)
-                    && members.nodes().get(&peer.raft_id).is_some_and(|m| m.node == peer.node)
+                let member = members.nodes().get(&peer.raft_id).is_some_and(|m| m.node == peer.node);
+                !self.me.secret.is_empty() || (member && members.is_voter(peer.raft_id))
             });
         if let Some(addr) = &dialed {
             if reason == Refusal::Myself {
@@ -494,7 +494,7 @@ impl Mesh {
         }
         self.pause_dial(dialed.as_ref());
         sessions.end(conn);
-        if reason == Refusal::Retired && by_member { Outcome::Retired } else { Outcome::Done }
+        if reason == Refusal::Retired && trusted { Outcome::Retired } else { Outcome::Done }
     }
 
     fn pause_dial(&mut self, dialed: Option<&String>) {
