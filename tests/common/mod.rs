@@ -1,9 +1,11 @@
 //! What the tests of the server share: a `doozerd` process with a directory of its own ([`process`]), a connection that
-//! speaks the protocol and says what it got as one line ([`wire`]), writers that know what they were promised ([`load`]),
-//! and waiting for a condition.
+//! speaks the protocol and says what it got as one line ([`wire`]), writers that know what they were promised ([`load`]);
+//! the same of a cluster ([`cluster`], [`history`]); and waiting for a condition.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod cluster;
+pub mod history;
 pub mod load;
 pub mod process;
 pub mod wire;

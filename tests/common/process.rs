@@ -65,6 +65,12 @@ impl Setup {
         self
     }
 
+    /// On the directory of another one.
+    pub fn on_directory_of(mut self, other: &Setup) -> Setup {
+        (self.home, self.dir) = (other.home.clone(), other.dir.clone());
+        self
+    }
+
     /// With this in its environment.
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Setup {
         self.environment.push((name.into(), value.as_ref().to_owned()));
