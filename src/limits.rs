@@ -48,6 +48,8 @@ const _: () = assert!(RECEIVE_MAX >= 16 * FRAME_MAX && OUTPUT_MAX >= 16 * VALUE_
 
 /// Nodes that a cluster may have registered: members, standbys, and those that were not heard for a while. More are refused.
 pub const NODES_MAX: usize = 64;
+/// Longest address of a node.
+pub const ADDR_MAX: usize = 300;
 /// Largest frame of a peer that has not yet said who it is.
 pub const GREETING_MAX: usize = 16 << 10;
 /// Most links that a frame passes on its way.

@@ -18,6 +18,7 @@
 
 use bytes::Bytes;
 
+use super::mesh::is_address;
 use crate::limits;
 use crate::log::NodeId;
 use crate::store::{Mutation, Path};
@@ -219,7 +220,7 @@ pub fn verify(batch: &[u8]) -> Result<Parcel, BadBatch> {
             }
             Command::Store(Mutation::Del { path, .. }) => Path::parse(path).is_some(),
             Command::Store(Mutation::Nop) => true,
-            Command::Register(r) => r.addr.len() <= limits::PATH_MAX,
+            Command::Register(r) => is_address(r.addr),
         };
     })?;
     let fits = batch.len() <= limits::BATCH_SOFT + limits::PATH_MAX + limits::VALUE_MAX + 1024;

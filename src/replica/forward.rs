@@ -23,6 +23,8 @@ pub struct Forward {
     sent: Option<(u64, u64)>,
     /// When something came back, or all was sent again.
     progress_ms: u64,
+    /// When a command of this server was last applied, or the first of those that are not was kept.
+    applied_ms: u64,
     /// As leader: what is to be proposed.
     inbox: VecDeque<Bytes>,
     inbox_bytes: usize,
@@ -51,7 +53,7 @@ impl Forward {
     pub fn keep(&mut self, batch: Bytes, now_ms: u64) {
         let parcel = batch::parcel(&batch).expect("what was gathered is one parcel");
         if self.unanswered.is_empty() {
-            self.progress_ms = now_ms;
+            (self.progress_ms, self.applied_ms) = (now_ms, now_ms);
         }
         self.unanswered_bytes += batch.len();
         self.unanswered.push_back((parcel, batch));
@@ -63,8 +65,13 @@ impl Forward {
             self.unanswered.pop_front_if(|(parcel, _)| parcel.first + u64::from(parcel.count) <= seq + 1)
         {
             self.unanswered_bytes -= batch.len();
-            self.progress_ms = now_ms;
+            (self.progress_ms, self.applied_ms) = (now_ms, now_ms);
         }
+    }
+
+    /// Since when the first command that is on its way is waited for.
+    pub fn waits_since(&self) -> Option<u64> {
+        (!self.unanswered.is_empty()).then_some(self.applied_ms)
     }
 
     // ---- towards another leader ----

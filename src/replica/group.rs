@@ -117,7 +117,9 @@ pub struct Start {
     pub conf_state: ConfState,
     /// Index of the last applied entry, and its term.
     pub applied: (u64, u64),
-    /// Entries behind the applied one.
+    /// The same of the entry in front of those that follow, which is not behind it.
+    pub before: (u64, u64),
+    /// Entries behind that: some are applied, and kept for peers that are a little behind.
     pub entries: Vec<Entry>,
 }
 
@@ -128,10 +130,11 @@ impl Group {
     /// # Errors
     /// When raft refuses the configuration, which is a fault of the caller.
     pub fn new(start: Start, election_ticks: usize) -> raft::Result<Group> {
-        let Start { id, seed, hard_state, conf_state, applied, entries: new } = start;
+        let Start { id, seed, hard_state, conf_state, applied, before, entries: new } = start;
         let logged_commit = hard_state.commit;
-        let entries = Entries::new(hard_state, conf_state, applied);
+        let entries = Entries::new(hard_state, conf_state, before);
         entries.append(&new);
+        entries.set_applied(applied);
         let config = raft::Config {
             id,
             election_tick: election_ticks,

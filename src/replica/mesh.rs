@@ -355,6 +355,9 @@ impl Mesh {
         if hello.node == me.node {
             return Some((Refusal::Myself, format!("{ours}: a node needs no link to itself")));
         }
+        if !is_address(hello.addr.as_bytes()) {
+            return Some((Refusal::NotMember, format!("{ours}: where you say that you listen is no address")));
+        }
         let known = hello.cluster_id != 0 || hello.raft_id != 0;
         if (known && hello.cluster_id != me.cluster_id) || (!hello.cluster.is_empty() && hello.cluster != me.cluster) {
             let detail = if hello.cluster == me.cluster {
@@ -410,7 +413,7 @@ impl Mesh {
         if let Some((reason, detail)) = self.objection(members, hello) {
             if reason != Refusal::Myself {
                 let node = hello.node.escape_ascii().to_string();
-                self.tell(&node, &format!("refused a link with node {node} at {}: {detail}", hello.addr));
+                self.tell(&node, &format!("refused a link with node {node} at {}: {detail}", printable(hello.addr)));
             } else if let Some(addr) = &dialed {
                 self.seeds.retain(|s| s != addr);
             }
@@ -475,12 +478,12 @@ impl Mesh {
     ) -> Outcome<'static> {
         let Some(link) = self.links.get(&conn) else { return Outcome::End };
         let dialed = link.dialed.clone();
-        // That this node was taken out is believed of a member alone, which this node has dialed and which has said that it is of
-        // the same cluster; and never while this node is the only member.
-        let by_member = dialed.is_some()
+        // That this node was taken out is believed only of one that this node has dialed, and that has said that it is of the same
+        // cluster. Without a secret anyone can say that: then it has to be a member, as far as this node knows.
+        let trusted = dialed.is_some()
             && link.peer.as_ref().is_some_and(|peer| {
-                members.is_voter(peer.raft_id)
-                    && members.nodes().get(&peer.raft_id).is_some_and(|m| m.node == peer.node)
+                let member = members.nodes().get(&peer.raft_id).is_some_and(|m| m.node == peer.node);
+                !self.me.secret.is_empty() || (member && members.is_voter(peer.raft_id))
             });
         if let Some(addr) = &dialed {
             if reason == Refusal::Myself {
@@ -491,7 +494,7 @@ impl Mesh {
         }
         self.pause_dial(dialed.as_ref());
         sessions.end(conn);
-        if reason == Refusal::Retired && by_member { Outcome::Retired } else { Outcome::Done }
+        if reason == Refusal::Retired && trusted { Outcome::Retired } else { Outcome::Done }
     }
 
     fn pause_dial(&mut self, dialed: Option<&String>) {
@@ -661,6 +664,11 @@ impl Mesh {
 
 fn has_room(sessions: &mut Sessions, conn: Conn) -> bool {
     sessions.get(conn).is_some_and(|session| session.unsent() < limits::PEER_OUTPUT_MAX)
+}
+
+/// Whether this can be an address: what the others write to their logs, and dial.
+pub fn is_address(addr: &[u8]) -> bool {
+    !addr.is_empty() && addr.len() <= limits::ADDR_MAX && addr.iter().all(u8::is_ascii_graphic)
 }
 
 /// A peer's words, fit for a log.

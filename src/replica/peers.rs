@@ -9,7 +9,7 @@ use super::batch::{self, Command, Registration};
 use super::group::snapshot_message;
 use super::members::Change;
 use super::membership::{Step, View};
-use super::mesh::{FLAG_FULL, FLAG_LEAVING, Outcome};
+use super::mesh::{FLAG_FULL, FLAG_LEAVING, Outcome, is_address};
 use super::requests::{Asker, GATHER_OVERHEAD, Pending, RECORDS};
 use super::session::Conn;
 use super::transfer::{Chunk, Progress, Receiving, Sending};
@@ -19,7 +19,7 @@ use crate::log::{NodeId, Room, name};
 use crate::wire::peer::{self, Frame, PREAMBLE, Refusal, Split};
 use crate::wire::{ErrCode, Response};
 
-/// Without a leader for so many election time-outs no more writes are taken, even if a majority seems to be in reach.
+/// Without a leader, or with writes that are not committed, for so many election time-outs no more writes are taken, even if a majority seems to be in reach.
 const LEADERLESS: u64 = 10;
 /// When the leader is known to be gone, the other voters stand for election one after the other, so many ticks apart.
 const TURN_TICKS: u64 = 2;
@@ -140,7 +140,7 @@ impl Replica {
     }
 
     fn join(&mut self, conn: Conn, node: NodeId, incarnation: u64, addr: &str) {
-        if self.is_closed() || !self.log_takes(addr.len()) || addr.len() > limits::PATH_MAX {
+        if self.is_closed() || !self.log_takes(addr.len()) || !is_address(addr.as_bytes()) {
             let detail = "no majority of the cluster is within reach of this node: it cannot let anyone in now";
             return self.mesh.refuse(&mut self.desk.sessions, conn, Refusal::Unavailable, detail);
         }
@@ -309,21 +309,25 @@ impl Replica {
         } else {
             self.lost_since.get_or_insert(now);
         }
-        if self.leader().is_some() {
+        // One that was elected, but cannot commit, leads nobody.
+        if self.leader().is_some_and(|leader| leader != self.config.raft_id || self.group.leads()) {
             self.leaderless_since = None;
         } else {
             self.leaderless_since.get_or_insert(now);
         }
         let election = self.config.election_ms;
         let longer = |since: Option<u64>, ms: u64| since.is_some_and(|since| now.saturating_sub(since) >= ms);
-        let closed = longer(self.lost_since, election) || longer(self.leaderless_since, LEADERLESS * election);
+        let closed = longer(self.lost_since, election)
+            || longer(self.leaderless_since, LEADERLESS * election)
+            || longer(self.forward.waits_since(), LEADERLESS * election);
         if closed == self.closed {
             return;
         }
         self.closed = closed;
         if closed {
             self.lines.push(format!(
-                "no quorum: {live} of {all} members in reach; reads go on, writes are refused until there is a majority again"
+                "no quorum: {live} of {all} members in reach, and {}; reads go on, writes are refused until they are committed again",
+                if self.leader().is_some() { "nothing is committed" } else { "no leader" }
             ));
             self.withdraw();
         } else {
@@ -478,7 +482,8 @@ impl Replica {
 
     /// Reads off and sends the next slice of a snapshot.
     pub(super) fn send_chunks(&mut self) {
-        self.group.allow_snapshot(self.sending.is_none() && self.group.leads());
+        // Also before this node has committed anything as leader: it may need the one that is behind for that.
+        self.group.allow_snapshot(self.sending.is_none() && self.group.is_leader());
         let Some(sending) = &mut self.sending else { return };
         sending.slice(&mut self.machine.store);
         let (to, transfer) = (sending.to, sending.transfer);

@@ -1,7 +1,8 @@
 //! From what recovery reads to where the replica goes on: the snapshot's state, the entries behind it that are known to
 //! be committed applied to it, and the others in the memory of raft.
 //!
-//! An entry is held only until a hard state says that it is committed, so a long log costs time, not memory.
+//! An entry is held only until a hard state says that it is committed, so a long log costs time, not memory. The last of those
+//! that are applied are kept, for peers that are a little behind: without them each would need a snapshot after a full stop.
 
 use std::collections::VecDeque;
 
@@ -11,6 +12,7 @@ use super::batch::BadBatch;
 use super::group::{self, change_of};
 use super::machine::Machine;
 use super::snapshot::{BadSnapshot, Restore};
+use crate::limits;
 use crate::log::{self, Event, NodeId, Record};
 
 /// Why what was read cannot be used, although all its checksums are right.
@@ -58,7 +60,12 @@ pub struct Rebuild {
     machine: Machine,
     applied: (u64, u64),
     commit: u64,
+    /// Not known to be committed.
     entries: VecDeque<Entry>,
+    /// Applied, and kept; and what lies in front of them.
+    kept: VecDeque<Entry>,
+    kept_bytes: usize,
+    before: (u64, u64),
     failed: Option<Unusable>,
 }
 
@@ -73,6 +80,9 @@ impl Rebuild {
             applied: (0, 0),
             commit: 0,
             entries: VecDeque::new(),
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            before: (0, 0),
             failed: None,
         }
     }
@@ -94,6 +104,7 @@ impl Rebuild {
             Event::Snapshot { index, term, meta } => {
                 self.restore = Some(Restore::begin(meta, &self.node, self.history).map_err(Unusable::Snapshot)?);
                 self.applied = (index, term);
+                self.before = (index, term);
                 self.commit = index;
             }
             Event::SnapshotRecord(record) => {
@@ -138,7 +149,12 @@ impl Rebuild {
                 self.apply_committed()?;
             }
             // What a snapshot covers that came from the leader is in its state already.
-            Record::Restart { .. } => self.entries.clear(),
+            Record::Restart { .. } => {
+                self.entries.clear();
+                self.kept.clear();
+                self.kept_bytes = 0;
+                self.before = self.applied;
+            }
         }
         Ok(())
     }
@@ -153,8 +169,21 @@ impl Rebuild {
                     .map_err(|bad| Unusable::Batch { index: entry.index, bad })?;
             }
             self.applied = (entry.index, entry.term);
+            self.keep(entry);
         }
         Ok(())
+    }
+
+    fn keep(&mut self, entry: Entry) {
+        self.kept_bytes += entry.data.len();
+        self.kept.push_back(entry);
+        let most = if self.machine.members.nodes().len() > 1 { limits::KEEP } else { 0 };
+        while self.kept_bytes > most
+            && let Some(gone) = self.kept.pop_front()
+        {
+            self.kept_bytes -= gone.data.len();
+            self.before = (gone.index, gone.term);
+        }
     }
 
     /// The state, and where raft goes on, once everything was taken.
@@ -186,7 +215,8 @@ impl Rebuild {
             hard_state: HardState { term, vote, commit, ..HardState::default() },
             conf_state: self.machine.members.conf().clone(),
             applied: self.applied,
-            entries: self.entries.into(),
+            before: self.before,
+            entries: self.kept.into_iter().chain(self.entries).collect(),
         };
         Ok((self.machine, start))
     }
