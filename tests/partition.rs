@@ -481,3 +481,66 @@ fn a_network_without_rest_makes_nodes_disagree() {
     watch.stop(&cluster);
     check(&calls, &cluster);
 }
+
+/// Everything at once, at random: links, kills, stops, hangs, slots that are emptied and opened. Now and then there is peace,
+/// in which every node has to take writes again; at the end all agree. `DOOZER_TEST_ROUNDS` makes it longer, and
+/// `DOOZER_TEST_SEED` other than the last time.
+#[test]
+fn bad_luck_of_every_kind_makes_nodes_disagree() {
+    if !within("bad_luck_of_every_kind_makes_nodes_disagree") {
+        return;
+    }
+    let number = |name: &str, default| std::env::var(name).map_or(default, |value| value.parse().expect("a number"));
+    let (rounds, mut random) = (number("DOOZER_TEST_ROUNDS", 3), Random(number("DOOZER_TEST_SEED", 15)));
+    let all = [0, 1, 2, 3, 4];
+    let net = Net::new(5);
+    let mut cluster = net.cluster(&["-timeout", "2"]).up(3);
+    let pairs: Vec<(usize, usize)> = (0..5).flat_map(|a| (a + 1..5).map(move |b| (a, b))).collect();
+    let watch = Watch::start(&cluster, &all);
+    let load = cluster.load(&all, 1, 80);
+    for _ in 0..rounds {
+        let mut done = Vec::new();
+        for _ in 0..12 {
+            let node = random.below(5);
+            let live = cluster.live().contains(&node);
+            let what = random.below(12);
+            done.push((what, node));
+            match what {
+                0 | 1 if live => cluster.kill(node),
+                2 if live => drop(cluster.stop(node)),
+                3 if live => cluster.hang(node),
+                4 | 5 if cluster.is_hung(node) => cluster.wake(node),
+                4..=6 if cluster.is_down(node) => cluster.spawn(node),
+                7 | 8 => {
+                    let density = 20 + random.below(60);
+                    let links: Vec<_> = pairs.iter().filter(|_| random.below(100) < density).copied().collect();
+                    net.only(&links);
+                }
+                9 => net.all_but(&[(random.below(5), random.below(5)), (random.below(5), random.below(5))]),
+                10 => net.heal(),
+                11 if live => {
+                    // Whether it is taken, refused or lost; nobody waits for the answer.
+                    let mut c = cluster.connect(node);
+                    c.try_raw(&framed(&set(&format!("/ctl/cal/{}", random.below(3)), -1, b"")));
+                }
+                _ => {}
+            }
+            std::thread::sleep(Duration::from_millis(20 + random.next() % 600));
+        }
+        eprintln!("then peace, after {done:?}");
+        net.heal();
+        let (down, hung): (Vec<_>, Vec<_>) = cluster.absent().into_iter().partition(|node| cluster.is_down(*node));
+        hung.iter().for_each(|node| cluster.wake(*node));
+        down.iter().for_each(|node| cluster.spawn(*node));
+        all.iter().for_each(|node| cluster.serves(*node));
+        load.gets_on(&all, 5);
+        // Whatever slot was left open is opened anew, for everybody.
+        for (slot, _) in cluster.slots().iter().filter(|(_, id)| id.is_empty()) {
+            cluster.connect(0).put(slot, b"");
+        }
+        cluster.has_members(3);
+    }
+    let calls = load.stop();
+    watch.stop(&cluster);
+    check(&calls, &cluster);
+}

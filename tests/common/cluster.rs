@@ -178,6 +178,22 @@ impl Cluster {
         (0..self.nodes.len()).filter(|i| live(&self.nodes[*i])).collect()
     }
 
+    /// Nodes that are not live.
+    pub fn absent(&self) -> Vec<usize> {
+        let live = self.live();
+        (0..self.nodes.len()).filter(|node| !live.contains(node)).collect()
+    }
+
+    /// Whether a node is not started.
+    pub fn is_down(&self, node: usize) -> bool {
+        self.nodes[node].server.is_none()
+    }
+
+    /// Whether a node is hung.
+    pub fn is_hung(&self, node: usize) -> bool {
+        self.nodes[node].hung
+    }
+
     /// Live nodes but for these.
     pub fn others(&self, than: &[usize]) -> Vec<usize> {
         self.live().into_iter().filter(|node| !than.contains(node)).collect()
