@@ -19,8 +19,10 @@ use crate::log::{NodeId, Room, name};
 use crate::wire::peer::{self, Frame, PREAMBLE, Refusal, Split};
 use crate::wire::{ErrCode, Response};
 
-/// Without a leader, or with writes that are not committed, for so many election time-outs no more writes are taken, even if a majority seems to be in reach.
+/// Without a leader for so many election time-outs no more writes are taken, even if a majority seems to be in reach.
 const LEADERLESS: u64 = 10;
+/// The same with writes that are not committed for so long, for whatever reason.
+const UNCOMMITTED: u64 = 25;
 /// When the leader is known to be gone, the other voters stand for election one after the other, so many ticks apart.
 const TURN_TICKS: u64 = 2;
 /// A term that is so far ahead was not reached by elections.
@@ -319,7 +321,7 @@ impl Replica {
         let longer = |since: Option<u64>, ms: u64| since.is_some_and(|since| now.saturating_sub(since) >= ms);
         let closed = longer(self.lost_since, election)
             || longer(self.leaderless_since, LEADERLESS * election)
-            || longer(self.forward.waits_since(), LEADERLESS * election);
+            || (!self.is_alone() && longer(self.forward.waits_since(), UNCOMMITTED * election));
         if closed == self.closed {
             return;
         }
