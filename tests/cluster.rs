@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::cluster::*;
 use common::eventually;
-use common::history::{Call, Event, Op, Outcome, check, judge, read, slowest, untroubled};
+use common::history::{Call, Event, Op, Outcome, Watch, check, judge, read, slowest, untroubled};
 use common::process::Setup;
 use common::wire::*;
 use doozer::wire::Verb;
@@ -241,6 +241,41 @@ fn a_node_joins_a_cluster_of_another_name() {
     cluster.server(0).says("other-name");
     assert!(!value(&mut cluster.connect(0), "/ctl/name").contains("other"));
     assert_eq!(cluster.slots().len(), 1);
+}
+
+/// The address of a member that is down is given to somebody else, who has founded a cluster of the same name there. The
+/// others must not take him for their member, nor he them for his; and when the member is back elsewhere, it is theirs.
+#[test]
+fn a_stranger_at_a_members_address_is_taken_for_it() {
+    let _turn = together();
+    let mut cluster = Cluster::new(3).up(3);
+    let load = cluster.load(&[0, 1], 1, 150);
+    let addr = cluster.addr(2);
+    cluster.kill(2);
+    let stranger = Setup::new().listen(addr).run_by(dying_with_us()).start();
+    let mut c = stranger.connect();
+    c.put("/stranger", b"his own");
+    for node in [0, 1] {
+        // It says whom it meets where the member was.
+        eventually("the stranger is noticed", || {
+            let said = cluster.stderr(node);
+            said.lines().any(|line| line.contains(&addr.to_string()) && line.contains("refuse")).then_some(())
+        });
+    }
+    load.gets_on(&[0, 1], 50);
+    cluster.move_away(2);
+    cluster.start(2);
+    cluster.converges();
+    // It counts, and he does not.
+    load.gets_on(&[0, 1], 20);
+    assert_eq!(c.ask(&walk("/h/**", 0)), "RANGE");
+    assert_eq!(c.ask(&walk("/ctl/cal/*", 1)), "RANGE");
+    for node in 0..3 {
+        assert_eq!(cluster.connect(node).ask(&get("/stranger")), "rev=0 value=\"\"");
+    }
+    let calls = load.stop();
+    untroubled(&calls, cluster.downtimes());
+    check(&calls, &cluster);
 }
 
 /// Started with the address of a name service, nodes of a cluster find out by themselves who founds it, and where it is.
@@ -551,6 +586,7 @@ fn a_large_value_is_too_large_for_a_peer() {
 fn a_rolling_restart_is_noticed() {
     let _turn = alone();
     let mut cluster = Cluster::new(3).up(3);
+    let watch = Watch::start(&cluster, &[0, 1, 2]);
     let ids: Vec<String> = (0..3).map(|node| cluster.id(node).to_string()).collect();
     let load = cluster.load(&[0, 1, 2], 2, 100);
     for node in [1, 2, 0, 0, 1, 2] {
@@ -566,6 +602,7 @@ fn a_rolling_restart_is_noticed() {
     assert_eq!(ids, (0..3).map(|node| cluster.id(node).to_string()).collect::<Vec<_>>());
     assert_eq!(cluster.members(), [0, 1, 2]);
     untroubled(&calls, cluster.downtimes());
+    watch.stop(&cluster);
     check(&calls, &cluster);
 }
 

@@ -9,7 +9,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::cluster::*;
-use common::history::{Call, check, slowest, untroubled};
+use common::history::{Call, Watch, check, slowest, untroubled};
 use common::wire::*;
 use common::{Random, eventually};
 use doozer::wire::Verb;
@@ -22,6 +22,7 @@ use doozer::wire::Verb;
 fn the_fire_drill() {
     let _turn = together();
     let mut cluster = Cluster::new(4).flags(&["-timeout", "2"]).up(3);
+    let watch = Watch::start(&cluster, &[0, 1, 2, 3]);
     let load = cluster.load(&[0, 1, 2, 3], 1, 150);
     // A follower first, then the leader.
     for of_the_leader in [false, true] {
@@ -49,6 +50,7 @@ fn the_fire_drill() {
     let calls = load.stop();
     cluster.has_members(3);
     untroubled(&calls, cluster.downtimes());
+    watch.stop(&cluster);
     check(&calls, &cluster);
 }
 
@@ -108,6 +110,7 @@ fn a_member_that_was_down_for_long_stays_out() {
 fn a_kill_is_noticed_by_clients_of_the_other_nodes() {
     let _turn = alone();
     let mut cluster = Cluster::new(3).up(3);
+    let watch = Watch::start(&cluster, &[0, 1, 2]);
     let load = cluster.load(&[0, 1, 2], 2, 150);
     let mut random = Random(10);
     let mut led = 0;
@@ -123,6 +126,7 @@ fn a_kill_is_noticed_by_clients_of_the_other_nodes() {
     let calls = load.stop();
     assert!(led > 5, "the leader was hardly ever killed: {led} times");
     untroubled(&calls, cluster.downtimes());
+    watch.stop(&cluster);
     let checked = check(&calls, &cluster);
     assert!(checked.acknowledged > 2_000, "{checked:?}");
     assert_eq!(cluster.members(), [0, 1, 2]);
@@ -134,6 +138,7 @@ fn a_kill_is_noticed_by_clients_of_the_other_nodes() {
 fn a_power_cut_of_all_nodes_loses_a_write() {
     let _turn = together();
     let mut cluster = Cluster::new(3).up(3);
+    let watch = Watch::start(&cluster, &[0, 1, 2]);
     let mut calls = Vec::new();
     let mut random = Random(11);
     for round in 0..6 {
@@ -152,6 +157,7 @@ fn a_power_cut_of_all_nodes_loses_a_write() {
         calls.extend(load.stop());
         untroubled(&calls, cluster.downtimes());
     }
+    watch.stop(&cluster);
     check(&calls, &cluster);
 }
 
@@ -186,6 +192,7 @@ fn a_dead_leader_is_waited_for() {
 fn a_leader_that_wakes_up_speaks_for_a_cluster_that_has_moved_on() {
     let _turn = together();
     let mut cluster = Cluster::new(3).up(3);
+    let watch = Watch::start(&cluster, &[0, 1, 2]);
     let load = cluster.load(&[0, 1, 2], 1, 150);
     for round in 0..5 {
         load.gets_on(&[0, 1, 2], 10);
@@ -213,6 +220,7 @@ fn a_leader_that_wakes_up_speaks_for_a_cluster_that_has_moved_on() {
     }
     let calls = load.stop();
     untroubled(&calls, &[]);
+    watch.stop(&cluster);
     check(&calls, &cluster);
 }
 

@@ -21,7 +21,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use common::cluster::*;
-use common::history::{Outcome, check, untroubled};
+use common::history::{Outcome, Watch, check, untroubled};
 use common::process::Setup;
 use common::wire::*;
 use common::{Random, eventually};
@@ -392,6 +392,7 @@ fn a_minority_writes_or_a_majority_does_not() {
     }
     let net = Net::new(5);
     let cluster = net.cluster(&[]).up(5);
+    let watch = Watch::start(&cluster, &[0, 1, 2, 3, 4]);
     let all = [0, 1, 2, 3, 4];
     let mut calls = Vec::new();
     for _ in 0..2 {
@@ -431,6 +432,7 @@ fn a_minority_writes_or_a_majority_does_not() {
         calls.extend(of_few);
     }
     all.iter().for_each(|node| assert_eq!(cluster.connect(*node).ask(&get("/never")), "rev=0 value=\"\""));
+    watch.stop(&cluster);
     check(&calls, &cluster);
 }
 
@@ -443,6 +445,7 @@ fn a_network_without_rest_makes_nodes_disagree() {
     }
     let net = Net::new(5);
     let mut cluster = net.cluster(&[]).up(5);
+    let watch = Watch::start(&cluster, &[0, 1, 2, 3, 4]);
     let all = [0, 1, 2, 3, 4];
     let load = cluster.load(&all, 1, 100);
     load.gets_on(&all, 20);
@@ -474,5 +477,7 @@ fn a_network_without_rest_makes_nodes_disagree() {
     assert!(stopped > 2, "nobody was ever cut off: {stopped}");
     net.heal();
     load.gets_on(&all, 20);
-    check(&load.stop(), &cluster);
+    let calls = load.stop();
+    watch.stop(&cluster);
+    check(&calls, &cluster);
 }

@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -75,6 +75,8 @@ pub struct Call {
     pub number: usize,
     /// Which of the writer's connections it went over.
     pub connection: usize,
+    /// Some moment before that was made.
+    pub connected: Instant,
     pub op: Op,
     pub outcome: Outcome,
     /// Some moment before it left.
@@ -216,6 +218,7 @@ struct Writer {
     random: Random,
     calls: Vec<Call>,
     connection: usize,
+    connected: Instant,
     /// Calls without an outcome.
     outstanding: VecDeque<usize>,
     /// Contended files, as last seen.
@@ -231,7 +234,8 @@ impl Writer {
         let random = Random(id as u64 * 7_919 + 1);
         let (calls, connection, outstanding) = Default::default();
         let (seen, ask, own) = Default::default();
-        Writer { node, addr, id, pause, shared, random, calls, connection, outstanding, seen, ask, own }
+        let connected = Instant::now();
+        Writer { node, addr, id, pause, shared, random, calls, connection, connected, outstanding, seen, ask, own }
     }
 
     fn stopping(&self) -> bool {
@@ -240,6 +244,7 @@ impl Writer {
 
     fn run(mut self) -> Vec<Call> {
         while !self.stopping() {
+            self.connected = Instant::now();
             if let Ok(stream) = TcpStream::connect_timeout(&self.addr, Duration::from_secs(1)) {
                 self.connection += 1;
                 self.converse(Client::over(stream));
@@ -313,9 +318,9 @@ impl Writer {
             Op::Sync => bare(Verb::Sync),
         };
         request.tag(tag).encode(bytes);
-        let (node, writer, connection, now) = (self.node, self.id, self.connection, Instant::now());
-        let outcome = Outcome::Lost;
-        self.calls.push(Call { node, writer, number, connection, op, outcome, sent: now, done: now });
+        let Writer { node, id: writer, connection, connected, .. } = *self;
+        let (now, outcome) = (Instant::now(), Outcome::Lost);
+        self.calls.push(Call { node, writer, number, connection, connected, op, outcome, sent: now, done: now });
         self.outstanding.push_back(number);
     }
 
@@ -356,6 +361,76 @@ impl Writer {
     }
 }
 
+// ---- the watchers ----
+
+/// Watchers of everything, one at each of these nodes, that go on by revision when they lose their connection.
+pub struct Watch {
+    watchers: Vec<JoinHandle<(usize, Vec<Event>)>>,
+    from: i64,
+    /// The last revision that they are to see.
+    until: Arc<AtomicI64>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.until.store(0, Ordering::Relaxed);
+    }
+}
+
+impl Watch {
+    /// Watches at these nodes, from a revision on that has not come yet.
+    #[track_caller]
+    pub fn start(cluster: &Cluster, nodes: &[usize]) -> Watch {
+        let (from, until) = (cluster.converges() + 1, Arc::new(AtomicI64::new(i64::MAX)));
+        let watch = |node: &usize| {
+            let (node, addr, until) = (*node, cluster.addr(*node), Arc::clone(&until));
+            std::thread::spawn(move || (node, watch(addr, from, &until)))
+        };
+        Watch { watchers: nodes.iter().map(watch).collect(), from, until }
+    }
+
+    /// Ends the watchers when they have seen everything up to now, and compares that with the history.
+    #[track_caller]
+    pub fn stop(mut self, cluster: &Cluster) {
+        let last = cluster.converges();
+        self.until.store(last, Ordering::Relaxed);
+        // One more, for those that have seen all of it and wait.
+        let via = cluster.live()[0];
+        eventually("a last write", || cluster.connect(via).call(&set("/watch/end", -1, b"")).rev);
+        let history = read(cluster, via);
+        let from = usize::try_from(self.from - 1).expect("a revision");
+        let expected = &history[from..usize::try_from(last).expect("a revision")];
+        for watcher in std::mem::take(&mut self.watchers) {
+            let (node, seen) = watcher.join().expect("a watcher that saw no nonsense");
+            // It may have been ahead of the word to stop.
+            assert!(seen.starts_with(expected), "the watcher at node {node} has seen something else than the history");
+        }
+    }
+}
+
+/// Until it has seen revision `until`.
+fn watch(addr: SocketAddr, from: i64, until: &AtomicI64) -> Vec<Event> {
+    let mut seen = Vec::new();
+    let mut next = from;
+    loop {
+        let Ok(stream) = TcpStream::connect_timeout(&addr, Duration::from_secs(1)) else {
+            std::thread::sleep(Duration::from_millis(10));
+            continue;
+        };
+        let mut c = Client::over(stream);
+        while c.try_raw(&framed(&wait("/**", next))) {
+            let Some(reply) = c.try_next() else { break };
+            if next > until.load(Ordering::Relaxed) {
+                return seen;
+            }
+            assert_eq!(reply.rev, Some(next), "a watcher of everything has missed something: {reply}");
+            seen.push(event(reply));
+            next += 1;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 // ---- the check ----
 
 /// An event of a history. Its revision is its place.
@@ -390,6 +465,11 @@ fn ask_all<'a>(c: &mut Client, count: i64, request: impl Fn(i64) -> Request<'a>,
     }
 }
 
+fn event(reply: Reply) -> Event {
+    let (flags, path) = (reply.flags.expect("flags of an event"), reply.path());
+    Event { flags, path, value: reply.value.unwrap_or_default() }
+}
+
 /// Hands in the events from the first revision to the last one.
 #[track_caller]
 fn history(c: &mut Client, last: i64, mut each: impl FnMut(i64, Event)) {
@@ -399,8 +479,7 @@ fn history(c: &mut Client, last: i64, mut each: impl FnMut(i64, Event)) {
         |n| wait("/**", n + 1),
         |n, reply| {
             assert_eq!(reply.rev, Some(n + 1), "a gap in the history: {reply}");
-            let (flags, path) = (reply.flags.expect("flags of an event"), reply.path());
-            each(n + 1, Event { flags, path, value: reply.value.unwrap_or_default() });
+            each(n + 1, event(reply));
         },
     );
 }
@@ -679,8 +758,10 @@ pub fn untroubled(calls: &[Call], downtimes: &[Downtime]) {
         if matches!(call.outcome, Outcome::Done { .. } | Outcome::Mismatch) {
             continue;
         }
+        // A writer that slept meanwhile sends into a connection that is dead already.
+        let since = if call.outcome == Outcome::Lost { call.connected } else { call.sent };
         let down = downtimes.iter().any(|time| {
-            time.node == call.node && time.from <= call.done && time.until.is_none_or(|until| call.sent <= until)
+            time.node == call.node && time.from <= call.done && time.until.is_none_or(|until| since <= until)
         });
         let ago = |at: Instant| at.elapsed();
         let times = downtimes.iter().filter(|time| time.node == call.node);
