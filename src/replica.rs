@@ -12,8 +12,9 @@
 //! Read in this order: [`session`] (connections), `requests` (what they ask), [`desk`] (reads and waits), [`batch`] (what is proposed),
 //! [`forward`] (to whom, and how often), [`group`] and [`entries`] (raft), [`machine`] and [`members`] (what is applied), [`snapshot`] (the
 //! state, to a file and back), [`rebuild`] (the state, from the disk), `introduce` (what it says of itself). For the cluster: [`mesh`] and
-//! [`routes`] (links), `peers` (what comes over them), [`membership`] (what the leader does about the members), [`transfer`]
-//! (snapshots to peers), [`join`] (how a node gets its raft id).
+//! [`routes`] (links), `peers` (what comes over them), `quorum` (who leads, and whether writes are taken), [`membership`] and
+//! `stewardship` (what the leader does about the members), [`transfer`] and `catch_up` (snapshots to peers), [`join`] (how a node gets
+//! its raft id).
 //!
 //! Invariants:
 //! * nothing is answered before what it promises is durable: the log says what is ([`crate::log::Durable`]), and only
@@ -22,6 +23,7 @@
 //! * everything is deterministic: the same inputs in the same order give the same outputs.
 
 pub mod batch;
+mod catch_up;
 pub mod desk;
 pub mod entries;
 pub mod forward;
@@ -33,11 +35,13 @@ pub mod members;
 pub mod membership;
 pub mod mesh;
 mod peers;
+mod quorum;
 pub mod rebuild;
 mod requests;
 pub mod routes;
 pub mod session;
 pub mod snapshot;
+mod stewardship;
 pub mod transfer;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -51,10 +55,10 @@ use group::{Group, Persist, change_of};
 use introduce::Introduced;
 use machine::Machine;
 use mesh::{Me, Mesh, Timing};
-pub use peers::Standing;
 use requests::{Asker, Pending, answer};
 use session::Pause;
 pub use session::{Access, Conn, Output};
+pub use stewardship::Standing;
 use transfer::Sending;
 
 use crate::limits;
@@ -196,7 +200,7 @@ pub struct Replica {
     /// A peer that got a snapshot up to this entry, and until when entries are kept for it.
     held: Option<(u64, u64, u64)>,
     /// A snapshot from the leader that is durable, and not gone on from.
-    arrived: Option<peers::Arrived>,
+    arrived: Option<catch_up::Arrived>,
     /// When each peer was last heard.
     heard: BTreeMap<u64, u64>,
     /// The term that this node leads, once it sees to the members.

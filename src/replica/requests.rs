@@ -10,7 +10,7 @@ use super::machine::Rejected;
 use super::members::Denied;
 use super::membership;
 use super::mesh::{FLAG_FULL, Mesh};
-use super::peers::no_quorum;
+use super::quorum::no_quorum;
 use super::session::{Conn, Sessions};
 use super::{Config, Replica};
 use crate::limits;
