@@ -9,9 +9,10 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::cluster::*;
-use common::history::{Call, Watch, check, slowest, untroubled};
+use common::history::{Call, Load, Watch, check, slowest, untroubled};
 use common::wire::*;
 use common::{Random, eventually};
+use doozer::limits::SNAPSHOT_AFTER;
 use doozer::wire::Verb;
 
 // ---- the fire drill ----
@@ -159,6 +160,34 @@ fn a_power_cut_of_all_nodes_loses_a_write() {
     }
     watch.stop(&cluster);
     check(&calls, &cluster);
+}
+
+/// Nodes are killed while they take snapshots, use their logs anew, and send each other what the logs hold no more.
+#[test]
+fn a_kill_in_the_midst_of_snapshots_loses_a_write() {
+    const SIZE: usize = 200_000;
+    let _turn = alone();
+    let mut cluster = Cluster::new(3).up(3);
+    let load = cluster.heavy_load(&[0, 1, 2], 1, 60, SIZE);
+    let mut random = Random(16);
+    let acknowledged = |load: &Load| (0..3).map(|node| load.acknowledged(node)).sum::<usize>();
+    // More than what makes a snapshot due, in bytes: of the requests, seven in ten are sets.
+    let enough = usize::try_from(SNAPSHOT_AFTER).unwrap() * 3 / 2 / SIZE * 10 / 7;
+    while acknowledged(&load) < enough {
+        let victim = random.below(3);
+        load.gets_on(&cluster.live(), 10 + random.below(40));
+        cluster.kill(victim);
+        load.gets_on(&cluster.live(), 5 + random.below(60));
+        cluster.start(victim);
+    }
+    load.gets_on(&[0, 1, 2], 5);
+    let calls = load.stop();
+    untroubled(&calls, cluster.downtimes());
+    check(&calls, &cluster);
+    for node in 0..3 {
+        eventually("a snapshot", || cluster.setup(node).files(".snap").pop());
+        assert!(cluster.setup(node).files(".log").len() <= 9, "{:?}", cluster.setup(node).files(".log"));
+    }
 }
 
 /// A connection that is closed says that its process has died: the others do not wait for a timeout to elect another leader.

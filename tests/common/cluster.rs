@@ -212,8 +212,13 @@ impl Cluster {
 
     /// Writers at each of these nodes: so many connections, each with about so many requests a second.
     pub fn load(&self, nodes: &[usize], connections: usize, per_second: u32) -> Load {
+        self.heavy_load(nodes, connections, per_second, 0)
+    }
+
+    /// The same with values that are longer by `more` bytes.
+    pub fn heavy_load(&self, nodes: &[usize], connections: usize, per_second: u32, more: usize) -> Load {
         let targets: Vec<(usize, SocketAddr)> = nodes.iter().map(|node| (*node, self.addr(*node))).collect();
-        Load::start(&targets, connections, per_second)
+        Load::start(&targets, connections, per_second, more)
     }
 
     // ---- up and down ----

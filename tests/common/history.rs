@@ -83,6 +83,8 @@ pub struct Call {
     pub sent: Instant,
     /// Some moment after its outcome came.
     pub done: Instant,
+    /// Bytes that are added to its value.
+    more: usize,
 }
 
 impl fmt::Debug for Call {
@@ -119,8 +121,8 @@ impl Call {
     }
 }
 
-/// The value that a writer's set of this number has.
-fn value(writer: usize, number: usize) -> Vec<u8> {
+/// The value that a writer's set of this number has, made longer by `more` bytes.
+fn value(writer: usize, number: usize, more: usize) -> Vec<u8> {
     let mut random = Random(writer as u64 * 1_000_003 + number as u64);
     let len = match random.below(100) {
         0 => 10_000 + random.below(20_000),
@@ -128,7 +130,7 @@ fn value(writer: usize, number: usize) -> Vec<u8> {
         _ => random.below(300),
     };
     let mut value = format!("{writer} {number} ").into_bytes();
-    value.extend(random.bytes(len));
+    value.extend(random.bytes(len + more));
     value
 }
 
@@ -155,8 +157,9 @@ impl Drop for Load {
 }
 
 impl Load {
-    /// Starts writers at these nodes: so many connections to each, with about so many requests a second.
-    pub fn start(targets: &[(usize, SocketAddr)], connections: usize, per_second: u32) -> Load {
+    /// Starts writers at these nodes: so many connections to each, with about so many requests a second, and values that are
+    /// by `more` bytes longer than the ordinary ones.
+    pub fn start(targets: &[(usize, SocketAddr)], connections: usize, per_second: u32, more: usize) -> Load {
         static WRITERS: AtomicUsize = AtomicUsize::new(0);
         let counts = || targets.iter().map(|(node, _)| (*node, AtomicUsize::new(0))).collect();
         let shared = Arc::new(Shared { stop: AtomicBool::new(false), acknowledged: counts(), refused: counts() });
@@ -167,7 +170,7 @@ impl Load {
             for (node, addr) in targets.iter().copied() {
                 let id = WRITERS.fetch_add(1, Ordering::Relaxed);
                 let shared = Arc::clone(&shared);
-                writers.push(std::thread::spawn(move || Writer::new(node, addr, id, pause, shared).run()));
+                writers.push(std::thread::spawn(move || Writer::new(node, addr, id, pause, more, shared).run()));
             }
         }
         Load { writers, shared }
@@ -214,6 +217,7 @@ struct Writer {
     addr: SocketAddr,
     id: usize,
     pause: Duration,
+    more: usize,
     shared: Arc<Shared>,
     random: Random,
     calls: Vec<Call>,
@@ -230,12 +234,27 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(node: usize, addr: SocketAddr, id: usize, pause: Duration, shared: Arc<Shared>) -> Writer {
+    fn new(node: usize, addr: SocketAddr, id: usize, pause: Duration, more: usize, shared: Arc<Shared>) -> Writer {
         let random = Random(id as u64 * 7_919 + 1);
         let (calls, connection, outstanding) = Default::default();
         let (seen, ask, own) = Default::default();
         let connected = Instant::now();
-        Writer { node, addr, id, pause, shared, random, calls, connection, connected, outstanding, seen, ask, own }
+        Writer {
+            node,
+            addr,
+            id,
+            pause,
+            more,
+            shared,
+            random,
+            calls,
+            connection,
+            connected,
+            outstanding,
+            seen,
+            ask,
+            own,
+        }
     }
 
     fn stopping(&self) -> bool {
@@ -309,7 +328,7 @@ impl Writer {
     fn begin(&mut self, op: Op, bytes: &mut Vec<u8>) {
         let number = self.calls.len();
         let tag = i32::try_from(number).expect("not so many calls");
-        let value = value(self.id, number);
+        let value = value(self.id, number, self.more);
         let request = match &op {
             Op::Set { path, rev } => set(path, *rev, &value),
             Op::Del { path, rev } => del(path, *rev),
@@ -318,9 +337,9 @@ impl Writer {
             Op::Sync => bare(Verb::Sync),
         };
         request.tag(tag).encode(bytes);
-        let Writer { node, id: writer, connection, connected, .. } = *self;
+        let Writer { node, id: writer, connection, connected, more, .. } = *self;
         let (now, outcome) = (Instant::now(), Outcome::Lost);
-        self.calls.push(Call { node, writer, number, connection, connected, op, outcome, sent: now, done: now });
+        self.calls.push(Call { node, writer, number, connection, connected, op, outcome, sent: now, done: now, more });
         self.outstanding.push_back(number);
     }
 
@@ -587,7 +606,7 @@ fn find(calls: &[Call], found: &mut Found) {
         };
         let call = call.unwrap_or_else(|| panic!("nobody wrote revision {rev}: {event:?}"));
         let expected = match &call.op {
-            Op::Set { path, .. } => (path, value(call.writer, call.number)),
+            Op::Set { path, .. } => (path, value(call.writer, call.number, call.more)),
             Op::Del { path, .. } => (path, Vec::new()),
             other => panic!("revision {rev} is of {other:?}: {event:?}"),
         };
