@@ -117,6 +117,14 @@ impl Cluster {
         self
     }
 
+    /// With this in every node's environment.
+    pub fn env(mut self, name: &str, value: &str) -> Cluster {
+        for node in &mut self.nodes {
+            node.setup = node.setup.clone().env(name, value);
+        }
+        self
+    }
+
     /// Without telling a node whom to attach to: the flags do.
     pub fn finding_each_other(mut self) -> Cluster {
         self.attaches = false;
