@@ -16,6 +16,7 @@ use common::history::{check, untroubled};
 use common::process::Setup;
 use common::wire::*;
 use doozer::limits::{BLOCK, VALUE_MAX};
+use doozer::log::Identity;
 
 /// The last segment that something was written to, and the number of blocks that were, the preface among them.
 fn written(setup: &Setup) -> (String, usize) {
@@ -121,6 +122,11 @@ fn a_damaged_member_votes_away_what_it_has_acknowledged() {
     for (what, damage) in DAMAGE.iter().filter(|(what, _)| what.contains("last") || what.contains("no log")) {
         let mut cluster = Cluster::new(3).up(3);
         cluster.converges();
+        // A member of two would refuse to start rather than come back as another, and be right.
+        eventually("its directory knows how many they are", || {
+            let identity = Identity::decode(&cluster.setup(1).read("node")).ok()?;
+            (identity.voters == 3).then_some(())
+        });
         cluster.kill(2);
         let mut c = cluster.connect(0);
         let mut made = Vec::new();
