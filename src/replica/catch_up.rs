@@ -68,6 +68,12 @@ impl Replica {
             return self.end_sending(false);
         }
         let name = self.mesh.name(&self.machine.members, sending.to);
+        // Who is gone for longer than a link needs to come back begins anew; others may be waiting for theirs.
+        let gone = !self.mesh.reaches(sending.to) && sending.idle_ms(self.now_ms) >= 4 * self.config.election_ms;
+        if gone {
+            self.lines.push(format!("gave up sending a snapshot to {name}, which is out of reach"));
+            return self.end_sending(false);
+        }
         match sending.tick(self.now_ms, &name, &mut self.lines) {
             Progress::Going => {}
             Progress::Done => self.end_sending(true),

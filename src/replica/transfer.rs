@@ -156,6 +156,11 @@ impl Sending {
         }
     }
 
+    /// For how long the peer has acknowledged nothing.
+    pub fn idle_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.progress_ms)
+    }
+
     /// Time has passed. With a line for the operator, now and then.
     pub fn tick(&mut self, now_ms: u64, name: &str, lines: &mut Vec<String>) -> Progress {
         if self.source.is_none() && self.chunks.is_empty() {
@@ -167,7 +172,7 @@ impl Sending {
             ));
             return Progress::Done;
         }
-        let idle = now_ms.saturating_sub(self.progress_ms);
+        let idle = self.idle_ms(now_ms);
         if idle >= PATIENCE_MS {
             lines.push(format!("gave up sending a snapshot to {name}: nothing came back for {idle} ms"));
             return Progress::Stuck;
