@@ -188,6 +188,8 @@ pub struct Replica {
     recovered_revision: i64,
     snapshots: snapshot::Snapshots,
     next_pulse_ms: u64,
+    /// Applied entries that are kept for peers, in bytes.
+    keep: usize,
     /// Clients are served.
     open: bool,
     ticks: u64,
@@ -272,6 +274,7 @@ impl Replica {
             writing: false,
             introduced: Introduced::No,
             snapshots: snapshot::Snapshots::new(snapshot, snapshot_bytes),
+            keep: limits::KEEP,
             open: false,
             ticks: 0,
             now_ms: 0,
@@ -295,6 +298,13 @@ impl Replica {
             removals: Vec::new(),
             lines: Vec::new(),
         })
+    }
+
+    /// Keeps less for peers, and takes snapshots sooner, than the [`limits`] say: with little data everything happens that else
+    /// takes much.
+    pub fn hurry(&mut self, keep: usize, snapshot_after: u64) {
+        self.keep = keep.min(limits::KEEP);
+        self.snapshots.hurry(snapshot_after);
     }
 
     /// The only voter of its group elects itself at once.
@@ -545,7 +555,8 @@ impl Replica {
             }
             if applied {
                 self.forward.applied(self.pending_first - 1, self.now_ms);
-                let keep = if self.machine.members.nodes().len() > 1 { limits::KEEP } else { limits::BATCH_SOFT };
+                let alone = self.machine.members.nodes().len() <= 1;
+                let keep = if alone { self.keep.min(limits::BATCH_SOFT) } else { self.keep };
                 let hold = self.hold();
                 self.group.applied_all(keep, hold);
             }

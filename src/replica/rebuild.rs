@@ -65,6 +65,7 @@ pub struct Rebuild {
     /// Applied, and kept; and what lies in front of them.
     kept: VecDeque<Entry>,
     kept_bytes: usize,
+    kept_most: usize,
     before: (u64, u64),
     failed: Option<Unusable>,
 }
@@ -82,15 +83,21 @@ impl Rebuild {
             entries: VecDeque::new(),
             kept: VecDeque::new(),
             kept_bytes: 0,
+            kept_most: limits::KEEP,
             before: (0, 0),
             failed: None,
         }
     }
 
+    /// The same, keeping no more than so many bytes of applied entries for peers.
+    pub fn keeping(self, bytes: usize) -> Rebuild {
+        Rebuild { kept_most: bytes.min(limits::KEEP), ..self }
+    }
+
     /// Takes the next event.
     pub fn take(&mut self, event: Event<'_>) {
         if let Event::Void = event {
-            *self = Rebuild::new(self.node, self.history);
+            *self = Rebuild::new(self.node, self.history).keeping(self.kept_most);
         } else if self.failed.is_none()
             && let Err(failed) = self.try_take(event)
         {
@@ -177,7 +184,7 @@ impl Rebuild {
     fn keep(&mut self, entry: Entry) {
         self.kept_bytes += entry.data.len();
         self.kept.push_back(entry);
-        let most = if self.machine.members.nodes().len() > 1 { limits::KEEP } else { 0 };
+        let most = if self.machine.members.nodes().len() > 1 { self.kept_most } else { 0 };
         while self.kept_bytes > most
             && let Some(gone) = self.kept.pop_front()
         {

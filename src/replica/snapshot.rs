@@ -134,6 +134,8 @@ impl Source {
 /// Decides when to take a snapshot, and has one written: of this server's state, or the one that the leader sends.
 #[derive(Debug)]
 pub struct Snapshots {
+    /// A snapshot is due when the log since the last one has this size, in bytes.
+    after: u64,
     /// The last entry that a durable snapshot covers, and the size of that snapshot.
     last: u64,
     last_bytes: u64,
@@ -180,7 +182,20 @@ pub struct Received {
 impl Snapshots {
     /// Goes on from a snapshot that covers the entries up to `last`, 0 without one.
     pub fn new(last: u64, last_bytes: u64) -> Snapshots {
-        Snapshots { last, last_bytes, taking: None, in_hand: false, abandoned: false, received: None }
+        Snapshots {
+            after: limits::SNAPSHOT_AFTER,
+            last,
+            last_bytes,
+            taking: None,
+            in_hand: false,
+            abandoned: false,
+            received: None,
+        }
+    }
+
+    /// Takes one when the log has this size, in bytes.
+    pub fn hurry(&mut self, after: u64) {
+        self.after = after.min(limits::SNAPSHOT_AFTER);
     }
 
     /// The last entry that a durable snapshot covers.
@@ -212,13 +227,13 @@ impl Snapshots {
     /// Whether the log since the last snapshot is long enough, against the snapshot's size, to be worth another; if the
     /// log is `pressed` for space, whether there is anything to gain.
     pub fn is_due(&self, log_bytes: u64, pressed: bool) -> bool {
-        let enough = if pressed { limits::SEGMENT / 2 } else { limits::SNAPSHOT_AFTER.max(self.last_bytes) };
+        let enough = if pressed { limits::SEGMENT / 2 } else { self.after.max(self.last_bytes) };
         self.is_idle() && log_bytes > enough
     }
 
     /// Whether the log has grown by a segment more than makes a snapshot due.
     pub fn is_overdue(&self, log_bytes: u64) -> bool {
-        log_bytes > limits::SNAPSHOT_AFTER.max(self.last_bytes) + limits::SEGMENT
+        log_bytes > self.after.max(self.last_bytes) + limits::SEGMENT
     }
 
     /// Size that the next snapshot may have, by the last one, in bytes.

@@ -1,0 +1,195 @@
+//! What a node does before its replica runs, as the server's directory does it: who it is, what its disk holds, and, if it is of
+//! no cluster, how it gets into one.
+
+use doozer::limits;
+use doozer::log::{self, Identity, Log, Params, Refusal, Survey};
+use doozer::replica::join::Joiner;
+use doozer::replica::members::FOUNDER;
+use doozer::replica::rebuild::Rebuild;
+use doozer::replica::{Recovered, Standing};
+
+use crate::chance::Chance;
+use crate::disk::{Disk, Op};
+
+/// Usual size of a segment: large enough for whatever raft sends at once, small enough to be read quickly.
+const SEGMENT: u64 = 8 << 20;
+/// Past revisions that stay readable: all.
+pub const HISTORY: u64 = 10_000_000;
+/// Sizes that decide when something happens.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Of a segment of the log.
+    pub segment: u64,
+    /// Of the applied entries that are kept for peers.
+    pub keep: usize,
+    /// Of the log at which a snapshot is taken.
+    pub snapshot_after: u64,
+}
+
+impl Default for Sizes {
+    fn default() -> Sizes {
+        Sizes { segment: SEGMENT, keep: limits::KEEP, snapshot_after: limits::SNAPSHOT_AFTER }
+    }
+}
+
+/// Name of the cluster.
+pub const CLUSTER: &str = "local";
+
+const LETTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+
+/// Where a start has got to.
+pub enum Boot {
+    /// The replica can run.
+    Run(Identity, Box<Recovered>),
+    /// The node has to ask for a raft id at one of these addresses.
+    Join(Identity, Vec<String>),
+}
+
+/// Starts a node from its disk. `attach` is where it is told that its cluster is.
+pub fn boot(
+    disk: &mut Disk,
+    sizes: &Sizes,
+    attach: &[String],
+    own: &str,
+    chance: &mut Chance,
+    lines: &mut Vec<String>,
+) -> Boot {
+    let survey = log::survey(&disk.listing()).expect("the identity is there before anything else");
+    let mut identity = match survey {
+        Survey::Empty => {
+            let mut identity = founder(chance);
+            if !attach.is_empty() {
+                (identity.raft_id, identity.cluster_id, identity.voters, identity.voter) = (0, 0, 0, false);
+                identity.cluster.clear();
+                identity.peers = attach.to_vec();
+            }
+            write(disk, &identity);
+            identity
+        }
+        Survey::IdentityOnly | Survey::Founded => {
+            let bytes = disk.contents(log::name::IDENTITY).expect("the survey has found it");
+            Identity::decode(&bytes).expect("an identity is written as a whole")
+        }
+    };
+    if identity.raft_id != 0 && (identity.boot_epoch != 0 || survey == Survey::Founded) {
+        match recover(disk, sizes, &identity, chance) {
+            Ok(recovered) => return run(disk, identity, recovered),
+            Err(damage) => {
+                assert!(
+                    !identity.peers.is_empty() && (!identity.voter || identity.voters >= 3),
+                    "only a member whose others can go on may set its data aside: {damage}"
+                );
+                lines.push(format!("the data cannot be used: {damage}; it comes back from the others"));
+                leave(&mut identity);
+                write(disk, &identity);
+            }
+        }
+    }
+    if identity.raft_id != 0 {
+        return begin(disk, sizes, identity, chance);
+    }
+    disk.set_all_aside();
+    let mut addresses = attach.to_vec();
+    addresses.extend(identity.peers.iter().filter(|p| !attach.contains(p)).cloned());
+    addresses.retain(|a| a != own);
+    assert!(!addresses.is_empty(), "a node that is to join knows where");
+    Boot::Join(identity, addresses)
+}
+
+/// Goes on when the cluster has given a raft id.
+pub fn joined(
+    disk: &mut Disk,
+    sizes: &Sizes,
+    mut identity: Identity,
+    welcome: (u64, u64, String),
+    peers: Vec<String>,
+    chance: &mut Chance,
+) -> Boot {
+    (identity.raft_id, identity.cluster_id, identity.cluster) = welcome;
+    identity.peers = peers;
+    write(disk, &identity);
+    begin(disk, sizes, identity, chance)
+}
+
+/// Who asks to join.
+pub fn joiner(identity: &Identity, addr: &str) -> Joiner {
+    Joiner {
+        node: identity.node,
+        incarnation: identity.incarnation,
+        cluster: identity.cluster.clone(),
+        cluster_id: identity.cluster_id,
+        secret: Vec::new(),
+        addr: addr.to_owned(),
+    }
+}
+
+/// Gives up the place in the cluster.
+pub fn leave(identity: &mut Identity) {
+    identity.incarnation += 1;
+    (identity.raft_id, identity.boot_epoch, identity.voter) = (0, 0, false);
+}
+
+/// What the node stands for in its cluster.
+pub fn stand(identity: &mut Identity, standing: Standing) {
+    (identity.voters, identity.voter, identity.peers) = (standing.voters, standing.voter, standing.peers);
+}
+
+/// The bytes of the identity's file.
+pub fn encode(identity: &Identity) -> Vec<u8> {
+    log::bytes_of(&identity.encode()).to_vec()
+}
+
+fn write(disk: &mut Disk, identity: &Identity) {
+    disk.do_now(&Op::Identity(encode(identity)));
+}
+
+fn founder(chance: &mut Chance) -> Identity {
+    let mut node = [0; 16];
+    for letter in &mut node {
+        *letter = chance.pick(LETTERS);
+    }
+    Identity {
+        node,
+        raft_id: FOUNDER,
+        boot_epoch: 0,
+        incarnation: 0,
+        cluster: CLUSTER.into(),
+        cluster_id: chance.next().max(1),
+        voters: 1,
+        voter: true,
+        peers: Vec::new(),
+    }
+}
+
+/// A node that never ran.
+fn begin(disk: &mut Disk, sizes: &Sizes, identity: Identity, chance: &mut Chance) -> Boot {
+    let mut log = Log::create(Params { segment_size: sizes.segment, node: identity.node });
+    if let Some(prepare) = log.wants_segment() {
+        let generation = prepare.generation;
+        disk.do_now(&Op::Prepare(prepare));
+        log.prepared(generation);
+    }
+    let (machine, start) = Rebuild::new(identity.node, HISTORY).founded(identity.raft_id, chance.next());
+    run(disk, identity, Recovered { machine, start, log, snapshot: 0, snapshot_bytes: 0 })
+}
+
+fn run(disk: &mut Disk, mut identity: Identity, recovered: Recovered) -> Boot {
+    identity.boot_epoch = identity.boot_epoch.max(recovered.epoch()) + 1;
+    write(disk, &identity);
+    Boot::Run(identity, Box::new(recovered))
+}
+
+fn recover(disk: &mut Disk, sizes: &Sizes, identity: &Identity, chance: &mut Chance) -> Result<Recovered, String> {
+    let mut rebuild = Rebuild::new(identity.node, HISTORY).keeping(sizes.keep);
+    let listing = disk.listing();
+    let mut read = |name: &str, offset: u64, into: &mut [u8]| disk.read(name, offset, into);
+    let found = log::recover(&identity.node, &listing, &mut read, &mut |event| rebuild.take(event));
+    let found = found.map_err(|refusal: Refusal<String>| refusal.to_string())?;
+    let (machine, start) = rebuild.finish(identity.raft_id, chance.next(), &found).map_err(|e| e.to_string())?;
+    for step in &found.steps {
+        disk.step(step);
+    }
+    let log = Log::resume(Params { segment_size: sizes.segment, node: identity.node }, &found);
+    let snapshot = found.snapshot.map_or(0, |(index, _)| index);
+    Ok(Recovered { machine, start, log, snapshot, snapshot_bytes: found.statistics.snapshot_bytes })
+}

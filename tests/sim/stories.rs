@@ -1,0 +1,67 @@
+//! The stories that are always told: each is a scenario with a name, and with all its faults where they are wanted.
+
+mod leaders;
+mod members;
+mod partitions;
+mod snapshots;
+mod storms;
+
+/// A scenario, which panics if the cluster does not keep its promises.
+pub type Story = fn();
+
+macro_rules! list {
+    ($($module:ident: $($name:ident),+ $(,)?;)*) => {
+        /// All of them, by module and name.
+        pub const STORIES: &[(&str, Story)] =
+            &[$($((concat!(stringify!($module), "::", stringify!($name)), $module::$name)),+),*];
+    };
+}
+
+list! {
+    leaders:
+        when_the_leader_is_killed_others_write_on_within_300_ms,
+        when_the_leader_goes_dark_others_write_on_within_a_second_or_two,
+        a_leader_that_hung_finds_another_in_its_place,
+        a_leader_that_is_cut_off_refuses_writes_and_serves_reads,
+        a_leader_that_stops_hands_over_first,
+        a_rolling_restart_is_not_noticed_by_the_clients_of_others,
+        all_are_killed_at_once_and_come_up_again,
+        outstanding_writes_survive_one_leader_after_the_other,
+        a_leader_whose_disk_hangs_hands_over,
+        a_disk_that_has_room_again_may_lead_again;
+    members:
+        a_cluster_grows_and_shrinks_under_load,
+        nodes_that_are_started_in_any_order_find_each_other,
+        a_standby_takes_the_place_of_a_member_that_died,
+        a_member_that_was_forgotten_comes_back,
+        a_member_that_was_taken_out_moves_in_again,
+        a_leader_that_is_put_out_of_its_slot_hands_over,
+        a_member_whose_log_is_damaged_comes_back_from_the_others,
+        a_node_that_lost_its_disk_joins_as_a_new_one;
+    partitions:
+        in_a_chain_of_three_everyone_writes,
+        in_a_line_of_five_everyone_writes,
+        a_stale_hub_lets_the_others_elect_a_leader,
+        one_way_loss_between_two_nodes_stops_nobody,
+        a_leader_that_is_only_half_connected_is_replaced,
+        the_larger_part_goes_on_and_the_smaller_one_says_so,
+        without_a_majority_anywhere_everything_waits_for_better_times,
+        a_way_that_flaps_stops_nobody_for_long,
+        links_that_break_all_the_time_lose_nothing;
+    snapshots:
+        a_leader_that_was_started_anew_brings_up_to_date_the_one_that_it_cannot_do_without,
+        a_node_that_was_away_for_long_gets_the_state,
+        a_transfer_that_is_cut_goes_on_or_comes_again,
+        a_transfer_goes_on_over_another_way,
+        a_transfer_whose_leader_dies_is_begun_by_the_next,
+        a_receiver_that_dies_in_the_middle_gets_another,
+        a_receiver_that_dies_right_after_the_snapshot_is_durable_goes_on_from_it,
+        a_new_node_gets_everything_though_it_dies_on_its_way,
+        several_that_need_the_state_get_it_one_after_the_other,
+        a_sender_that_becomes_a_receiver_gives_up_what_it_sent,
+        a_full_disk_is_relieved_by_a_snapshot,
+        a_node_that_missed_more_than_is_kept_gets_the_state;
+    storms:
+        after_a_storm_the_cluster_is_whole_and_has_kept_its_word,
+        the_same_seed_gives_the_same_storm;
+}

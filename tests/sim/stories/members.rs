@@ -1,0 +1,190 @@
+//! Who is in the cluster changes, while clients are at work and see nothing of it.
+
+use doozer::wire::{ErrCode, Request, Verb};
+
+use crate::client::{Load, Plan};
+use crate::node::Flags;
+use crate::world::{LIMIT, World, get, set};
+
+/// No client was refused, left without an answer, or cut off.
+#[track_caller]
+fn nobody_noticed(world: &World) {
+    for client in &world.clients {
+        assert_eq!((client.readonly, client.unknown, client.lost), (0, 0, 0), "{}", client.describe());
+    }
+}
+
+/// A node of its own is the whole cluster first, then one of three, of five, of three, and in the end alone again; another one is left
+/// than has begun. Clients of all nodes that are there write and watch all the time.
+pub fn a_cluster_grows_and_shrinks_under_load() {
+    let mut world = World::with(1, 5, 1, Flags::default());
+    world.load([0, 0], Load::default());
+    world.add_client(0, Plan::Watch);
+    world.run(500);
+    for (from, to) in [(1, 3), (3, 5)] {
+        for host in from..to {
+            world.start(host);
+        }
+        for slot in from..to {
+            world.add_slot(0, slot);
+        }
+        world.until(LIMIT, "the cluster has grown", |world| world.voters(0) == to);
+        world.load(from..to, Load::default());
+        world.run(1_000);
+    }
+    // The founder's slot goes as well, which is emptied through another node, and then deleted. Everybody serves clients as before.
+    for keep in [3, 1] {
+        let slots = world.slots(4);
+        for (slot, _) in slots.iter().rev().skip(keep) {
+            let path = format!("/ctl/cal/{slot}");
+            let del = Request { path: Some(path.as_bytes()), rev: Some(-1), ..Request::new(Verb::Del) };
+            let answer = world.call(4, &del, LIMIT);
+            assert_eq!(answer.err, None, "{answer:?}");
+        }
+        world.until(LIMIT, "the cluster has shrunk", |world| world.voters(4) == keep);
+        world.run(1_000);
+    }
+    let last = world.slots(4);
+    assert_eq!(last.len(), 1);
+    let path = format!("/ctl/cal/{}", last[0].0);
+    let refused = world.call(4, &set(&path, -1, b""), LIMIT);
+    assert_eq!(refused.err, Some(ErrCode::Other), "the last member stays: {refused:?}");
+    // The others are standbys by now: the last member goes on without them.
+    let member = (0..5).find(|host| world.nodes[*host].id().as_ref() == Some(&last[0].1)).unwrap();
+    nobody_noticed(&world);
+    for host in (0..5).filter(|host| *host != member) {
+        world.kill(host);
+    }
+    world.write(member, 1_000);
+    world.finish();
+}
+
+/// All nodes are started at once, and the slots are there before any node could be promoted.
+pub fn nodes_that_are_started_in_any_order_find_each_other() {
+    let mut world = World::new(2, 3, Flags::default());
+    for host in [2, 1] {
+        world.start(host);
+    }
+    world.run(700);
+    assert!(world.is_joining(1) && world.is_joining(2), "nobody is there who could let them in");
+    world.start(0);
+    for slot in 1..3 {
+        world.add_slot(0, slot);
+    }
+    world.until(LIMIT, "all are voters", |world| world.voters(0) == 3);
+    world.all_write(&[0, 1, 2], 1_000);
+    world.finish();
+}
+
+/// The fire drill: a member dies and does not come back. A standby takes its place, and the cluster can lose another.
+pub fn a_standby_takes_the_place_of_a_member_that_died() {
+    let mut world = World::with(3, 4, 3, Flags { timeout_ms: 3_000, ..Flags::default() });
+    world.start(3);
+    world.load([0, 1], Load::default());
+    world.run(1_000);
+    let dead = world.nodes[2].id().unwrap();
+    world.power_off(2);
+    let standby = world.nodes[3].id().unwrap();
+    world.until(10_000, "the standby is a member", |world| {
+        let slots = world.slots(0);
+        slots.iter().any(|(_, id)| *id == standby) && !slots.iter().any(|(_, id)| *id == dead)
+    });
+    nobody_noticed(&world);
+    let leader = world.find_leader();
+    world.kill(leader);
+    let rest: Vec<usize> = [0, 1, 3].into_iter().filter(|host| *host != leader).collect();
+    world.all_write(&rest, 2_000);
+    world.finish();
+}
+
+/// A member was away for so long that it was taken out, and forgotten. It learns of that, and comes back as a standby, with another
+/// raft id and none of its old data, and in time to the free slot.
+pub fn a_member_that_was_forgotten_comes_back() {
+    let mut world = World::with(4, 3, 3, Flags { timeout_ms: 1_000, ..Flags::default() });
+    world.load([0, 1], Load::default());
+    let id = world.nodes[2].id().unwrap();
+    world.isolate(2);
+    world.until(5_000, "it is taken out", |world| world.voters(0) == 2);
+    world.until(LIMIT, "it is forgotten", |world| world.file(0, &format!("/ctl/node/{id}/addr")).is_none());
+    world.heal_all();
+    world.until(LIMIT, "it is a member again", |world| world.voters(0) == 3);
+    assert_eq!(world.nodes[2].id(), Some(id));
+    assert!(world.nodes[2].raft_id() > Some(3), "a raft id is never given again");
+    nobody_noticed(&world);
+    world.finish();
+}
+
+/// A node that was cut off without being forgotten is demoted, and moves into its slot again when it is back.
+pub fn a_member_that_was_taken_out_moves_in_again() {
+    let mut world = World::with(5, 3, 3, Flags { timeout_ms: 1_000, ..Flags::default() });
+    let leader = world.find_leader();
+    let (away, stays) = ((leader + 1) % 3, (leader + 2) % 3);
+    world.load([leader, stays], Load::default());
+    world.isolate(away);
+    world.until(5_000, "it is taken out", |world| world.voters(stays) == 2);
+    world.heal_all();
+    world.until(5_000, "it is a member again", |world| world.voters(stays) == 3);
+    nobody_noticed(&world);
+    world.finish();
+}
+
+/// The leader's own slot is emptied: it hands over before it is demoted, and no client notices.
+pub fn a_leader_that_is_put_out_of_its_slot_hands_over() {
+    let mut world = World::cluster(6, 3);
+    world.load(0..3, Load::default());
+    world.run(500);
+    let leader = world.find_leader();
+    let id = world.nodes[leader].id().unwrap();
+    let (slot, _) = world.slots(leader).into_iter().find(|(_, holder)| *holder == id).unwrap();
+    let answer = world.call(leader, &set(&format!("/ctl/cal/{slot}"), -1, b""), LIMIT);
+    assert_eq!(answer.err, None, "{answer:?}");
+    world.until(5_000, "another leads", |world| world.leader().is_some_and(|now| now != leader));
+    world.run(2_000);
+    assert_eq!(world.voters(leader), 2, "it does not move in again by itself");
+    nobody_noticed(&world);
+    world.finish();
+}
+
+/// A member finds its log damaged. It sets its data aside, comes back under another raft id, and takes its old place.
+pub fn a_member_whose_log_is_damaged_comes_back_from_the_others() {
+    let mut world = World::cluster(7, 3);
+    world.load(0..3, Load { plain: true, size: 1_000, ..Load::default() });
+    world.run(3_000);
+    for host in [2, 0] {
+        // The others have written down that there are three members.
+        world.run(200);
+        world.kill(host);
+        let mut chance = world.chance.clone();
+        assert!(world.disk(host).rot(&mut chance));
+        world.start(host);
+        let since = world.now();
+        world.until(LIMIT, "it is a member again", |world| {
+            let id = world.nodes[host].id().unwrap_or_default();
+            let promoted = format!("this node, {id} (raft id {}", world.nodes[host].raft_id().unwrap_or(0));
+            let said = &world.nodes[host].said;
+            said.iter().any(|(at, line)| {
+                *at >= since * 1_000 && line.starts_with(&promoted) && line.contains("is promoted into")
+            })
+        });
+        assert!(world.has_said(host, "comes back from the others", since));
+    }
+    world.finish();
+}
+
+/// A node that lost its disk is a new node. The old one is never heard again, and its slot goes to the new one.
+pub fn a_node_that_lost_its_disk_joins_as_a_new_one() {
+    let mut world = World::with(8, 3, 3, Flags { timeout_ms: 2_000, ..Flags::default() });
+    world.load([0, 1], Load::default());
+    world.run(1_000);
+    let old = world.nodes[2].id().unwrap();
+    world.kill(2);
+    world.disk(2).wipe();
+    world.start(2);
+    world.until(LIMIT, "the new one has the place of the old", |world| {
+        world.slots(0).len() == 3 && world.slots(0).iter().all(|(_, id)| *id != old)
+    });
+    nobody_noticed(&world);
+    let rev = world.call(2, &get("/ctl/name"), LIMIT).rev;
+    assert!(rev > Some(0), "it has all the data");
+    world.finish();
+}

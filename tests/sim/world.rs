@@ -1,0 +1,616 @@
+//! The world: nodes, the network between them, clients, and a clock that goes on when nothing more is to happen now. What tests do
+//! to it, and what they ask it, is here too.
+
+use std::collections::BTreeMap;
+
+use doozer::wire::{ErrCode, Request, Verb};
+
+use crate::chance::{Chance, Queue};
+use crate::client::{self, Answer, Client, Load, Plan};
+use crate::disk::Disk;
+use crate::ledger::Ledger;
+use crate::net::{At, CLIENTS, End, Host, Net, PipeId, Side};
+use crate::node::{self, Dialer, Flags, Life, Node, Wake};
+
+/// How long connecting takes at most, in microseconds.
+const CONNECT: u64 = 1_000_000;
+/// How long anything takes that only has to come some time, when all is well, in milliseconds.
+pub const LIMIT: u64 = 60_000;
+
+/// What happens.
+#[derive(Debug)]
+pub enum Event {
+    /// Something happens to the process of this number of a node.
+    Node(Host, u32, Wake),
+    /// Something may have arrived at one side of a connection.
+    Arrive(PipeId, Side),
+    /// What this side sent has been taken over by its kernel.
+    Sent(PipeId, Side, End),
+    /// A process dials an address.
+    Dial(Host, u32, Dialer, String),
+    /// A client, in this connection of its.
+    Client(usize, u64, client::Wake),
+    /// A node has said that it leads in this term.
+    Led(Host, u64),
+}
+
+/// See the module.
+pub struct World {
+    seed: u64,
+    pub nodes: Vec<Node>,
+    pub net: Net,
+    pub queue: Queue<Event>,
+    pub chance: Chance,
+    pub clients: Vec<Client>,
+    pub ledger: Ledger,
+    connections: u64,
+    /// Who led, by term.
+    leaders: BTreeMap<u64, Host>,
+    /// What happened, as one number.
+    trace: u32,
+    pub steps: u64,
+}
+
+impl World {
+    /// So many nodes, none of which runs. The first is to found the cluster, the others to attach to it.
+    pub fn new(seed: u64, nodes: usize, flags: Flags) -> World {
+        let mut chance = Chance::new(seed);
+        let mut nodes: Vec<Node> = (0..nodes).map(|host| Node::new(host, flags, &mut chance)).collect();
+        let first = nodes[0].addr.clone();
+        for node in &mut nodes[1..] {
+            node.attach.push(first.clone());
+        }
+        World {
+            seed,
+            nodes,
+            net: Net::new(),
+            queue: Queue::default(),
+            chance,
+            clients: Vec::new(),
+            ledger: Ledger::default(),
+            connections: 0,
+            leaders: BTreeMap::new(),
+            trace: 0,
+            steps: 0,
+        }
+    }
+
+    /// A cluster of so many voters, of as many nodes.
+    pub fn cluster(seed: u64, voters: usize) -> World {
+        World::with(seed, voters, voters, Flags::default())
+    }
+
+    /// A cluster of so many voters; the other nodes do not run.
+    pub fn with(seed: u64, nodes: usize, voters: usize, flags: Flags) -> World {
+        let mut world = World::new(seed, nodes, flags);
+        for host in 0..voters {
+            world.start(host);
+        }
+        for slot in 1..voters {
+            world.add_slot(0, slot);
+        }
+        world.until(LIMIT, "all are voters", |world| world.voters(0) == voters);
+        world
+    }
+
+    // ---- time ----
+
+    /// Milliseconds since the beginning.
+    pub fn now(&self) -> u64 {
+        self.queue.now() / 1_000
+    }
+
+    /// Lets so many milliseconds pass.
+    pub fn run(&mut self, ms: u64) {
+        self.run_us(ms * 1_000);
+    }
+
+    /// Lets so many microseconds pass.
+    pub fn run_us(&mut self, us: u64) {
+        let until = self.queue.now() + us;
+        while self.step(until) {}
+    }
+
+    /// Goes on until something is so, for so many milliseconds at most, and says how long it took.
+    #[track_caller]
+    pub fn until(&mut self, ms: u64, what: &str, mut is_so: impl FnMut(&mut World) -> bool) -> u64 {
+        let began = self.now();
+        let until = self.queue.now() + ms * 1_000;
+        loop {
+            if is_so(self) {
+                return self.now() - began;
+            }
+            assert!(self.queue.now() < until, "not within {ms} ms: {what}");
+            let next = (self.queue.now() + 5_000).min(until);
+            while self.step(next) {}
+        }
+    }
+
+    /// Goes on until just that moment in which something becomes so.
+    #[track_caller]
+    pub fn until_just(&mut self, ms: u64, what: &str, mut is_so: impl FnMut(&World) -> bool) {
+        let until = self.queue.now() + ms * 1_000;
+        while !is_so(self) {
+            assert!(self.step(until), "not within {ms} ms: {what}");
+        }
+    }
+
+    /// The next thing happens, if it does before `until`.
+    fn step(&mut self, until: u64) -> bool {
+        let Some(event) = self.queue.next(until) else { return false };
+        self.steps += 1;
+        let mut hasher = crc32fast::Hasher::new_with_initial(self.trace);
+        hasher.update(&self.queue.now().to_le_bytes());
+        hasher.update(&[match &event {
+            Event::Node(host, ..) => u8::try_from(*host).expect("few nodes"),
+            Event::Arrive(..) => 100,
+            Event::Sent(..) => 101,
+            Event::Dial(..) => 102,
+            Event::Client(..) => 103,
+            Event::Led(..) => 104,
+        }]);
+        self.trace = hasher.finalize();
+        match event {
+            Event::Node(host, process, wake) => self.wake(host, process, wake),
+            Event::Arrive(pipe, side) => {
+                let mut at = At { queue: &mut self.queue, chance: &mut self.chance };
+                if self.net.arrive(pipe, side, &mut at) {
+                    match self.net.end_of(pipe, side) {
+                        End::Node(host, process) => self.wake(host, process, Wake::Readable(pipe, side)),
+                        End::Client(id, serial) => self.client(id, serial, client::Wake::Readable),
+                        End::Nobody => {}
+                    }
+                }
+            }
+            Event::Sent(pipe, side, end) => {
+                if let End::Node(host, process) = end {
+                    self.wake(host, process, Wake::Sent(pipe, side));
+                }
+            }
+            Event::Dial(host, process, dialer, addr) => self.dial(host, process, dialer, &addr),
+            Event::Client(id, serial, wake) => self.client(id, serial, wake),
+            Event::Led(host, term) => {
+                let first = *self.leaders.entry(term).or_insert(host);
+                assert_eq!(first, host, "two leaders in term {term}");
+            }
+        }
+        true
+    }
+
+    fn wake(&mut self, host: Host, process: u32, wake: Wake) {
+        let World { nodes, net, queue, chance, .. } = self;
+        let mut outside = node::Outside { net, queue, chance, end: None };
+        nodes[host].wake(process, wake, &mut outside);
+        if let Some(why) = outside.end {
+            let now = self.queue.now();
+            self.nodes[host].say(now, [format!("its process ends: {why}")]);
+            self.end_process(host, true);
+            if why == "it starts anew" {
+                self.start(host);
+            }
+        }
+    }
+
+    fn dial(&mut self, host: Host, process: u32, dialer: Dialer, addr: &str) {
+        let there = self.travel(host, addr);
+        let back = self.travel(host, addr);
+        let dialed = |pipe| Event::Node(host, process, Wake::Dialed(dialer.clone(), pipe));
+        let Some(to) = self.nodes.iter().position(|node| node.addr == addr) else {
+            return self.queue.after(CONNECT, dialed(None));
+        };
+        if !self.net.gets_through(host, to) || !self.net.gets_through(to, host) {
+            self.queue.after(CONNECT, dialed(None));
+        } else if !self.nodes[to].is_up() {
+            self.queue.after(there + back, dialed(None));
+        } else {
+            let at = self.nodes[to].process;
+            let pipe = self.net.open([End::Node(host, process), End::Node(to, at)], [host, to]);
+            self.queue.after(there, Event::Node(to, at, Wake::Accept(pipe)));
+            self.queue.after(there + back, dialed(Some(pipe)));
+        }
+    }
+
+    fn travel(&mut self, host: Host, addr: &str) -> u64 {
+        let to = self.nodes.iter().position(|node| node.addr == addr).unwrap_or(host);
+        self.net.travel(host, to, &mut self.chance)
+    }
+
+    fn client(&mut self, id: usize, serial: u64, wake: client::Wake) {
+        if self.clients[id].serial() != serial {
+            return;
+        }
+        if let client::Wake::Connect = wake {
+            return self.connect(id);
+        }
+        let World { net, queue, chance, ledger, clients, .. } = self;
+        clients[id].wake(wake, &mut client::Outside { net, queue, chance, ledger });
+    }
+
+    /// A client connects, or tries again a little later.
+    fn connect(&mut self, id: usize) {
+        if self.clients[id].is_connected() {
+            return;
+        }
+        let host = self.clients[id].node;
+        if !self.nodes[host].is_up() || !self.net.gets_through(CLIENTS, host) {
+            let serial = self.clients[id].serial();
+            return self.queue.after(20_000, Event::Client(id, serial, client::Wake::Connect));
+        }
+        self.connections += 1;
+        let (serial, process) = (self.connections, self.nodes[host].process);
+        let pipe = self.net.open([End::Client(id, serial), End::Node(host, process)], [CLIENTS, host]);
+        self.queue.after(50, Event::Node(host, process, Wake::Accept(pipe)));
+        let World { net, queue, chance, ledger, clients, .. } = self;
+        clients[id].connected(serial, pipe, &mut client::Outside { net, queue, chance, ledger });
+    }
+
+    // ---- nodes ----
+
+    /// Starts a node's process, and its host if that was dark.
+    pub fn start(&mut self, host: Host) {
+        self.net.set_dark(host, false, &mut self.queue);
+        self.net.probe(host, &mut At { queue: &mut self.queue, chance: &mut self.chance });
+        self.nodes[host].start(&mut self.queue, &mut self.chance);
+    }
+
+    /// Kills a node's process (SIGKILL).
+    pub fn kill(&mut self, host: Host) {
+        self.note(host, "killed");
+        self.end_process(host, true);
+    }
+
+    /// Takes the power from a node's host: nobody is told.
+    pub fn power_off(&mut self, host: Host) {
+        self.note(host, "without power");
+        self.end_process(host, false);
+        self.net.set_dark(host, true, &mut self.queue);
+    }
+
+    fn end_process(&mut self, host: Host, says_so: bool) {
+        let World { nodes, net, queue, chance, .. } = self;
+        nodes[host].die(says_so, &mut node::Outside { net, queue, chance, end: None });
+    }
+
+    /// Tells a node to stop (SIGTERM).
+    pub fn stop(&mut self, host: Host) {
+        self.note(host, "told to stop");
+        let process = self.nodes[host].process;
+        self.wake(host, process, Wake::Farewell(0));
+    }
+
+    /// Kills a node and starts it.
+    pub fn restart(&mut self, host: Host) {
+        self.kill(host);
+        self.start(host);
+    }
+
+    /// Holds a node's process up (SIGSTOP).
+    pub fn pause(&mut self, host: Host) {
+        self.note(host, "paused");
+        self.nodes[host].pause();
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub fn resume(&mut self, host: Host) {
+        self.note(host, "resumed");
+        let World { nodes, net, queue, chance, .. } = self;
+        nodes[host].resume(&mut node::Outside { net, queue, chance, end: None });
+    }
+
+    pub fn disk(&mut self, host: Host) -> &mut Disk {
+        &mut self.nodes[host].disk
+    }
+
+    fn note(&mut self, host: Host, what: &str) {
+        let now = self.queue.now();
+        self.nodes[host].say(now, [format!("*** {what}")]);
+    }
+
+    /// The node that was elected last, if it still runs.
+    pub fn leader(&self) -> Option<Host> {
+        let nodes = self.nodes.iter().filter(|node| node.running().is_some());
+        let last = nodes.filter_map(|node| Some((node.led?, node.host))).max()?;
+        (Some(&last.0) == self.leaders.keys().next_back()).then_some(last.1)
+    }
+
+    /// The node that leads, once there is one.
+    #[track_caller]
+    pub fn find_leader(&mut self) -> Host {
+        self.until(LIMIT, "there is a leader", |world| world.leader().is_some());
+        self.leader().expect("there is one")
+    }
+
+    /// The term of the last leader.
+    pub fn term(&self) -> u64 {
+        self.leaders.keys().next_back().copied().unwrap_or(0)
+    }
+
+    /// Whether a node has said a line with this in it, since so many milliseconds after the beginning.
+    pub fn has_said(&self, host: Host, what: &str, since: u64) -> bool {
+        self.nodes[host].said.iter().any(|(at, line)| *at >= since * 1_000 && line.contains(what))
+    }
+
+    // ---- ways ----
+
+    /// Nothing gets from one to the other, nor back.
+    pub fn cut(&mut self, a: Host, b: Host) {
+        self.cut_way(a, b);
+        self.cut_way(b, a);
+    }
+
+    /// Nothing gets from one to the other.
+    pub fn cut_way(&mut self, from: Host, to: Host) {
+        self.note(from, &format!("nothing gets to {to}"));
+        self.net.cut(from, to);
+    }
+
+    pub fn heal(&mut self, a: Host, b: Host) {
+        self.note(a, &format!("what is sent to {b} gets there again"));
+        self.net.heal(a, b, &mut self.queue);
+        self.net.heal(b, a, &mut self.queue);
+    }
+
+    /// Cuts all ways but those between these neighbours.
+    pub fn only(&mut self, neighbours: &[(Host, Host)]) {
+        for a in 0..self.nodes.len() {
+            for b in 0..a {
+                if !neighbours.contains(&(a, b)) && !neighbours.contains(&(b, a)) {
+                    self.cut(a, b);
+                }
+            }
+        }
+    }
+
+    /// Cuts a node off from all others.
+    pub fn isolate(&mut self, host: Host) {
+        for other in (0..self.nodes.len()).filter(|other| *other != host) {
+            self.cut(host, other);
+        }
+    }
+
+    pub fn heal_all(&mut self) {
+        self.note(0, "all ways are whole");
+        self.net.heal_all(&mut self.queue);
+    }
+
+    /// The connections between two hosts break.
+    pub fn break_between(&mut self, a: Host, b: Host) {
+        self.note(a, &format!("the connections with {b} break"));
+        self.net.break_between(a, b, &mut At { queue: &mut self.queue, chance: &mut self.chance });
+    }
+
+    // ---- clients ----
+
+    /// A client at this node.
+    pub fn add_client(&mut self, node: Host, plan: Plan) -> usize {
+        let id = self.clients.len();
+        self.clients.push(Client::new(id, node, plan));
+        self.queue.after(0, Event::Client(id, 0, client::Wake::Connect));
+        id
+    }
+
+    /// A client that writes and reads at random, at each of these nodes.
+    pub fn load(&mut self, nodes: impl IntoIterator<Item = Host>, load: Load) {
+        for node in nodes {
+            self.add_client(node, Plan::Load(load));
+        }
+    }
+
+    /// Sends a request by a client of its own, and gives the answer; `None` if that does not come within so many milliseconds.
+    pub fn try_call(&mut self, node: Host, request: &Request<'_>, ms: u64) -> Option<Answer> {
+        let id = self.add_client(node, Plan::Hand);
+        let until = self.queue.now() + ms * 1_000;
+        let mut asked = None;
+        let answer = loop {
+            if let Some(answer) = self.clients[id].answers.pop() {
+                break Some(answer);
+            }
+            if self.queue.now() >= until {
+                break None;
+            }
+            let serial = self.clients[id].serial();
+            if self.clients[id].is_connected() && asked != Some(serial) {
+                // One that was lost with its connection is not sent again.
+                if asked.is_some() {
+                    break None;
+                }
+                asked = Some(serial);
+                self.ask(id, request);
+            }
+            let next = (self.queue.now() + 1_000).min(until);
+            while self.step(next) {}
+        };
+        self.clients[id].stopped = true;
+        answer
+    }
+
+    /// A client that is connected sends a request: the answer is among its answers later.
+    pub fn ask(&mut self, client: usize, request: &Request<'_>) -> i32 {
+        let World { net, queue, chance, ledger, clients, .. } = self;
+        clients[client].ask(request, &mut client::Outside { net, queue, chance, ledger })
+    }
+
+    /// As [`World::try_call`], for what must be answered.
+    #[track_caller]
+    pub fn call(&mut self, node: Host, request: &Request<'_>, ms: u64) -> Answer {
+        let answer = self.try_call(node, request, ms);
+        answer.unwrap_or_else(|| panic!("no answer of node {node} within {ms} ms to {:?}", request.verb))
+    }
+
+    /// Writes at a node, which has to be acknowledged within so many milliseconds, whatever else it is answered.
+    #[track_caller]
+    pub fn write(&mut self, node: Host, ms: u64) -> u64 {
+        let began = self.now();
+        loop {
+            let left = (began + ms).saturating_sub(self.now());
+            let request = set("/probe", -1, b"probe");
+            let answer = self.call(node, &request, left);
+            match answer.err {
+                None => return self.now() - began,
+                Some(ErrCode::Readonly) => self.run(5),
+                // What a snapshot has overtaken: nobody can tell.
+                Some(ErrCode::Other) if answer.detail == "outcome unknown" => {}
+                Some(_) => panic!("a write at node {node}: {answer:?}"),
+            }
+        }
+    }
+
+    /// Writes at each of these nodes go through within so many milliseconds.
+    #[track_caller]
+    pub fn all_write(&mut self, nodes: &[Host], ms: u64) {
+        let began = self.now();
+        for node in nodes {
+            let left = (began + ms).saturating_sub(self.now()).max(200);
+            self.write(*node, left);
+        }
+    }
+
+    /// Writes so many files of a size, which stay.
+    #[track_caller]
+    pub fn fill(&mut self, node: Host, files: usize, size: usize) {
+        let client = self.add_client(node, Plan::Hand);
+        self.until(LIMIT, "it is connected", |world| world.clients[client].is_connected());
+        for file in 0..files {
+            let value = vec![u8::try_from(file % 256).expect("a byte"); size];
+            self.ask(client, &set(&format!("/fill/{}/{file}", file % 7), -1, &value));
+            if file % 16 == 15 || file + 1 == files {
+                self.until(LIMIT, "it is written", |world| world.clients[client].open() == 0);
+            }
+        }
+        assert!(self.clients[client].answers.iter().all(|answer| answer.err.is_none()));
+        self.clients[client].answers.clear();
+    }
+
+    /// The contents of a file at a node; `None` if it is missing.
+    pub fn file(&mut self, node: Host, path: &str) -> Option<String> {
+        let answer = self.try_call(node, &get(path), LIMIT)?;
+        (answer.rev > Some(0)).then(|| String::from_utf8_lossy(&answer.value.unwrap_or_default()).into_owned())
+    }
+
+    // ---- members ----
+
+    /// Makes an open slot.
+    #[track_caller]
+    pub fn add_slot(&mut self, node: Host, slot: usize) {
+        let path = format!("/ctl/cal/{slot}");
+        let answer = self.call(node, &set(&path, -1, b""), LIMIT);
+        assert_eq!(answer.err, None, "{answer:?}");
+    }
+
+    /// The slots with a node in them, as a node sees them: slot and the node's id.
+    pub fn slots(&mut self, node: Host) -> Vec<(usize, String)> {
+        let slots = 0..self.nodes.len() + 2;
+        let held = slots.filter_map(|slot| Some((slot, self.file(node, &format!("/ctl/cal/{slot}"))?)));
+        held.filter(|(_, id)| !id.is_empty()).collect()
+    }
+
+    /// How many slots have a node in them.
+    pub fn voters(&mut self, node: Host) -> usize {
+        self.slots(node).len()
+    }
+
+    // ---- the end ----
+
+    /// Heals everything, lets all come to its end, and checks the cluster against what its clients were told.
+    pub fn finish(&mut self) {
+        self.note(0, "everything is healed");
+        let all = 0..self.nodes.len();
+        self.heal_all();
+        for host in all.clone() {
+            (self.nodes[host].disk.stalled, self.nodes[host].disk.full) = (false, false);
+            self.nodes[host].disk.latency = (100, 500);
+            if !self.nodes[host].is_up() && self.nodes[host].process > 0 {
+                self.start(host);
+            } else if self.nodes[host].paused {
+                self.resume(host);
+            }
+        }
+        // The load goes on for a while: it has to be able to.
+        self.run(3_000);
+        let up: Vec<Host> = all.filter(|host| self.nodes[*host].process > 0).collect();
+        self.until(LIMIT, "all run", |world| {
+            for host in &up {
+                // One that was told to stop has done so.
+                if !world.nodes[*host].is_up() {
+                    world.start(*host);
+                }
+            }
+            up.iter().all(|host| world.nodes[*host].runs() && !world.nodes[*host].is_stopping())
+        });
+        self.all_write(&up, LIMIT);
+        for client in &mut self.clients {
+            client.stopped |= !client.is_watching();
+        }
+        // What reads the future is answered by what is written now.
+        for _ in 0..20 {
+            self.write(up[0], LIMIT);
+        }
+        self.until(LIMIT, "everything is answered", |world| world.clients.iter().all(|client| client.open() == 0));
+        self.check(&up);
+    }
+
+    /// All nodes have the same history, and it is what the clients were told.
+    pub fn check(&mut self, nodes: &[Host]) {
+        let rev = nodes.iter().map(|node| self.call(*node, &Request::new(Verb::Sync), LIMIT).rev).max();
+        let last = rev.flatten().expect("SYNC gives a revision");
+        for node in nodes {
+            let client = self.add_client(*node, Plan::Watch);
+            self.until(LIMIT, "the history can be read", |world| world.clients[client].next > last);
+            self.clients[client].stopped = true;
+        }
+        let last = self.clients.iter().map(|client| client.next - 1).max().expect("somebody has watched");
+        self.ledger.verify(last);
+    }
+
+    /// What happened, as a number: the same seed gives the same.
+    pub fn trace(&self) -> u32 {
+        self.trace
+    }
+
+    /// Whether a node still asks to be let in.
+    pub fn is_joining(&self, host: Host) -> bool {
+        matches!(self.nodes[host].life, Life::Joining(..))
+    }
+}
+
+/// A SET.
+pub fn set<'a>(path: &'a str, rev: i64, value: &'a [u8]) -> Request<'a> {
+    Request { path: Some(path.as_bytes()), rev: Some(rev), value: Some(value), ..Request::new(Verb::Set) }
+}
+
+/// A GET.
+pub fn get(path: &str) -> Request<'_> {
+    Request { path: Some(path.as_bytes()), ..Request::new(Verb::Get) }
+}
+
+impl Drop for World {
+    /// Tells what happened, if the test has failed.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let mut lines: Vec<(u64, Host, &str)> = Vec::new();
+        for node in &self.nodes {
+            lines.extend(node.said.iter().map(|(at, line)| (*at, node.host, &line[..])));
+        }
+        lines.sort_by_key(|(at, ..)| *at);
+        let skipped = lines.len().saturating_sub(300);
+        for (at, host, line) in &lines[skipped..] {
+            eprintln!("{:>10.3} node {host}: {line}", micros(*at));
+        }
+        for client in self.clients.iter().filter(|client| client.open() > 0) {
+            eprintln!("{}", client.describe());
+        }
+        eprintln!(
+            "seed {} at {:.3} s; {} revisions acknowledged",
+            self.seed,
+            micros(self.queue.now()),
+            self.ledger.done
+        );
+    }
+}
+
+/// Microseconds as seconds.
+fn micros(us: u64) -> f64 {
+    std::time::Duration::from_micros(us).as_secs_f64()
+}
