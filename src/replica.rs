@@ -303,7 +303,7 @@ impl Replica {
     /// Keeps less for peers, and takes snapshots sooner, than the [`limits`] say: with little data everything happens that else
     /// takes much.
     pub fn hurry(&mut self, keep: usize, snapshot_after: u64) {
-        self.keep = keep.min(limits::KEEP);
+        self.keep = keep.min(self.keep);
         self.snapshots.hurry(snapshot_after);
     }
 
@@ -340,6 +340,16 @@ impl Replica {
     /// The revision at which this boot began to serve, before it wrote anything.
     pub fn recovered_revision(&self) -> i64 {
         self.recovered_revision
+    }
+
+    /// The raft ids of the members, as of what is applied here.
+    pub fn voters(&self) -> &[u64] {
+        self.machine.members.voters()
+    }
+
+    /// Index of the last entry that is applied here.
+    pub fn applied(&self) -> u64 {
+        self.group.applied()
     }
 
     /// The current revision.
@@ -730,7 +740,9 @@ impl Replica {
     }
 
     fn is_snapshot_due(&self) -> bool {
+        // One of the same state again would shorten no log.
         self.arrived.is_none()
+            && self.group.applied() > self.snapshots.last()
             && self.snapshots.is_due(self.log.bytes_since(self.snapshots.last()), self.log.needs_release())
     }
 

@@ -43,6 +43,8 @@ pub enum Boot {
     Run(Identity, Box<Recovered>),
     /// The node has to ask for a raft id at one of these addresses.
     Join(Identity, Vec<String>),
+    /// It does not start with what its disk holds.
+    Refuse(String),
 }
 
 /// Starts a node from its disk. `attach` is where it is told that its cluster is.
@@ -74,11 +76,11 @@ pub fn boot(
     if identity.raft_id != 0 && (identity.boot_epoch != 0 || survey == Survey::Founded) {
         match recover(disk, sizes, &identity, chance) {
             Ok(recovered) => return run(disk, identity, recovered),
+            // Only a member whose others can go on may set its data aside.
+            Err(damage) if identity.peers.is_empty() || (identity.voter && identity.voters < 3) => {
+                return Boot::Refuse(damage);
+            }
             Err(damage) => {
-                assert!(
-                    !identity.peers.is_empty() && (!identity.voter || identity.voters >= 3),
-                    "only a member whose others can go on may set its data aside: {damage}"
-                );
                 lines.push(format!("the data cannot be used: {damage}; it comes back from the others"));
                 leave(&mut identity);
                 write(disk, &identity);

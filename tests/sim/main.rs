@@ -12,15 +12,47 @@ mod chance;
 mod client;
 mod disk;
 mod ledger;
+mod mix;
 mod net;
 mod node;
+mod run;
 mod stories;
+mod weather;
 mod world;
+
+/// Every event allocates a little.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 use libtest_mimic::{Arguments, Trial};
 use world::Event;
 
+pub fn quick() {
+    let a: Vec<String> = std::env::args().collect();
+    let (from, to): (u64, u64) = (a[2].parse().unwrap(), a[3].parse().unwrap());
+    for seed in from..to {
+        let began = std::time::Instant::now();
+        let mix = if a[1] == "normal" { mix::Mix::normal(seed) } else { mix::Mix::of(seed) };
+        let got = std::panic::catch_unwind(|| run::run(seed, &mix));
+        match got {
+            Ok(r) => eprintln!(
+                "{seed}: {:.0} s virtual in {:.2} s = {:.0}x, {} steps, {} acks, {:?}",
+                r.time as f64 / 1e6,
+                began.elapsed().as_secs_f64(),
+                r.time as f64 / 1e6 / began.elapsed().as_secs_f64(),
+                r.steps,
+                r.acknowledged,
+                r.strikes.values().sum::<u64>()
+            ),
+            Err(_) => eprintln!("FAILED {seed}: {mix:?}"),
+        }
+    }
+}
+
 fn main() {
+    if std::env::args().nth(1).is_some_and(|a| a == "normal" || a == "mix") {
+        return quick();
+    }
     let told = |name: &str, story: stories::Story| {
         Trial::test(name, move || {
             story();

@@ -9,7 +9,7 @@ use crate::chance::{Chance, Queue};
 use crate::client::{self, Answer, Client, Load, Plan};
 use crate::disk::Disk;
 use crate::ledger::Ledger;
-use crate::net::{At, CLIENTS, End, Host, Net, PipeId, Side};
+use crate::net::{At, CLIENTS, Chaos, End, Host, Net, PipeId, Side};
 use crate::node::{self, Dialer, Flags, Life, Node, Wake};
 
 /// How long connecting takes at most, in microseconds.
@@ -46,6 +46,8 @@ pub struct World {
     connections: u64,
     /// Who led, by term.
     leaders: BTreeMap<u64, Host>,
+    /// The last entry that anyone has applied, and the members as of it.
+    members: (u64, Vec<u64>),
     /// What happened, as one number.
     trace: u32,
     pub steps: u64,
@@ -70,6 +72,7 @@ impl World {
             ledger: Ledger::default(),
             connections: 0,
             leaders: BTreeMap::new(),
+            members: (0, Vec::new()),
             trace: 0,
             steps: 0,
         }
@@ -181,10 +184,16 @@ impl World {
         let World { nodes, net, queue, chance, .. } = self;
         let mut outside = node::Outside { net, queue, chance, end: None };
         nodes[host].wake(process, wake, &mut outside);
+        if let Some(running) = nodes[host].running()
+            && running.replica.applied() > self.members.0
+        {
+            self.members = (running.replica.applied(), running.replica.voters().to_vec());
+        }
         if let Some(why) = outside.end {
             let now = self.queue.now();
             self.nodes[host].say(now, [format!("its process ends: {why}")]);
             self.end_process(host, true);
+            // Whoever crashes is started again by who looks after that.
             if why == "it starts anew" {
                 self.start(host);
             }
@@ -301,7 +310,7 @@ impl World {
         &mut self.nodes[host].disk
     }
 
-    fn note(&mut self, host: Host, what: &str) {
+    pub fn note(&mut self, host: Host, what: &str) {
         let now = self.queue.now();
         self.nodes[host].say(now, [format!("*** {what}")]);
     }
@@ -511,20 +520,105 @@ impl World {
 
     // ---- the end ----
 
-    /// Heals everything, lets all come to its end, and checks the cluster against what its clients were told.
-    pub fn finish(&mut self) {
+    /// Takes all faults away, and starts whatever ran once.
+    pub fn heal_everything(&mut self) {
         self.note(0, "everything is healed");
-        let all = 0..self.nodes.len();
         self.heal_all();
-        for host in all.clone() {
-            (self.nodes[host].disk.stalled, self.nodes[host].disk.full) = (false, false);
-            self.nodes[host].disk.latency = (100, 500);
-            if !self.nodes[host].is_up() && self.nodes[host].process > 0 {
+        self.net.chaos = Chaos::default();
+        for host in 0..self.nodes.len() {
+            let node = &mut self.nodes[host];
+            (node.disk.stalled, node.disk.full, node.disk.failing, node.disk.latency) =
+                (false, false, false, (100, 500));
+            node.doom = None;
+            if !node.is_up() && node.process > 0 {
                 self.start(host);
-            } else if self.nodes[host].paused {
+            } else if node.paused {
                 self.resume(host);
             }
         }
+    }
+
+    /// Time within which a cluster finds itself together, whatever was before, in milliseconds.
+    fn patience(&self) -> u64 {
+        LIMIT.max(self.nodes[0].flags.election_ms * 100)
+    }
+
+    /// Time passes until those that are connected have had time to find out.
+    pub fn settle(&mut self) {
+        let ms = self.nodes[0].flags.election_ms * 20;
+        self.run(ms);
+    }
+
+    /// The members, as of the last entry that anyone has applied.
+    pub fn members(&self) -> &[u64] {
+        &self.members.1
+    }
+
+    /// Whether so few disks have what they had that the cluster may stop for good.
+    pub fn has_lost_its_majority(&self, harmed: impl Fn(Host) -> bool) -> bool {
+        let sound = self.nodes.iter().filter(|node| !harmed(node.host));
+        let sound = sound.filter(|node| node.last_raft_id.is_some_and(|id| self.members.1.contains(&id))).count();
+        sound <= self.members.1.len() / 2
+    }
+
+    /// Nodes that run and are connected, if only by way of others.
+    fn connected_with(&self, host: Host) -> Vec<Host> {
+        let mut found = vec![host];
+        let mut next = 0;
+        while next < found.len() {
+            let from = found[next];
+            next += 1;
+            for to in 0..self.nodes.len() {
+                let both = self.net.gets_through(from, to) && self.net.gets_through(to, from);
+                if both && self.nodes[to].runs() && !found.contains(&to) {
+                    found.push(to);
+                }
+            }
+        }
+        found
+    }
+
+    /// Whoever is connected with a majority writes, and whoever runs reads.
+    #[track_caller]
+    pub fn probe_all(&mut self) {
+        let members = self.members().to_vec();
+        for host in 0..self.nodes.len() {
+            if !self.nodes[host].runs() {
+                continue;
+            }
+            let connected = self.connected_with(host);
+            let votes = connected.iter().filter_map(|host| self.nodes[*host].raft_id());
+            let votes = votes.filter(|id| members.contains(id)).count();
+            let serves = self.nodes[host].running().is_some_and(|running| running.replica.serving());
+            if votes > members.len() / 2 {
+                let ms = self.write(host, self.patience());
+                let most = 5_000 + self.nodes[0].flags.election_ms * 20;
+                assert!(
+                    ms <= most,
+                    "node {host} is connected with a majority, {connected:?}, and writes after {ms} ms"
+                );
+            }
+            if serves {
+                let answer = self.call(host, &get("/probe"), 2_000);
+                assert_eq!(answer.err, None, "a read at node {host}: {answer:?}");
+            }
+        }
+    }
+
+    /// Asks for something, whatever becomes of it.
+    pub fn demand(&mut self, host: Host, request: &Request<'_>) {
+        let _whatever = self.try_call(host, request, 300);
+    }
+
+    /// The latest revision that any node has.
+    pub fn revision(&self) -> i64 {
+        self.nodes.iter().filter_map(|node| node.running()).map(|running| running.replica.revision()).max().unwrap_or(0)
+    }
+
+    /// Heals everything, lets all come to its end, and checks the cluster against what its clients were told.
+    pub fn finish(&mut self) {
+        let all = 0..self.nodes.len();
+        self.heal_everything();
         // The load goes on for a while: it has to be able to.
         self.run(3_000);
         let up: Vec<Host> = all.filter(|host| self.nodes[*host].process > 0).collect();
@@ -547,6 +641,26 @@ impl World {
         }
         self.until(LIMIT, "everything is answered", |world| world.clients.iter().all(|client| client.open() == 0));
         self.check(&up);
+    }
+
+    /// The end of a cluster that has too few of its disks: it says so, accepts nothing, and what can be read is true.
+    pub fn finish_without_a_majority(&mut self) {
+        self.heal_everything();
+        self.settle();
+        let mut last = 0;
+        for host in 0..self.nodes.len() {
+            if self.nodes[host].running().is_none_or(|running| !running.replica.serving()) {
+                continue;
+            }
+            let answer = self.call(host, &set("/probe", -1, b"probe"), LIMIT);
+            assert_eq!(answer.err, Some(ErrCode::Readonly), "a write at node {host}, without a majority: {answer:?}");
+            let rev = self.nodes[host].running().map_or(0, |running| running.replica.revision());
+            let client = self.add_client(host, Plan::Watch);
+            self.until(LIMIT, "the history can be read", |world| world.clients[client].next > rev);
+            self.clients[client].stopped = true;
+            last = last.max(rev);
+        }
+        self.ledger.verify_up_to(last);
     }
 
     /// All nodes have the same history, and it is what the clients were told.
@@ -598,13 +712,17 @@ impl Drop for World {
         for (at, host, line) in &lines[skipped..] {
             eprintln!("{:>10.3} node {host}: {line}", micros(*at));
         }
+        for node in &self.nodes {
+            eprintln!("{}", node.describe());
+        }
         for client in self.clients.iter().filter(|client| client.open() > 0) {
             eprintln!("{}", client.describe());
         }
         eprintln!(
-            "seed {} at {:.3} s; {} revisions acknowledged",
+            "seed {} at {:.3} s after {} steps; {} revisions acknowledged",
             self.seed,
             micros(self.queue.now()),
+            self.steps,
             self.ledger.done
         );
     }
