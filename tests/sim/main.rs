@@ -2,16 +2,17 @@
 //! everything that is left to chance comes from one seed. So faults come when a scenario says, and what has failed once fails again.
 //!
 //! `world` has it all: `node` (a process around a replica, as the server is one), `boot` (how it starts), `disk`, `net`, `client`,
-//! and the `ledger`, which holds what clients were told against the history of the cluster. `stories` are scenarios with names.
+//! and the `checker`, which holds what clients were told against the history of the cluster. `stories` are scenarios with names.
 
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod boot;
 mod chance;
+#[path = "../shared/checker.rs"]
+mod checker;
 mod client;
 mod disk;
-mod ledger;
 mod mix;
 mod net;
 mod node;

@@ -167,6 +167,7 @@ impl Mix {
                 pause: log_uniform(chance, 10_000, 2_000_000),
                 size: chance.pick(&[50, 50, 300, 5_000]),
                 plain: false,
+                roams: chance.once_in(2),
             })
             .collect();
         let few = chance.once_in(3);
@@ -201,7 +202,7 @@ impl Mix {
             voters: 3,
             standbys: 0,
             flags: Flags { sizes: Sizes { snapshot_after: 2 << 20, ..Sizes::default() }, ..Flags::default() },
-            clients: vec![Load { window: 2, pause: 300_000, size: 100, plain: false }; 4],
+            clients: vec![Load { window: 2, pause: 300_000, size: 100, plain: false, roams: true }; 4],
             watchers: 1,
             ballast: 0,
             faults: kinds.map(|kind| (*kind, 200_000 + chance.below(200_000))).collect(),

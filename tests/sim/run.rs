@@ -61,7 +61,7 @@ pub fn run(seed: u64, mix: &Mix) -> Report {
         steps: world.steps,
         strikes: weather.strikes,
         lost,
-        acknowledged: world.ledger.done,
+        acknowledged: world.checker.statistics().acknowledged,
         revisions: world.revision(),
     }
 }

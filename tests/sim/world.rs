@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use doozer::wire::{ErrCode, Request, Verb};
 
 use crate::chance::{Chance, Queue};
+use crate::checker::Checker;
 use crate::client::{self, Answer, Client, Load, Plan};
 use crate::disk::Disk;
-use crate::ledger::Ledger;
 use crate::net::{At, CLIENTS, Chaos, End, Host, Net, PipeId, Side};
 use crate::node::{self, Dialer, Flags, Life, Node, Wake};
 
@@ -42,7 +42,8 @@ pub struct World {
     pub queue: Queue<Event>,
     pub chance: Chance,
     pub clients: Vec<Client>,
-    pub ledger: Ledger,
+    pub checker: Checker,
+    names: u64,
     connections: u64,
     /// Who led, by term.
     leaders: BTreeMap<u64, Host>,
@@ -69,7 +70,8 @@ impl World {
             queue: Queue::default(),
             chance,
             clients: Vec::new(),
-            ledger: Ledger::default(),
+            checker: Checker::new().with_history(crate::boot::HISTORY),
+            names: 0,
             connections: 0,
             leaders: BTreeMap::new(),
             members: (0, Vec::new()),
@@ -231,8 +233,9 @@ impl World {
         if let client::Wake::Connect = wake {
             return self.connect(id);
         }
-        let World { net, queue, chance, ledger, clients, .. } = self;
-        clients[id].wake(wake, &mut client::Outside { net, queue, chance, ledger });
+        let World { nodes, net, queue, chance, checker, names, clients, .. } = self;
+        let nodes = nodes.len();
+        clients[id].wake(wake, &mut client::Outside { net, queue, chance, checker, names, nodes });
     }
 
     /// A client connects, or tries again a little later.
@@ -249,8 +252,9 @@ impl World {
         let (serial, process) = (self.connections, self.nodes[host].process);
         let pipe = self.net.open([End::Client(id, serial), End::Node(host, process)], [CLIENTS, host]);
         self.queue.after(50, Event::Node(host, process, Wake::Accept(pipe)));
-        let World { net, queue, chance, ledger, clients, .. } = self;
-        clients[id].connected(serial, pipe, &mut client::Outside { net, queue, chance, ledger });
+        let World { nodes, net, queue, chance, checker, names, clients, .. } = self;
+        let nodes = nodes.len();
+        clients[id].connected(serial, pipe, &mut client::Outside { net, queue, chance, checker, names, nodes });
     }
 
     // ---- nodes ----
@@ -435,8 +439,9 @@ impl World {
 
     /// A client that is connected sends a request: the answer is among its answers later.
     pub fn ask(&mut self, client: usize, request: &Request<'_>) -> i32 {
-        let World { net, queue, chance, ledger, clients, .. } = self;
-        clients[client].ask(request, &mut client::Outside { net, queue, chance, ledger })
+        let World { nodes, net, queue, chance, checker, names, clients, .. } = self;
+        let nodes = nodes.len();
+        clients[client].ask(request, &mut client::Outside { net, queue, chance, checker, names, nodes })
     }
 
     /// As [`World::try_call`], for what must be answered.
@@ -641,6 +646,7 @@ impl World {
         }
         self.until(LIMIT, "everything is answered", |world| world.clients.iter().all(|client| client.open() == 0));
         self.check(&up);
+        self.until(LIMIT, "whatever has come is known to who waits for it", |world| world.checker.overdue() == 0);
     }
 
     /// The end of a cluster that has too few of its disks: it says so, accepts nothing, and what can be read is true.
@@ -655,25 +661,35 @@ impl World {
             let answer = self.call(host, &set("/probe", -1, b"probe"), LIMIT);
             assert_eq!(answer.err, Some(ErrCode::Readonly), "a write at node {host}, without a majority: {answer:?}");
             let rev = self.nodes[host].running().map_or(0, |running| running.replica.revision());
-            let client = self.add_client(host, Plan::Watch);
-            self.until(LIMIT, "the history can be read", |world| world.clients[client].next > rev);
-            self.clients[client].stopped = true;
+            self.read_history(host, rev);
             last = last.max(rev);
         }
-        self.ledger.verify_up_to(last);
     }
 
     /// All nodes have the same history, and it is what the clients were told.
+    #[track_caller]
     pub fn check(&mut self, nodes: &[Host]) {
         let rev = nodes.iter().map(|node| self.call(*node, &Request::new(Verb::Sync), LIMIT).rev).max();
         let last = rev.flatten().expect("SYNC gives a revision");
+        // Each of them gets there, some time.
         for node in nodes {
-            let client = self.add_client(*node, Plan::Watch);
-            self.until(LIMIT, "the history can be read", |world| world.clients[client].next > last);
-            self.clients[client].stopped = true;
+            self.read_history(*node, last);
         }
-        let last = self.clients.iter().map(|client| client.next - 1).max().expect("somebody has watched");
-        self.ledger.verify(last);
+        self.verify(last, nodes);
+    }
+
+    /// Reads all that has happened, as this node tells it.
+    fn read_history(&mut self, node: Host, last: i64) {
+        let client = self.add_client(node, Plan::History(last));
+        self.until(LIMIT, "the history can be read", |world| world.clients[client].next > last);
+        self.clients[client].stopped = true;
+    }
+
+    #[track_caller]
+    fn verify(&mut self, last: i64, nodes: &[Host]) {
+        if let Err(violation) = self.checker.verify(last, nodes) {
+            panic!("{violation}");
+        }
     }
 
     /// What happened, as a number: the same seed gives the same.
@@ -723,7 +739,7 @@ impl Drop for World {
             self.seed,
             micros(self.queue.now()),
             self.steps,
-            self.ledger.done
+            self.checker.statistics().acknowledged
         );
     }
 }
