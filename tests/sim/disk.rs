@@ -211,7 +211,7 @@ impl Disk {
         if host_too {
             self.lose_unsynced(chance);
         }
-        (self.stalled, self.failing) = (false, false);
+        (self.stalled, self.failing, self.corrupting) = (false, false, false);
     }
 
     /// What was not made durable under its name may be there in part.

@@ -30,6 +30,9 @@ use world::Event;
 
 pub fn quick() {
     let a: Vec<String> = std::env::args().collect();
+    if std::env::var("ALL").is_ok() {
+        world::TELL_ALL.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
     let (from, to): (u64, u64) = (a[2].parse().unwrap(), a[3].parse().unwrap());
     for seed in from..to {
         let began = std::time::Instant::now();

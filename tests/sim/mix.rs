@@ -150,7 +150,7 @@ impl Mix {
         let standbys = chance.pick(&[0, 0, 0, 1, 1, 2]);
         let sizes = Sizes {
             keep: chance.pick(&[50_000, 1 << 20, limits::KEEP]),
-            snapshot_after: chance.pick(&[100_000, 300_000, 2 << 20, limits::SNAPSHOT_AFTER]),
+            snapshot_after: chance.pick(&[1 << 20, 2 << 20, 8 << 20, limits::SNAPSHOT_AFTER]),
             ..Sizes::default()
         };
         let slow = chance.pick(&[1, 1, 1, 2, 4]);

@@ -2,6 +2,7 @@
 //! to it, and what they ask it, is here too.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use doozer::wire::{ErrCode, Request, Verb};
 
@@ -33,6 +34,11 @@ pub enum Event {
     /// A node has said that it leads in this term.
     Led(Host, u64),
 }
+
+/// Whether a run that fails tells all that happened, not only what was last.
+pub static TELL_ALL: AtomicBool = AtomicBool::new(false);
+/// Lines that are told else.
+const LAST_LINES: usize = 60;
 
 /// See the module.
 pub struct World {
@@ -661,7 +667,7 @@ impl World {
             let answer = self.call(host, &set("/probe", -1, b"probe"), LIMIT);
             assert_eq!(answer.err, Some(ErrCode::Readonly), "a write at node {host}, without a majority: {answer:?}");
             let rev = self.nodes[host].running().map_or(0, |running| running.replica.revision());
-            self.read_history(host, rev);
+            self.read_history(host, 1, rev);
             last = last.max(rev);
         }
     }
@@ -670,17 +676,24 @@ impl World {
     #[track_caller]
     pub fn check(&mut self, nodes: &[Host]) {
         let rev = nodes.iter().map(|node| self.call(*node, &Request::new(Verb::Sync), LIMIT).rev).max();
-        let last = rev.flatten().expect("SYNC gives a revision");
-        // Each of them gets there, some time.
-        for node in nodes {
-            self.read_history(*node, last);
+        let mut last = rev.flatten().expect("SYNC gives a revision");
+        // Each of them gets there, some time. Meanwhile the servers may have written something by themselves.
+        let mut known = 0;
+        loop {
+            for node in nodes {
+                self.read_history(*node, known + 1, last);
+            }
+            if self.checker.told() <= last {
+                return self.verify(last, nodes);
+            }
+            known = std::mem::replace(&mut last, self.checker.told());
         }
-        self.verify(last, nodes);
     }
 
-    /// Reads all that has happened, as this node tells it.
-    fn read_history(&mut self, node: Host, last: i64) {
+    /// Reads what has happened from one revision to another, as this node tells it.
+    fn read_history(&mut self, node: Host, from: i64, last: i64) {
         let client = self.add_client(node, Plan::History(last));
+        self.clients[client].next = from;
         self.until(LIMIT, "the history can be read", |world| world.clients[client].next > last);
         self.clients[client].stopped = true;
     }
@@ -724,7 +737,7 @@ impl Drop for World {
             lines.extend(node.said.iter().map(|(at, line)| (*at, node.host, &line[..])));
         }
         lines.sort_by_key(|(at, ..)| *at);
-        let skipped = lines.len().saturating_sub(300);
+        let skipped = if TELL_ALL.load(Ordering::Relaxed) { 0 } else { lines.len().saturating_sub(LAST_LINES) };
         for (at, host, line) in &lines[skipped..] {
             eprintln!("{:>10.3} node {host}: {line}", micros(*at));
         }
