@@ -36,6 +36,9 @@ faults! {
     /// answer without a value. Breaks: `value` is always present.
     EmptyValueLeftOut in "wire/message.rs",
 
+    /// A node's answer to a sign of life leaves out what it was asked with. Breaks: SYNC is answered.
+    ContextLeftOut in "wire/peer/message.rs",
+
     // ---- store ----
 
     /// A compare-and-set is held against the revision at which a file was deleted, as long as its node is in the history: servers
@@ -46,6 +49,10 @@ faults! {
     /// A file that was written often is read at a past revision as it was before that revision, if just that wrote it. Breaks: every
     /// past revision is readable.
     PastOffByOne in "store/versions.rs",
+    /// A listing goes on from where another was at another revision. Breaks: WALK and GETDIR say what is there.
+    CursorOfAnyRevision in "store/cursor.rs",
+    /// A `?` matches the slash between two components. Breaks: it is one character of a component.
+    QuestionMarkTakesSlash in "store/glob.rs",
     /// A WALK of a past revision walks through the present. Breaks: every past revision is readable.
     WalkOfPastIsOfPresent in "store/scan.rs",
     /// A GETDIR lists files that are deleted as long as the history names them. Breaks: GETDIR says what is there.
@@ -65,6 +72,8 @@ faults! {
 
     /// Recovery does not look at the checksums of blocks. Breaks: damage is never taken for data.
     BlockSumUnchecked in "log/block.rs",
+    /// A write that has ended proves what was staged while it was under way too. Breaks: nothing is answered before it is durable.
+    ProofOfTooMuch in "log/writer.rs",
     /// Recovery takes what is whole of a torn write, and goes on behind it. Breaks: a torn write is cut.
     TornTailAccepted in "log/scan.rs",
     /// Recovery cuts a torn write, but leaves its blocks where they are. Breaks: what recovery has decided stays decided.
@@ -89,6 +98,8 @@ faults! {
     /// The entries that a new leader replaces leave those behind them in memory after a restart. Breaks: logs that agree at an entry
     /// agree before it.
     ConflictingTailKept in "replica/rebuild.rs",
+    /// The entries that a new leader replaces leave those behind them in memory. Breaks: logs that agree at an entry agree before it.
+    ConflictingTailServed in "replica/entries.rs",
     /// Recovery forgets the last entry of the log. Breaks: what was acknowledged to the leader is there.
     LastEntryForgotten in "replica/rebuild.rs",
     /// Recovery applies all entries that it finds, whether or not they are committed. Breaks: one history.
@@ -128,6 +139,8 @@ faults! {
     GetOfPastIsOfPresent in "replica/desk.rs",
     /// A read of a revision to come reads the present. Breaks: it waits until that revision exists.
     FutureReadNow in "replica/desk.rs",
+    /// A connection that had too much output takes no requests any more. Breaks: a request is answered.
+    PausedForEver in "replica/session.rs",
     /// An event for a client whose output is full is dropped. Breaks: nothing is skipped.
     EventDropped in "replica/desk.rs",
 
@@ -158,6 +171,8 @@ faults! {
     ChangeAppliedByLeader in "replica/stewardship.rs",
     /// A member that was taken out goes on to count for raft. Breaks: an open slot never counts towards the quorum.
     DemotedStillVotes in "replica/stewardship.rs",
+    /// A standby moves into an open slot whether or not it is heard and has caught up. Breaks: writes go on.
+    PromotedUnseen in "replica/membership.rs",
     /// A raft id that was removed is given again. Breaks: raft ids are never used twice.
     RaftIdReused in "replica/members.rs",
     /// A change that was overtaken by a client's takes effect all the same. Breaks: the slots are the face of the members.

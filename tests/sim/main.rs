@@ -14,6 +14,8 @@ mod checker;
 mod client;
 mod disk;
 mod mix;
+#[cfg(feature = "faults")]
+mod mutants;
 mod net;
 mod node;
 mod run;
@@ -54,6 +56,10 @@ pub fn quick() {
 }
 
 fn main() {
+    #[cfg(feature = "faults")]
+    if std::env::args().nth(1).as_deref() == Some("mutants") {
+        return mutants::main();
+    }
     if std::env::args().nth(1).is_some_and(|a| a == "normal" || a == "mix") {
         return quick();
     }
