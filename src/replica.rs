@@ -349,6 +349,11 @@ impl Replica {
         self.machine.members.voters()
     }
 
+    /// The event of a revision that is in the history; its path is written over `path`.
+    pub fn event(&self, rev: i64, path: &mut Vec<u8>) -> Option<crate::store::Event<'_>> {
+        self.machine.store.event(rev, path)
+    }
+
     /// Index of the last entry that is applied here.
     pub fn applied(&self) -> u64 {
         self.group.applied()

@@ -313,6 +313,11 @@ impl Checker {
         self.keep(learned);
     }
 
+    /// The history of a node is read from this revision on, once more or because it begins there.
+    pub fn learn_from(&mut self, node: usize, rev: i64) {
+        self.learned.insert(node, rev - 1);
+    }
+
     /// Calls that could have been answered by any server that has the whole history: to be asked when all had time to.
     pub fn overdue(&mut self) -> usize {
         let (solid, model) = (self.model.solid(), &mut self.model);

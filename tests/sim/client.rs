@@ -178,11 +178,6 @@ impl Client {
         matches!(self.plan, Plan::Watch)
     }
 
-    /// Whether it has a plan of its own.
-    pub fn is_load(&self) -> bool {
-        matches!(self.plan, Plan::Load(_))
-    }
-
     pub fn serial(&self) -> u64 {
         self.serial
     }
@@ -345,13 +340,14 @@ impl Client {
             32 => self.list(Verb::Walk, "/load/*/*", None, outside),
             33 => {
                 let at = self.some_revision(outside);
-                let glob = outside.chance.pick(&["/all/*", "/**", "/cas/?", "/load/**/1"]);
+                let glob = outside.chance.pick(&["/all/*", "/**", "/cas/?", "/load/**/1", "/a?l?1", "/**/**"]);
                 self.list(Verb::Walk, glob, Some(at), outside);
             }
             34 | 35 => {
                 // From the past, the present, or the future.
                 let at = self.some_revision(outside);
-                let glob = outside.chance.pick(&["/all/*", "/**", "/cas/1", "/load/*/0", "/n*/**"]);
+                let glob =
+                    outside.chance.pick(&["/all/*", "/**", "/cas/1", "/load/*/0", "/n*/**", "/cas?1", "/l?a*/?/*"]);
                 self.wait(glob, at, Asked::Event(0), outside);
             }
             36 | 37 => _ = self.send(&Request::new(Verb::Sync), Asked::Read(None), outside),
@@ -429,12 +425,13 @@ impl Client {
                 (Some(ErrCode::Readonly), _) => self.refused(outside),
                 _ => {}
             },
-            // The next of a watch: the one that was asked for, or somebody has a gap.
+            Asked::Event(_) if code == Some(ErrCode::TooLate) => {
+                self.next = outside.checker.acknowledged().max(self.next)
+            }
+            // The next of a watch.
             Asked::Event(next) => self.next = self.next.max(next + 1),
             Asked::Past(rev) => {
-                let Response { flags, path, value, .. } = response;
-                let (path, value) = (path.unwrap_or_default(), value.unwrap_or_default());
-                outside.checker.learn(self.node, rev, flags.unwrap_or(0), path, value);
+                assert_eq!(code, None, "revision {rev} of node {} cannot be read", self.node);
                 self.next = rev + 1;
             }
         }

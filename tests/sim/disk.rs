@@ -84,6 +84,8 @@ pub struct Disk {
     pub failing: bool,
     /// The next write of the log does not arrive as it was sent.
     pub corrupting: bool,
+    /// What it holds is not what was written.
+    harmed: bool,
     /// Time that an operation takes, in microseconds.
     pub latency: (u64, u64),
 }
@@ -239,8 +241,14 @@ impl Disk {
         }
     }
 
+    /// Whether it holds something else than what was written.
+    pub fn is_harmed(&self) -> bool {
+        self.harmed
+    }
+
     /// All files are lost.
     pub fn wipe(&mut self) {
+        self.harmed = false;
         self.files.clear();
     }
 
@@ -290,6 +298,7 @@ impl Disk {
 
     /// Moves everything out of the way but the identity.
     pub fn set_all_aside(&mut self) {
+        self.harmed = false;
         self.files.retain(|name, _| name == name::IDENTITY);
     }
 
@@ -332,12 +341,14 @@ impl Disk {
         let file = self.files.get_mut(&name)?;
         let end = (at + sector).min(file.bytes.len());
         file.bytes[at..end].fill(0);
+        self.harmed = true;
         Some(format!("{name} at {at}"))
     }
 
     fn flip(&mut self, name: &str, at: usize, chance: &mut Chance) {
         let file = self.files.get_mut(name).unwrap_or_else(|| panic!("{name} is not there to rot"));
         file.bytes[at] ^= 1 << chance.below(8);
+        self.harmed = true;
     }
 }
 

@@ -1,8 +1,14 @@
 //! Whole clusters of the real replica in one thread: the network, the disks, the clocks and the clients are the simulator's, and
 //! everything that is left to chance comes from one seed. So faults come when a scenario says, and what has failed once fails again.
 //!
-//! `world` has it all: `node` (a process around a replica, as the server is one), `boot` (how it starts), `disk`, `net`, `client`,
-//! and the `checker`, which holds what clients were told against the history of the cluster. `stories` are scenarios with names.
+//! * `world` has it all, and its clock: `chance` (the seed, and what is to happen), `node` (a process around a replica, as the
+//!   server's shell is one), `boot` (how it starts), `disk`, `net`, `client`; the `checker` holds what clients are told, and what
+//!   each node applies, against one history.
+//! * `run` carries out what a seed chooses: the `mix` of nodes, clients and faults, and the `weather` that brings the faults.
+//! * `stories` are scenarios with names, `mutants` hunts faults that were put into the system on purpose.
+//! * `command` is `cargo sim`; `failure` makes failing runs smaller.
+//!
+//! `cargo test --test sim` tells the stories and runs a few seeds; `cargo sim --help` has more.
 
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, reason = "tests")]
@@ -12,7 +18,9 @@ mod chance;
 #[path = "../shared/checker.rs"]
 mod checker;
 mod client;
+mod command;
 mod disk;
+mod failure;
 mod mix;
 #[cfg(feature = "faults")]
 mod mutants;
@@ -23,52 +31,46 @@ mod stories;
 mod weather;
 mod world;
 
-/// Every event allocates a little.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
 use world::Event;
 
-pub fn quick() {
-    let a: Vec<String> = std::env::args().collect();
-    if std::env::var("ALL").is_ok() {
-        world::TELL_ALL.store(true, std::sync::atomic::Ordering::Relaxed);
-    }
-    let (from, to): (u64, u64) = (a[2].parse().unwrap(), a[3].parse().unwrap());
-    for seed in from..to {
-        let began = std::time::Instant::now();
-        let mix = if a[1] == "normal" { mix::Mix::normal(seed) } else { mix::Mix::of(seed) };
-        let got = std::panic::catch_unwind(|| run::run(seed, &mix));
-        match got {
-            Ok(r) => eprintln!(
-                "{seed}: {:.0} s virtual in {:.2} s = {:.0}x, {} steps, {} acks, {:?}",
-                r.time as f64 / 1e6,
-                began.elapsed().as_secs_f64(),
-                r.time as f64 / 1e6 / began.elapsed().as_secs_f64(),
-                r.steps,
-                r.acknowledged,
-                r.strikes.values().sum::<u64>()
-            ),
-            Err(_) => eprintln!("FAILED {seed}: {mix:?}"),
+/// Every event allocates a little.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The first argument with which `cargo sim` asks for the simulator's own command line.
+const COMMAND: &str = "sim";
+
+fn main() -> ExitCode {
+    let args = std::env::args().skip(1);
+    match std::env::args().nth(1).as_deref() {
+        Some(COMMAND) => command::main(args),
+        #[cfg(feature = "faults")]
+        Some("mutants") => {
+            mutants::main();
+            ExitCode::SUCCESS
         }
+        _ => libtest_mimic::run(&Arguments::from_args(), trials()).exit_code(),
     }
 }
 
-fn main() {
-    #[cfg(feature = "faults")]
-    if std::env::args().nth(1).as_deref() == Some("mutants") {
-        return mutants::main();
-    }
-    if std::env::args().nth(1).is_some_and(|a| a == "normal" || a == "mix") {
-        return quick();
-    }
-    let told = |name: &str, story: stories::Story| {
+/// What `cargo test` runs.
+fn trials() -> Vec<Trial> {
+    let trial = |name: String, test: Box<dyn FnOnce() + Send>| {
         Trial::test(name, move || {
-            story();
+            test();
             Ok(())
         })
     };
-    let trials = stories::STORIES.iter().map(|(name, story)| told(name, *story)).collect();
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    let mut trials = Vec::new();
+    for &(name, story) in stories::STORIES {
+        trials.push(trial(name.to_owned(), Box::new(story)));
+    }
+    for seed in command::FIXED {
+        trials.push(trial(format!("seeds::{seed}_keeps_every_promise"), Box::new(move || command::fixed(seed))));
+    }
+    trials.push(trial("seeds::the_same_seed_is_the_same_run".into(), Box::new(|| command::same_seed_same_run(3))));
+    trials
 }

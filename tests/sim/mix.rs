@@ -2,10 +2,11 @@
 //! come how often. The same choices can be made with some kinds of faults left out, or for a shorter time: so a failure is made small.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use doozer::limits;
 
-use crate::boot::Sizes;
+use crate::boot::{HISTORY, Sizes};
 use crate::chance::Chance;
 use crate::client::Load;
 use crate::node::Flags;
@@ -135,6 +136,36 @@ pub struct Mix {
     pub seconds: u64,
 }
 
+/// What is left out of a mix, to see whether it fails without it too.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Less {
+    /// Kinds of faults that do not come.
+    pub without: Vec<Kind>,
+    /// So many clients are enough.
+    pub clients: Option<usize>,
+    /// So long is long enough, in seconds.
+    pub seconds: Option<u64>,
+    /// Nobody watches, and nothing is there at the beginning.
+    pub bare: bool,
+}
+
+impl fmt::Display for Less {
+    /// As it is said on the command line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.without.is_empty() {
+            let names: Vec<String> = self.without.iter().map(|kind| kind.name()).collect();
+            write!(f, " --without {}", names.join(","))?;
+        }
+        if let Some(clients) = self.clients {
+            write!(f, " --clients {clients}")?;
+        }
+        if let Some(seconds) = self.seconds {
+            write!(f, " --seconds {seconds}")?;
+        }
+        f.write_str(if self.bare { " --bare" } else { "" })
+    }
+}
+
 /// A number between two, the smaller ones as probable as the larger ones by their order of magnitude.
 fn log_uniform(chance: &mut Chance, low: u64, high: u64) -> u64 {
     let doublings = (high / low).ilog2();
@@ -148,23 +179,26 @@ impl Mix {
         let chance = &mut Chance::new(seed ^ 0x0006_d178);
         let voters = chance.pick(&[1, 2, 3, 3, 3, 3, 3, 3, 4, 5, 5, 7]);
         let standbys = chance.pick(&[0, 0, 0, 1, 1, 2]);
+        let ballast = if chance.once_in(8) { 40 } else { 0 };
         let sizes = Sizes {
             keep: chance.pick(&[50_000, 1 << 20, limits::KEEP]),
             snapshot_after: chance.pick(&[1 << 20, 2 << 20, 8 << 20, limits::SNAPSHOT_AFTER]),
-            ..Sizes::default()
+            segment: if ballast > 0 { Sizes::default().segment } else { chance.pick(&[256 << 10, 1 << 20, 8 << 20]) },
         };
-        let slow = chance.pick(&[1, 1, 1, 2, 4]);
+        // Everything but the network and the disks is as much slower.
+        let pace = chance.pick(&[1, 1, 1, 2, 4, 16, 64]);
         let flags = Flags {
-            heartbeat_ms: 50 * slow,
-            election_ms: 400 * slow,
-            timeout_ms: chance.pick(&[1_500, 4_000, 15_000, 60_000]) * slow,
-            pulse_ms: chance.pick(&[0, 0, 1_000]),
+            heartbeat_ms: 50 * pace,
+            election_ms: 400 * pace,
+            timeout_ms: chance.pick(&[1_500, 4_000, 15_000, 60_000]) * pace,
+            pulse_ms: chance.pick(&[0, 0, 1_000]) * pace,
+            history: chance.pick(&[50, 500, HISTORY, HISTORY, HISTORY]),
             sizes,
         };
         let clients = (0..chance.between((2, 8)))
             .map(|_| Load {
                 window: chance.pick(&[1, 1, 2, 4, 16]),
-                pause: log_uniform(chance, 10_000, 2_000_000),
+                pause: log_uniform(chance, 10_000, 2_000_000) * pace,
                 size: chance.pick(&[50, 50, 300, 5_000]),
                 plain: false,
                 roams: chance.once_in(2),
@@ -178,7 +212,7 @@ impl Mix {
             if on && (!kind.harms() || voters >= 3) {
                 // What shapes the whole cluster leaves no room for others meanwhile.
                 let mean = if *kind == Kind::Shape { mean.max(20_000) } else { mean };
-                faults.insert(*kind, mean);
+                faults.insert(*kind, mean * pace);
             }
         }
         Mix {
@@ -187,11 +221,23 @@ impl Mix {
             flags,
             clients,
             watchers: chance.index(3),
-            ballast: if chance.once_in(8) { 40 } else { 0 },
+            ballast,
             faults,
-            longest: log_uniform(chance, 500, 30_000),
-            seconds: log_uniform(chance, 30, 600),
+            longest: log_uniform(chance, 500, 30_000) * pace,
+            seconds: log_uniform(chance, 30, 600) * pace,
         }
+    }
+
+    /// The same with less.
+    pub fn but(&self, less: &Less) -> Mix {
+        let mut mix = self.clone();
+        mix.faults.retain(|kind, _| !less.without.contains(kind));
+        mix.clients.truncate(less.clients.unwrap_or(usize::MAX));
+        mix.seconds = mix.seconds.min(less.seconds.unwrap_or(u64::MAX));
+        if less.bare {
+            (mix.watchers, mix.ballast) = (0, 0);
+        }
+        mix
     }
 
     /// Three nodes, each kind of fault now and then: by which speed is measured.

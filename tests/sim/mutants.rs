@@ -1,59 +1,24 @@
 //! Deliberate faults of the system (`src/faults.rs`), one at a time: seeds are run until one fails. A fault that no seed notices is
 //! a hole in what the simulator checks, or in what it does to the cluster.
 
-use std::cell::Cell;
-use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
-use std::sync::Once;
-
 use doozer::faults::{self, Fault};
 
-thread_local! {
-    /// What the last panic on this thread said, while one is wanted.
-    static SAID: Cell<Option<String>> = const { Cell::new(None) };
-    static HUNTING: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Where and why it ended.
-fn said(info: &PanicHookInfo<'_>) -> String {
-    let place = info.location().map_or_else(String::new, |at| format!("{}:{}: ", at.file(), at.line()));
-    format!("{place}{}", info.payload_as_str().unwrap_or("something that is no text"))
-}
-
-/// Panics on a thread that hunts are remembered and not printed.
-fn hush() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let usual = panic::take_hook();
-        panic::set_hook(Box::new(move |info| if HUNTING.get() { SAID.set(Some(said(info))) } else { usual(info) }));
-    });
-}
-
-/// Whether this thread expects its simulation to fail: then nobody wants to read how.
-pub fn is_hunting() -> bool {
-    HUNTING.get()
-}
+use crate::failure::{self, Tell};
 
 /// Runs seeds with a fault until one fails: which, and why.
 pub fn hunt(fault: Fault, seeds: impl IntoIterator<Item = u64>, mut run: impl FnMut(u64)) -> Option<(u64, String)> {
-    hush();
-    HUNTING.set(true);
     faults::arm(Some(fault));
     let caught = seeds.into_iter().find_map(|seed| {
-        panic::catch_unwind(AssertUnwindSafe(|| run(seed))).err()?;
-        Some((seed, SAID.take().unwrap_or_default()))
+        let failure = failure::catch(Tell::Nothing, || run(seed)).err()?;
+        Some((seed, failure.why))
     });
     faults::arm(None);
-    HUNTING.set(false);
     caught
 }
 
 /// Runs a seed without any fault: why it fails, if it does.
 pub fn baseline(seed: u64, run: impl FnOnce(u64)) -> Option<String> {
-    hush();
-    HUNTING.set(true);
-    let failed = panic::catch_unwind(AssertUnwindSafe(|| run(seed))).is_err();
-    HUNTING.set(false);
-    failed.then(|| SAID.take().unwrap_or_default())
+    failure::catch(Tell::Nothing, || run(seed)).err().map(|failure| failure.why)
 }
 
 /// `sim mutants [NAMES] [FROM..TO]`: hunts these faults, or all, and prints a line for each.

@@ -73,13 +73,22 @@ pub struct Flags {
     pub election_ms: u64,
     pub timeout_ms: u64,
     pub pulse_ms: u64,
+    /// Past revisions that stay readable.
+    pub history: u64,
     pub sizes: Sizes,
 }
 
 impl Default for Flags {
     /// The defaults of the server.
     fn default() -> Flags {
-        Flags { heartbeat_ms: 50, election_ms: 400, timeout_ms: 60_000, pulse_ms: 0, sizes: Sizes::default() }
+        Flags {
+            heartbeat_ms: 50,
+            election_ms: 400,
+            timeout_ms: 60_000,
+            pulse_ms: 0,
+            history: HISTORY,
+            sizes: Sizes::default(),
+        }
     }
 }
 
@@ -339,7 +348,7 @@ impl Node {
 
     fn boot(&mut self, outside: &mut Outside<'_>) {
         let mut lines = Vec::new();
-        let boot = boot::boot(&mut self.disk, &self.flags.sizes, &self.attach, &self.addr, outside.chance, &mut lines);
+        let boot = boot::boot(&mut self.disk, &self.flags, &self.attach, &self.addr, outside.chance, &mut lines);
         self.say(outside.queue.now(), lines);
         self.go_on(boot, outside);
     }
@@ -372,7 +381,7 @@ impl Node {
                     heartbeat_ms: self.flags.heartbeat_ms,
                     election_ms: self.flags.election_ms,
                     timeout_ms: self.flags.timeout_ms,
-                    history: HISTORY,
+                    history: self.flags.history,
                     addr: self.addr.clone(),
                     hostname: format!("host{}", self.host),
                     version: "test".into(),
@@ -469,14 +478,8 @@ impl Node {
                                 net.close(pipe, 0, &mut at);
                                 let welcome = (raft_id, cluster_id, cluster);
                                 let (identity, peers) = (joining.identity, joining.addresses);
-                                let boot = boot::joined(
-                                    &mut self.disk,
-                                    &self.flags.sizes,
-                                    identity,
-                                    welcome,
-                                    peers,
-                                    outside.chance,
-                                );
+                                let boot =
+                                    boot::joined(&mut self.disk, &self.flags, identity, welcome, peers, outside.chance);
                                 return self.go_on(boot, outside);
                             }
                             Some(Answer::Later(why)) => {

@@ -2,14 +2,15 @@
 //! to it, and what they ask it, is here too.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use doozer::wire::{ErrCode, Request, Verb};
+use doozer::store::Kind;
+use doozer::wire::{ErrCode, FLAG_DEL, FLAG_SET, Request, Verb};
 
 use crate::chance::{Chance, Queue};
 use crate::checker::Checker;
 use crate::client::{self, Answer, Client, Load, Plan};
 use crate::disk::Disk;
+use crate::failure::{self, Tell};
 use crate::net::{At, CLIENTS, Chaos, End, Host, Net, PipeId, Side};
 use crate::node::{self, Dialer, Flags, Life, Node, Wake};
 
@@ -35,9 +36,7 @@ pub enum Event {
     Led(Host, u64),
 }
 
-/// Whether a run that fails tells all that happened, not only what was last.
-pub static TELL_ALL: AtomicBool = AtomicBool::new(false);
-/// Lines that are told else.
+/// Lines of what happened that a failed run tells, unless it is to tell all.
 const LAST_LINES: usize = 60;
 
 /// See the module.
@@ -53,6 +52,8 @@ pub struct World {
     connections: u64,
     /// Who led, by term.
     leaders: BTreeMap<u64, Host>,
+    /// Of each node, the process and its revision that the checker has been told of.
+    known: Vec<(u32, i64)>,
     /// The last entry that anyone has applied, and the members as of it.
     members: (u64, Vec<u64>),
     /// What happened, as one number.
@@ -64,6 +65,7 @@ impl World {
     /// So many nodes, none of which runs. The first is to found the cluster, the others to attach to it.
     pub fn new(seed: u64, nodes: usize, flags: Flags) -> World {
         let mut chance = Chance::new(seed);
+        let count = nodes;
         let mut nodes: Vec<Node> = (0..nodes).map(|host| Node::new(host, flags, &mut chance)).collect();
         let first = nodes[0].addr.clone();
         for node in &mut nodes[1..] {
@@ -76,10 +78,11 @@ impl World {
             queue: Queue::default(),
             chance,
             clients: Vec::new(),
-            checker: Checker::new().with_history(crate::boot::HISTORY),
+            checker: Checker::new().with_history(flags.history),
             names: 0,
             connections: 0,
             leaders: BTreeMap::new(),
+            known: vec![(0, 0); count],
             members: (0, Vec::new()),
             trace: 0,
             steps: 0,
@@ -192,10 +195,13 @@ impl World {
         let World { nodes, net, queue, chance, .. } = self;
         let mut outside = node::Outside { net, queue, chance, end: None };
         nodes[host].wake(process, wake, &mut outside);
-        if let Some(running) = nodes[host].running()
-            && running.replica.applied() > self.members.0
-        {
-            self.members = (running.replica.applied(), running.replica.voters().to_vec());
+        if let Some(running) = nodes[host].running() {
+            if running.replica.applied() > self.members.0 {
+                self.members = (running.replica.applied(), running.replica.voters().to_vec());
+            }
+            if running.replica.revision() != self.known[host].1 {
+                learn(running, host, &mut self.known[host], &mut self.checker);
+            }
         }
         if let Some(why) = outside.end {
             let now = self.queue.now();
@@ -270,6 +276,7 @@ impl World {
         self.net.set_dark(host, false, &mut self.queue);
         self.net.probe(host, &mut At { queue: &mut self.queue, chance: &mut self.chance });
         self.nodes[host].start(&mut self.queue, &mut self.chance);
+        self.known[host] = (self.nodes[host].process, 0);
     }
 
     /// Kills a node's process (SIGKILL).
@@ -633,7 +640,7 @@ impl World {
         // The load goes on for a while: it has to be able to.
         self.run(3_000);
         let up: Vec<Host> = all.filter(|host| self.nodes[*host].process > 0).collect();
-        self.until(LIMIT, "all run", |world| {
+        self.until(self.patience(), "all run", |world| {
             for host in &up {
                 // One that was told to stop has done so.
                 if !world.nodes[*host].is_up() {
@@ -642,17 +649,17 @@ impl World {
             }
             up.iter().all(|host| world.nodes[*host].runs() && !world.nodes[*host].is_stopping())
         });
-        self.all_write(&up, LIMIT);
+        self.all_write(&up, self.patience());
         for client in &mut self.clients {
             client.stopped |= !client.is_watching();
         }
         // What reads the future is answered by what is written now.
         for _ in 0..20 {
-            self.write(up[0], LIMIT);
+            self.write(up[0], self.patience());
         }
-        self.until(LIMIT, "everything is answered", |world| world.clients.iter().all(|client| client.open() == 0));
+        self.until(self.patience(), "everything is answered", |world| world.clients.iter().all(|client| client.open() == 0));
         self.check(&up);
-        self.until(LIMIT, "whatever has come is known to who waits for it", |world| world.checker.overdue() == 0);
+        self.until(self.patience(), "whatever has come is known to who waits for it", |world| world.checker.overdue() == 0);
     }
 
     /// The end of a cluster that has too few of its disks: it says so, accepts nothing, and what can be read is true.
@@ -664,7 +671,7 @@ impl World {
             if self.nodes[host].running().is_none_or(|running| !running.replica.serving()) {
                 continue;
             }
-            let answer = self.call(host, &set("/probe", -1, b"probe"), LIMIT);
+            let answer = self.call(host, &set("/probe", -1, b"probe"), self.patience());
             assert_eq!(answer.err, Some(ErrCode::Readonly), "a write at node {host}, without a majority: {answer:?}");
             let rev = self.nodes[host].running().map_or(0, |running| running.replica.revision());
             self.read_history(host, 1, rev);
@@ -675,7 +682,7 @@ impl World {
     /// All nodes have the same history, and it is what the clients were told.
     #[track_caller]
     pub fn check(&mut self, nodes: &[Host]) {
-        let rev = nodes.iter().map(|node| self.call(*node, &Request::new(Verb::Sync), LIMIT).rev).max();
+        let rev = nodes.iter().map(|node| self.call(*node, &Request::new(Verb::Sync), self.patience()).rev).max();
         let mut last = rev.flatten().expect("SYNC gives a revision");
         // Each of them gets there, some time. Meanwhile the servers may have written something by themselves.
         let mut known = 0;
@@ -690,11 +697,13 @@ impl World {
         }
     }
 
-    /// Reads what has happened from one revision to another, as this node tells it.
+    /// Reads what has happened from one revision to another, as this node tells it, as far as it is in its history.
     fn read_history(&mut self, node: Host, from: i64, last: i64) {
+        // What may be forgotten while it is read is not asked for.
+        let history = i64::try_from(self.nodes[node].flags.history).expect("a history has so many revisions");
         let client = self.add_client(node, Plan::History(last));
-        self.clients[client].next = from;
-        self.until(LIMIT, "the history can be read", |world| world.clients[client].next > last);
+        self.clients[client].next = from.max(last - history / 2);
+        self.until(self.patience(), "the history can be read", |world| world.clients[client].next > last);
         self.clients[client].stopped = true;
     }
 
@@ -716,6 +725,34 @@ impl World {
     }
 }
 
+/// Tells the checker what a node has applied, since it was asked last.
+fn learn(running: &node::Running, host: Host, known: &mut (u32, i64), checker: &mut Checker) {
+    let replica = &running.replica;
+    let mut path = Vec::new();
+    let (mut next, last) = (known.1 + 1, replica.revision());
+    assert!(next <= last + 1, "node {host} was at revision {}, and is at {last}", known.1);
+    if next == 1 || replica.event(next, &mut path).is_none() {
+        // It begins, or goes on, with a state, and with what of the past comes with it.
+        while next <= last && replica.event(next, &mut path).is_none() {
+            next += 1;
+        }
+        checker.learn_from(host, next);
+    }
+    for rev in next..=last {
+        let event = replica.event(rev, &mut path).expect("what comes after the first is there");
+        let flags = match event.kind {
+            Kind::Set => FLAG_SET,
+            Kind::Del => FLAG_DEL,
+            Kind::Nop => 0,
+        };
+        checker.learn(host, rev, flags, &path, event.value);
+    }
+    known.1 = last;
+    if let Some(violation) = checker.violation() {
+        panic!("{violation}");
+    }
+}
+
 /// A SET.
 pub fn set<'a>(path: &'a str, rev: i64, value: &'a [u8]) -> Request<'a> {
     Request { path: Some(path.as_bytes()), rev: Some(rev), value: Some(value), ..Request::new(Verb::Set) }
@@ -727,22 +764,23 @@ pub fn get(path: &str) -> Request<'_> {
 }
 
 impl Drop for World {
-    /// Tells what happened, if the test has failed.
+    /// Tells what happened, if the run has failed.
     fn drop(&mut self) {
-        #[cfg(feature = "faults")]
-        if crate::mutants::is_hunting() {
-            return;
-        }
         if !std::thread::panicking() {
             return;
         }
+        failure::at(self.queue.now());
+        let most = match failure::tell() {
+            Tell::Nothing => return,
+            Tell::Last => LAST_LINES,
+            Tell::All => usize::MAX,
+        };
         let mut lines: Vec<(u64, Host, &str)> = Vec::new();
         for node in &self.nodes {
             lines.extend(node.said.iter().map(|(at, line)| (*at, node.host, &line[..])));
         }
         lines.sort_by_key(|(at, ..)| *at);
-        let skipped = if TELL_ALL.load(Ordering::Relaxed) { 0 } else { lines.len().saturating_sub(LAST_LINES) };
-        for (at, host, line) in &lines[skipped..] {
+        for (at, host, line) in &lines[lines.len().saturating_sub(most)..] {
             eprintln!("{:>10.3} node {host}: {line}", micros(*at));
         }
         for node in &self.nodes {
@@ -751,13 +789,8 @@ impl Drop for World {
         for client in self.clients.iter().filter(|client| client.open() > 0) {
             eprintln!("{}", client.describe());
         }
-        eprintln!(
-            "seed {} at {:.3} s after {} steps; {} revisions acknowledged",
-            self.seed,
-            micros(self.queue.now()),
-            self.steps,
-            self.checker.statistics().acknowledged
-        );
+        let (seed, now, steps) = (self.seed, micros(self.queue.now()), self.steps);
+        eprintln!("seed {seed} at {now:.3} s after {steps} steps; {:?}", self.checker.statistics());
     }
 }
 
