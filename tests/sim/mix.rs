@@ -179,23 +179,9 @@ impl Mix {
         let chance = &mut Chance::new(seed ^ 0x0006_d178);
         let voters = chance.pick(&[1, 2, 3, 3, 3, 3, 3, 3, 4, 5, 5, 7]);
         let standbys = chance.pick(&[0, 0, 0, 1, 1, 2]);
-        let ballast = if chance.once_in(8) { 40 } else { 0 };
-        let sizes = Sizes {
-            keep: chance.pick(&[50_000, 1 << 20, limits::KEEP]),
-            snapshot_after: chance.pick(&[1 << 20, 2 << 20, 8 << 20, limits::SNAPSHOT_AFTER]),
-            segment: if ballast > 0 { Sizes::default().segment } else { chance.pick(&[256 << 10, 1 << 20, 8 << 20]) },
-        };
         // Everything but the network and the disks is as much slower.
         let pace = chance.pick(&[1, 1, 1, 2, 4, 16, 64]);
-        let flags = Flags {
-            heartbeat_ms: 50 * pace,
-            election_ms: 400 * pace,
-            timeout_ms: chance.pick(&[1_500, 4_000, 15_000, 60_000]) * pace,
-            pulse_ms: chance.pick(&[0, 0, 1_000]) * pace,
-            history: chance.pick(&[50, 500, HISTORY, HISTORY, HISTORY]),
-            sizes,
-        };
-        let clients = (0..chance.between((2, 8)))
+        let clients: Vec<Load> = (0..chance.between((2, 8)))
             .map(|_| Load {
                 window: chance.pick(&[1, 1, 2, 4, 16]),
                 pause: log_uniform(chance, 10_000, 2_000_000) * pace,
@@ -204,6 +190,24 @@ impl Mix {
                 roams: chance.once_in(2),
             })
             .collect();
+        let ballast = if chance.once_in(8) { 40 } else { 0 };
+        let sizes = Sizes {
+            keep: chance.pick(&[50_000, 1 << 20, limits::KEEP]),
+            snapshot_after: chance.pick(&[1 << 20, 2 << 20, 8 << 20, limits::SNAPSHOT_AFTER]),
+            segment: if ballast > 0 || clients.iter().any(|load| load.size > 1_000) {
+                Sizes::default().segment
+            } else {
+                chance.pick(&[2 << 20, 2 << 20, 8 << 20])
+            },
+        };
+        let flags = Flags {
+            heartbeat_ms: 50 * pace,
+            election_ms: 400 * pace,
+            timeout_ms: chance.pick(&[1_500, 4_000, 15_000, 60_000]) * pace,
+            pulse_ms: chance.pick(&[0, 0, 1_000]) * pace,
+            history: chance.pick(&[50, 500, HISTORY, HISTORY, HISTORY]),
+            sizes,
+        };
         let few = chance.once_in(3);
         let mut faults = BTreeMap::new();
         for kind in Kind::ALL {

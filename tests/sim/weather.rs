@@ -335,7 +335,8 @@ impl Weather {
         };
         if let Some(what) = what {
             self.harmed.insert(host, world.nodes[host].process);
-            world.note(host, &format!("its disk has lost {what}"));
+            let harmed: Vec<Host> = self.harmed.keys().copied().collect();
+            world.note(host, &format!("its disk has lost {what} (harmed: {harmed:?}, members: {:?})", world.members()));
         }
     }
 
