@@ -122,11 +122,7 @@ pub fn check(files: Option<&Files>, known: &Known, at: usize) -> Result<Found, S
         return Err(format!("epoch {epoch} was used before"));
     }
     compare(&machine.store, known, acknowledged)?;
-    Ok(Found {
-        rev: machine.store.revision(),
-        torn: recovered.torn.is_some(),
-        snapshot: recovered.snapshot.is_some(),
-    })
+    Ok(Found { rev: machine.store.revision(), torn: recovered.torn.is_some(), snapshot: recovered.snapshot.is_some() })
 }
 
 /// Compares the history and the files with what they have to be.

@@ -7,20 +7,22 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fuser::{
     BackgroundSession, BsdFileFlags, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    INodeNo, InitFlags, KernelConfig, LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow,
+    WriteFlags,
 };
 
+use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{getgid, getuid};
 
-use super::common::Random;
+use super::common::{LIMIT, Random};
 use super::record::*;
 
 /// Name of the data directory in the file system's root.
@@ -66,6 +68,7 @@ pub struct Mounted {
     session: Option<BackgroundSession>,
     timer: Option<JoinHandle<()>>,
     disk: Disk,
+    at: PathBuf,
 }
 
 impl Disk {
@@ -81,15 +84,14 @@ impl Disk {
         }
         let next = ROOT + 1 + nodes.len() as u64;
         let state = State { record: Record::new(before), nodes, next, random: Random(seed) };
-        let shared =
-            Shared { state: Mutex::new(state), changed: Condvar::new(), later: Later::default(), direct };
+        let shared = Shared { state: Mutex::new(state), changed: Condvar::new(), later: Later::default(), direct };
         let disk = Disk(Arc::new(shared));
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("doozer-test".into()), MountOption::NoAtime];
         let session = fuser::spawn_mount(FileSystem(disk.clone()), at, &config)?;
         let late = disk.clone();
         let timer = std::thread::spawn(move || late.0.later.run());
-        Ok(Mounted { session: Some(session), timer: Some(timer), disk })
+        Ok(Mounted { session: Some(session), timer: Some(timer), disk, at: at.to_path_buf() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -101,14 +103,13 @@ impl Disk {
         self.state().record.events.len()
     }
 
-    /// Waits until there were so many events.
-    pub fn reach(&self, position: usize) {
-        let deadline = Instant::now() + super::common::LIMIT;
-        let mut state = self.state();
-        while state.record.events.len() < position {
-            let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "the server does not write");
-            state = self.0.changed.wait_timeout(state, left).unwrap().0;
+    /// Waits until there were so many events, or it is `over` without.
+    pub fn reach(&self, position: usize, over: impl Fn() -> bool) {
+        let deadline = Instant::now() + LIMIT;
+        while self.position() < position && !over() {
+            assert!(Instant::now() < deadline, "the server does not write");
+            let here = |state: &mut State| state.record.events.len() < position;
+            drop(self.0.changed.wait_timeout_while(self.state(), Duration::from_millis(5), here).unwrap());
         }
     }
 
@@ -125,7 +126,11 @@ impl Disk {
     }
 
     /// Begins an operation, and answers it when it has ended.
-    fn begin(&self, op: impl FnOnce(&mut State) -> Result<Op, Errno>, answer: impl FnOnce(Result<&mut State, Errno>) + Send + 'static) {
+    fn begin(
+        &self,
+        op: impl FnOnce(&mut State) -> Result<Op, Errno>,
+        answer: impl FnOnce(Result<&mut State, Errno>) + Send + 'static,
+    ) {
         let mut state = self.state();
         let op = match op(&mut state) {
             Ok(op) => op,
@@ -168,7 +173,9 @@ impl Mounted {
 
     fn end(&mut self) {
         if let Some(session) = self.session.take() {
-            session.umount_and_join().expect("nobody uses the file system any more");
+            // The kernel may take a moment to close the files of a server that is gone: that is the end of the session.
+            unmount(&self.at, UnmountFlags::DETACH).expect("it is mounted");
+            session.join().expect("nothing failed in it");
         }
         self.disk.0.later.close();
         if let Some(timer) = self.timer.take() {

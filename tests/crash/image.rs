@@ -50,16 +50,8 @@ pub enum Luck {
     Parts(u64),
 }
 
-const LUCK: [Luck; 8] = [
-    Luck::Lost,
-    Luck::Kept,
-    Luck::Names,
-    Luck::Bytes,
-    Luck::Before,
-    Luck::Parts(1),
-    Luck::Parts(4),
-    Luck::Parts(7),
-];
+const LUCK: [Luck; 8] =
+    [Luck::Lost, Luck::Kept, Luck::Names, Luck::Bytes, Luck::Before, Luck::Parts(1), Luck::Parts(4), Luck::Parts(7)];
 
 /// What a power cut has left.
 #[derive(Clone, Debug)]
@@ -251,7 +243,7 @@ impl Node {
         // Behind its end there is nothing, also if it grows again.
         let size = left.content.size;
         left.content.resize(size);
-        left.content
+        left.content.settled()
     }
 
     fn carry_out_in_part(&mut self, op: &Op, id: OpId, most: u64, random: &mut Random) {

@@ -66,6 +66,12 @@ impl Content {
         }
     }
 
+    /// The same, as what is there at first.
+    pub fn settled(mut self) -> Content {
+        Arc::make_mut(&mut self.pages).iter_mut().for_each(|cell| cell.by = 0);
+        self
+    }
+
     /// Reads as much as there is of what is asked for.
     pub fn read(&self, offset: u64, length: usize) -> Vec<u8> {
         let mut bytes = vec![0; length.min(index(self.size.saturating_sub(offset)))];

@@ -31,8 +31,6 @@ pub struct Run {
     notes: Arc<Notes>,
     round: usize,
     seed: u64,
-    /// When each boot that came up began and did so, and as whom.
-    boots: Vec<(usize, usize, Identity)>,
     home: TempDir,
 }
 
@@ -46,6 +44,8 @@ struct Notes {
 #[derive(Default)]
 struct Noted {
     known: Known,
+    /// How many revisions there were before.
+    before: usize,
     /// For each that was acknowledged its revision, and who it was.
     told: Vec<(i64, Name)>,
     sent: BTreeMap<Name, Value>,
@@ -82,15 +82,16 @@ pub struct Load {
 }
 
 impl Run {
-    /// On a disk that holds these files, with what is known of the history up to there.
-    pub fn new(before: Option<Files>, history: Known, direct: bool, seed: u64) -> Run {
+    /// On a disk that holds these files, with what is known of what came before.
+    pub fn new(before: Option<Files>, known: Known, direct: bool, seed: u64) -> Run {
         let home = temp_dir();
         let mounted = Disk::mount(home.path(), before, direct, seed).expect("it could be mounted before");
         let disk = mounted.disk().clone();
-        let noted = Noted { known: Known { readable: READABLE, ..history }, ..Noted::default() };
+        let before = known.history.len();
+        let noted = Noted { known: Known { readable: READABLE, ..known }, before, ..Noted::default() };
         let notes = Arc::new(Notes { disk, noted: Mutex::new(noted), changed: Condvar::new() });
         let setup = Setup::at(home.path().join(DATA)).flags(["-hist", &READABLE.to_string()]).run_by(dying_with_us());
-        Run { mounted: Some(mounted), setup, notes, round: 0, seed, boots: Vec::new(), home }
+        Run { mounted: Some(mounted), setup, notes, round: 0, seed, home }
     }
 
     pub fn disk(&self) -> &Disk {
@@ -100,19 +101,14 @@ impl Run {
     /// Starts a server that takes connections.
     pub fn start(&mut self) -> Server {
         self.round += 1;
-        let began = self.disk().position();
-        let server = self.setup.start();
-        let identity = &self.disk().files()[log::name::IDENTITY];
-        let identity = Identity::decode(&identity.read(0, index(identity.size))).unwrap();
-        self.boots.push((began, self.disk().position(), identity));
-        server
+        self.setup.start()
     }
 
-    /// Starts a server, and kills it before it has done so many things to the disk, or soon after.
+    /// Starts a server, and kills it when it has done so many things to the disk, or is up.
     pub fn start_and_kill(&mut self, events: usize) {
         let began = self.disk().position();
         let server = self.setup.spawn();
-        self.disk().reach(began + events);
+        self.disk().reach(began + events, || server.stderr().contains("say hello"));
         server.kill();
     }
 
@@ -134,8 +130,10 @@ impl Run {
         self.notes.wait("the load gets on", |noted| noted.told.len() >= count);
     }
 
-    pub fn acknowledged(&self) -> usize {
-        self.notes.noted().told.len()
+    /// Waits until so many more were.
+    pub fn reach_more(&self, count: usize) {
+        let before = self.notes.noted().told.len();
+        self.reach(before + count);
     }
 
     /// Waits until the disk shows something.
@@ -159,8 +157,7 @@ impl Run {
         let mut noted = self.notes.noted();
         verify(&noted);
         let mut known = std::mem::take(&mut noted.known);
-        let boots = self.boots.iter().map(|(began, up, identity)| (first_act(&record, *began, *up), identity.clone()));
-        known.boots.extend(boots);
+        known.boots.extend(boots(&record));
         drop(noted);
         drop(self.home);
         (record, known)
@@ -174,14 +171,26 @@ impl Load {
     }
 }
 
-/// When a boot that began and came up at these moments first wrote to its log as who it is: until then, its epoch is nobody's.
-fn first_act(record: &Record, began: usize, up: usize) -> usize {
-    let begins = |at: &usize| !record.events[*at].ends;
-    let op = |at: &usize| record.op(record.events[*at].op);
-    let named = |at: &usize| matches!(op(at), Op::Rename { to, .. } if to == log::name::IDENTITY);
-    let identity = (began..up).filter(begins).filter(named).last().expect("it writes down who it is");
-    let acts = |at: &usize| matches!(op(at), Op::Write { role: Role::Log, .. });
-    (identity..record.events.len()).filter(begins).find(acts).unwrap_or(record.events.len())
+/// Who the node was, by what it wrote down of itself, each from the moment that it first wrote to its log as such: until then,
+/// nobody has heard of its epoch.
+fn boots(record: &Record) -> Vec<(usize, Identity)> {
+    let mut written: BTreeMap<Ino, Option<Identity>> = BTreeMap::new();
+    let (mut boots, mut is) = (Vec::new(), None);
+    for (event, at) in record.events.iter().zip(0..).filter(|(event, _)| !event.ends) {
+        match record.op(event.op) {
+            // Zeros are of a recovery that is under way.
+            Op::Write { role: Role::Log, pages, .. } if pages.iter().any(Option::is_some) => {
+                boots.extend(is.take().map(|identity| (at, identity)));
+            }
+            Op::Write { ino, first: 0, pages, .. } => {
+                let identity = pages.first().and_then(Option::as_ref).and_then(|page| Identity::decode(page).ok());
+                written.insert(*ino, identity);
+            }
+            Op::Rename { to, ino, .. } if to == log::name::IDENTITY => is = written.remove(ino).flatten(),
+            _ => {}
+        }
+    }
+    boots
 }
 
 fn value((round, writer, number): Name, seed: u64, large: usize) -> Vec<u8> {
@@ -252,10 +261,13 @@ fn verify(noted: &Noted) {
     let history = &noted.known.history;
     for (rev, name) in &noted.told {
         let made = &history[index(rev.unsigned_abs()) - 1];
-        assert!(made.0 == path(*name) && made.1.as_ref() == Some(&noted.sent[name]), "told {name:?} at {rev}: {made:?}");
+        assert!(
+            made.0 == path(*name) && made.1.as_ref() == Some(&noted.sent[name]),
+            "told {name:?} at {rev}: {made:?}"
+        );
     }
     let mut next: BTreeMap<(usize, usize), usize> = BTreeMap::new();
-    for made in history.iter().filter(|(path, _)| path.starts_with("/crash/")) {
+    for made in history[noted.before..].iter().filter(|(path, _)| path.starts_with("/crash/")) {
         let words = made.1.iter().flat_map(|value| value.head.split(|byte| *byte == b' '));
         let numbers: Vec<usize> =
             words.map_while(|word| std::str::from_utf8(word).ok()?.parse().ok()).take(3).collect();
