@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -32,6 +33,8 @@ const ROOT: Ino = 1;
 const TTL: Duration = Duration::from_secs(3600);
 /// What the file system says is free.
 const FREE: u64 = 64 << 30;
+/// The unit in which it says so.
+const BLOCK: u32 = 4096;
 /// Longest time that an operation takes, in microseconds: a write that is durable, a sync, something in a directory.
 const LATENCY: [u64; 3] = [300, 400, 60];
 
@@ -49,6 +52,8 @@ struct Shared {
     later: Later,
     /// Whether O_DIRECT is taken.
     direct: bool,
+    /// There is no room for new files.
+    full: AtomicBool,
 }
 
 struct State {
@@ -84,7 +89,13 @@ impl Disk {
         }
         let next = ROOT + 1 + nodes.len() as u64;
         let state = State { record: Record::new(before), nodes, next, random: Random(seed) };
-        let shared = Shared { state: Mutex::new(state), changed: Condvar::new(), later: Later::default(), direct };
+        let shared = Shared {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            later: Later::default(),
+            direct,
+            full: AtomicBool::new(false),
+        };
         let disk = Disk(Arc::new(shared));
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("doozer-test".into()), MountOption::NoAtime];
@@ -96,6 +107,11 @@ impl Disk {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap()
+    }
+
+    /// Has no room for new files from now on, or has.
+    pub fn set_full(&self, full: bool) {
+        self.0.full.store(full, Ordering::Relaxed);
     }
 
     /// How many events there were up to now.
@@ -363,7 +379,7 @@ impl State {
             uid,
             gid,
             rdev: 0,
-            blksize: PAGE as u32,
+            blksize: BLOCK,
             flags: 0,
         })
     }
@@ -455,6 +471,9 @@ impl Filesystem for FileSystem {
             Ok(how) => how,
             Err(e) => return reply.error(e),
         };
+        if self.0.0.full.load(Ordering::Relaxed) {
+            return reply.error(Errno::ENOSPC);
+        }
         let ino = self.0.state().next;
         let op = |state: &mut State| state.create(parent.0, name, Node::File(Content::default()));
         self.0.begin(op, move |done| match done.and_then(|state| state.attributes(ino)) {
@@ -570,7 +589,7 @@ impl Filesystem for FileSystem {
     }
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        let blocks = FREE / PAGE as u64;
-        reply.statfs(blocks, blocks, blocks, 1 << 20, 1 << 20, PAGE as u32, 255, PAGE as u32);
+        let blocks = FREE / u64::from(BLOCK);
+        reply.statfs(blocks, blocks, blocks, 1 << 20, 1 << 20, BLOCK, 255, BLOCK);
     }
 }

@@ -50,8 +50,20 @@ pub enum Luck {
     Parts(u64),
 }
 
-const LUCK: [Luck; 8] =
-    [Luck::Lost, Luck::Kept, Luck::Names, Luck::Bytes, Luck::Before, Luck::Parts(1), Luck::Parts(4), Luck::Parts(7)];
+const LUCK: [Luck; 12] = [
+    Luck::Lost,
+    Luck::Kept,
+    Luck::Names,
+    Luck::Bytes,
+    Luck::Before,
+    Luck::Before,
+    Luck::Parts(1),
+    Luck::Parts(3),
+    Luck::Parts(4),
+    Luck::Parts(4),
+    Luck::Parts(5),
+    Luck::Parts(7),
+];
 
 /// What a power cut has left.
 #[derive(Clone, Debug)]
@@ -286,20 +298,21 @@ fn mix(old: Option<&Page>, new: Option<&Page>, kept: &mut impl FnMut() -> bool) 
     Some(Arc::from(mixed))
 }
 
-/// So many moments of a record, in order: most of them before and after what is rare, the others in the midst of writes.
+/// So many moments of a record, in order: most of them before and after what is rare, or in the midst of writes of the log.
 pub fn moments(record: &Record, count: usize, random: &mut Random) -> Vec<usize> {
-    let of = |wanted: fn(&Op) -> bool| -> Vec<usize> {
-        let events = record.events.iter().zip(0..);
-        events.filter(|(event, _)| wanted(record.op(event.op))).flat_map(|(_, at)| [at, at + 1]).collect()
-    };
-    let rare = of(|op| !matches!(op, Op::Write { .. }));
-    let writes = of(|op| matches!(op, Op::Write { synced: true, .. }));
+    let events = || record.events.iter().zip(0..);
+    let is_rare = |event: &Event| !matches!(record.op(event.op), Op::Write { .. });
+    let is_log = |event: &Event| matches!(record.op(event.op), Op::Write { role: Role::Log, .. });
+    let rare: Vec<usize> = events().filter(|(event, _)| is_rare(event)).flat_map(|(_, at)| [at, at + 1]).collect();
+    // Under way, or just at their end.
+    let log = events().filter(|(event, _)| is_log(event));
+    let log: Vec<usize> = log.flat_map(|(event, at)| if event.ends { at..at + 2 } else { at + 1..at + 2 }).collect();
     let all: Vec<usize> = (0..=record.events.len()).collect();
     let mut moments: Vec<usize> = (0..count)
         .map(|n| {
             let from = match n % 8 {
                 0..4 if !rare.is_empty() => &rare,
-                4..7 if !writes.is_empty() => &writes,
+                4..7 if !log.is_empty() => &log,
                 _ => &all,
             };
             from[random.below(from.len())]

@@ -48,11 +48,11 @@ fn main() {
         })
     };
     let trials = vec![
-        trial("a_power_cut_loses_a_write_or_stops_the_next_start", || examine(small(), 160, 6)),
+        trial("a_power_cut_loses_a_write_or_stops_the_next_start", || examine(small(), 120, 5)),
         trial("a_power_cut_amid_segments_and_snapshots_loses_a_write_or_stops_the_next_start", || {
-            examine(large(), 120, 7)
+            examine(large(), 70, 4)
         }),
-        trial("without_o_direct_a_power_cut_loses_a_write_or_stops_the_next_start", || examine(buffered(), 80, 5)),
+        trial("without_o_direct_a_power_cut_loses_a_write_or_stops_the_next_start", || examine(buffered(), 60, 4)),
         trial("a_disk_that_lies_is_not_noticed", a_disk_that_lies_is_not_noticed),
     ];
     libtest_mimic::run(&arguments, trials).exit();
@@ -101,7 +101,7 @@ fn seed() -> u64 {
     static DRAWN: OnceLock<u64> = OnceLock::new();
     *DRAWN.get_or_init(|| {
         let given = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok());
-        given.unwrap_or_else(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64 % 1_000_000_000)
+        given.unwrap_or_else(|| u64::from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().subsec_nanos()))
     })
 }
 
@@ -142,7 +142,8 @@ fn many_crashes(run: &mut Run, random: &mut Random) {
     for most in [20, 500] {
         run.start_and_kill(random.below(most));
     }
-    for round in 0..5 {
+    for round in 0..6 {
+        run.disk().set_full(round == 4);
         let server = run.start();
         let load = run.load(server.addr(), 2);
         run.reach_more(30 + random.below(300));
@@ -153,6 +154,7 @@ fn many_crashes(run: &mut Run, random: &mut Random) {
         }
         load.join();
         run.start_and_kill(random.below(50));
+        run.disk().set_full(false);
     }
 }
 

@@ -23,6 +23,8 @@ const WINDOW: usize = 8;
 /// How far the writers may be ahead of the one who watches, in revisions: less than what stays readable.
 const AHEAD: usize = 200;
 const WRITERS: usize = 3;
+/// Revisions that are asked for before the first of them is there.
+const WATCHED: i64 = 8;
 
 /// A server's life on one disk, again and again.
 pub struct Run {
@@ -59,6 +61,11 @@ type Name = (usize, usize, usize);
 impl Notes {
     fn noted(&self) -> MutexGuard<'_, Noted> {
         self.noted.lock().unwrap()
+    }
+
+    /// The first revision that was not seen.
+    fn next(&self) -> i64 {
+        i64::try_from(self.noted().known.history.len()).expect("a small number") + 1
     }
 
     /// Notes the event of a revision.
@@ -116,11 +123,13 @@ impl Run {
     /// `large` is how many of a hundred.
     pub fn load(&self, addr: SocketAddr, large: usize) -> Load {
         self.notes.noted().watching = true;
-        let notes = Arc::clone(&self.notes);
-        let mut threads = vec![std::thread::spawn(move || watch(&notes, addr))];
-        for writer in 0..WRITERS {
+        let (notes, c) = (Arc::clone(&self.notes), Client::connect(addr));
+        let mut threads = vec![std::thread::spawn(move || watch(&notes, c))];
+        // All are connected before the first gets on, for then the server may be killed.
+        let clients: Vec<Client> = (0..WRITERS).map(|_| Client::connect(addr)).collect();
+        for (writer, c) in clients.into_iter().enumerate() {
             let (notes, seed, round) = (Arc::clone(&self.notes), self.seed, self.round);
-            threads.push(std::thread::spawn(move || write(&notes, addr, seed, (round, writer), large)));
+            threads.push(std::thread::spawn(move || write(&notes, c, seed, (round, writer), large)));
         }
         Load { threads }
     }
@@ -147,8 +156,7 @@ impl Run {
         let server = self.start();
         let mut c = server.connect();
         let last = c.rev();
-        let seen = self.notes.noted().known.history.len() as i64;
-        for rev in seen + 1..=last {
+        for rev in self.notes.next()..=last {
             let event = c.call(&wait("/**", rev));
             self.notes.note(rev, &event);
         }
@@ -174,8 +182,8 @@ impl Load {
 /// Who the node was, by what it wrote down of itself, each from the moment that it first wrote to its log as such: until then,
 /// nobody has heard of its epoch.
 fn boots(record: &Record) -> Vec<(usize, Identity)> {
-    let mut written: BTreeMap<Ino, Option<Identity>> = BTreeMap::new();
-    let (mut boots, mut is) = (Vec::new(), None);
+    let mut written: BTreeMap<Ino, Identity> = BTreeMap::new();
+    let (mut boots, mut file, mut is) = (Vec::new(), None, None);
     for (event, at) in record.events.iter().zip(0..).filter(|(event, _)| !event.ends) {
         match record.op(event.op) {
             // Zeros are of a recovery that is under way.
@@ -183,10 +191,14 @@ fn boots(record: &Record) -> Vec<(usize, Identity)> {
                 boots.extend(is.take().map(|identity| (at, identity)));
             }
             Op::Write { ino, first: 0, pages, .. } => {
-                let identity = pages.first().and_then(Option::as_ref).and_then(|page| Identity::decode(page).ok());
-                written.insert(*ino, identity);
+                let page = pages.first().and_then(Option::as_ref);
+                written.extend(page.and_then(|page| Identity::decode(page).ok()).map(|identity| (*ino, identity)));
+                // On a full disk, in its place.
+                is = if file == Some(*ino) { written.get(ino).cloned() } else { is };
             }
-            Op::Rename { to, ino, .. } if to == log::name::IDENTITY => is = written.remove(ino).flatten(),
+            Op::Rename { to, ino, .. } if to == log::name::IDENTITY => {
+                (file, is) = (Some(*ino), written.get(ino).cloned());
+            }
             _ => {}
         }
     }
@@ -210,16 +222,15 @@ fn path((_, writer, number): Name) -> String {
 }
 
 /// Writes until the server is gone.
-fn write(notes: &Notes, addr: SocketAddr, seed: u64, (round, writer): (usize, usize), large: usize) {
-    let mut c = Client::connect(addr);
-    let mut sent = BTreeMap::new();
+fn write(notes: &Notes, mut c: Client, seed: u64, (round, writer): (usize, usize), large: usize) {
+    let mut sent = 0;
     for told in 0.. {
-        while sent.len() < WINDOW {
-            let name = (round, writer, told + sent.len());
+        while sent < told + WINDOW {
+            let name = (round, writer, sent);
             let value = value(name, seed, large);
             // Noted before it is sent, for the one who watches may see it first.
             notes.noted().sent.insert(name, Value::of(&value));
-            sent.insert(name, ());
+            sent += 1;
             if !c.try_raw(&framed(&set(&path(name), -1, &value))) {
                 break;
             }
@@ -233,7 +244,6 @@ fn write(notes: &Notes, addr: SocketAddr, seed: u64, (round, writer): (usize, us
         noted.told.push((rev, (round, writer, told)));
         drop(noted);
         notes.changed.notify_all();
-        sent.remove(&(round, writer, told));
         notes.wait("the one who watches gets on", |noted| {
             !noted.watching || noted.known.history.len() + AHEAD > index(rev.unsigned_abs())
         });
@@ -241,16 +251,14 @@ fn write(notes: &Notes, addr: SocketAddr, seed: u64, (round, writer): (usize, us
 }
 
 /// Watches all that happens, from what was seen last on, until the server is gone.
-fn watch(notes: &Notes, addr: SocketAddr) {
-    let mut c = Client::connect(addr);
-    let seen = notes.noted().known.history.len() as i64;
-    (1..=WINDOW as i64).for_each(|n| c.send(&wait("/**", seen + n)));
-    for rev in seen + 1.. {
+fn watch(notes: &Notes, mut c: Client) {
+    let mut asked = notes.next();
+    for rev in notes.next().. {
+        while asked < rev + WATCHED && c.try_raw(&framed(&wait("/**", asked))) {
+            asked += 1;
+        }
         let Some(event) = c.try_next() else { break };
         notes.note(rev, &event);
-        if !c.try_raw(&framed(&wait("/**", rev + WINDOW as i64))) {
-            break;
-        }
     }
     notes.noted().watching = false;
     notes.changed.notify_all();
