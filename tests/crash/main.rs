@@ -1,4 +1,44 @@
-//! Power cuts of a real server.
+//! Power cuts of a real server, at any moment: it has to start on whatever they leave, with all that it has promised.
+//!
+//! A server lives on a file system of the tests' own (`fuse`), which writes down each operation with its beginning and its end
+//! (`record`), under a load whose clients note what they are told and when (`run`). Afterwards its power is cut in thought, at
+//! hundreds of moments, each with another part of what was not durable yet (`image`). What is left is recovered in this process, as
+//! the server does it, and held against what was promised before that moment (`check`); on some of it servers are started, on
+//! such a disk again, so that their recovery and their first steps are cut too.
+//!
+//! What is promised:
+//! * the server starts, and finds no damage: a power cut is none;
+//! * what was acknowledged is there, with its revision and value; the history is a beginning of what was seen by those who watched,
+//!   and the files are those of its last revision;
+//! * the node is who it was, and never uses an epoch twice.
+//!
+//! # What the simulator takes for granted
+//! The simulator (`tests/sim`) runs the same replica, log and recovery, but has a shell of its own; each line here is what
+//! it counts on, and what fails here if the real shell (`src/server`) does not do so.
+//! * `Disk::end` of `Op::Append`: a write of the log is durable before the replica is told that it was written. Else an
+//!   acknowledged revision is lost, or there is a hole before a later write; also where O_DIRECT is refused.
+//! * `Disk::crash` of `Op::Append`: it leaves whole blocks of the one write that is under way, in any subset, and touches nothing
+//!   else. Else a torn write looks like damage.
+//! * `Op::Prepare`: a segment is under its name, whole and zeroed behind its preface, durably, before the first write to it; one that
+//!   is used again is durably without its old name before its preface changes. Else there is a segment of another length, one
+//!   without a preface or with that of another, or an acknowledged write is in a file without a name.
+//! * `Op::Commit`: a snapshot is whole, and durable, when it has its name. Else a damaged one is found.
+//! * `Op::Remove`: only then older snapshots and segments go. (The simulator removes them one after the other; of a disk any may be
+//!   gone. Recovery bears that too.)
+//! * `Op::Identity`, and `write` in `boot`: the identity is replaced as a whole, or, on a full disk, written over as one block, and is
+//!   durable before its epoch is used. Else there is none, or a damaged one, or an epoch is used twice.
+//! * `Disk::step`: the steps of recovery are carried out, and what it has read is made durable, before the log goes on: a server may
+//!   have been killed between a write and its end, and what it wrote was only in a cache. Else a second cut takes what was seen
+//!   after the first.
+//! * `Disk::crash` of what ends in `.tmp`: it may be there in any state.
+//!
+//! That a page of 4 KiB is written whole or not at all, and that a rename is one step, is taken for granted here too; the log
+//! says so itself. What is not seen here is the life of a member among others (a snapshot that comes from the leader, data that is
+//! set aside): it goes through the same functions of the shell.
+//!
+//! It takes FUSE, and the right to mount it; where that is not to be had the tests say so and pass. `DOOZER_CRASH_TIMES=20` makes
+//! so many times as many images, `DOOZER_CRASH_SEED` draws the same moments again (of another life: a server is not
+//! deterministic). An image that fails is kept, and said where.
 
 #![cfg(feature = "server")]
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of real processes")]
@@ -29,7 +69,7 @@ use run::Run;
 
 /// Set when this process has a mount namespace of its own.
 const INSIDE: &str = "DOOZER_TEST_IN_A_NAMESPACE";
-/// How many times as many images as usual.
+/// So many times as many images as usual.
 const TIMES: &str = "DOOZER_CRASH_TIMES";
 /// What is left to chance.
 const SEED: &str = "DOOZER_CRASH_SEED";
