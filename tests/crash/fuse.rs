@@ -26,9 +26,6 @@ use rustix::process::{getgid, getuid};
 use super::common::{LIMIT, Random};
 use super::record::*;
 
-/// Name of the data directory in the file system's root.
-pub const DATA: &str = "data";
-const ROOT: Ino = 1;
 /// The kernel knows of every change, for all come through it.
 const TTL: Duration = Duration::from_secs(3600);
 /// What the file system says is free.
@@ -61,7 +58,12 @@ struct State {
     nodes: BTreeMap<Ino, Node>,
     next: Ino,
     random: Random,
+    /// From so many events on, operations that begin do not end.
+    hold: Option<usize>,
+    held: Vec<Task>,
 }
+
+type Task = Box<dyn FnOnce() + Send>;
 
 enum Node {
     Dir(BTreeMap<String, Ino>),
@@ -79,16 +81,13 @@ pub struct Mounted {
 impl Disk {
     /// Mounts a disk that holds these files in the data directory.
     pub fn mount(at: &Path, before: Option<Files>, direct: bool, seed: u64) -> io::Result<Mounted> {
-        let mut nodes = BTreeMap::from([(ROOT, Node::Dir(BTreeMap::new()))]);
-        if let Some(files) = &before {
-            let data = ROOT + 1;
-            let names = files.keys().zip(data + 1..).map(|(name, ino)| (name.clone(), ino)).collect();
-            nodes.extend(files.values().zip(data + 1..).map(|(content, ino)| (ino, Node::File(content.clone()))));
-            nodes.insert(data, Node::Dir(names));
-            nodes.insert(ROOT, Node::Dir(BTreeMap::from([(DATA.into(), data)])));
-        }
-        let next = ROOT + 1 + nodes.len() as u64;
-        let state = State { record: Record::new(before), nodes, next, random: Random(seed) };
+        let (dirs, files) = tree(before.as_ref());
+        let dirs = dirs.into_iter().map(|(ino, names)| (ino, Node::Dir(names)));
+        let files = files.into_iter().map(|(ino, content)| (ino, Node::File(content)));
+        let nodes: BTreeMap<Ino, Node> = dirs.chain(files).collect();
+        let next = nodes.keys().last().expect("the root") + 1;
+        let state =
+            State { record: Record::new(before), nodes, next, random: Random(seed), hold: None, held: Vec::new() };
         let shared = Shared {
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -119,21 +118,38 @@ impl Disk {
         self.state().record.events.len()
     }
 
-    /// Waits until there were so many events, or it is `over` without.
-    pub fn reach(&self, position: usize, over: impl Fn() -> bool) {
+    /// Lets no operation end that begins after so many events.
+    pub fn hold(&self, after: usize) {
+        self.state().hold = Some(after);
+    }
+
+    /// Waits until an operation is held, or it is `over` without.
+    pub fn wait_held(&self, over: impl Fn() -> bool) {
         let deadline = Instant::now() + LIMIT;
-        while self.position() < position && !over() {
+        while self.state().held.is_empty() && !over() {
             assert!(Instant::now() < deadline, "the server does not write");
-            let here = |state: &mut State| state.record.events.len() < position;
-            drop(self.0.changed.wait_timeout_while(self.state(), Duration::from_millis(5), here).unwrap());
+            let none = |state: &mut State| state.held.is_empty();
+            drop(self.0.changed.wait_timeout_while(self.state(), Duration::from_millis(5), none).unwrap());
         }
+    }
+
+    /// Lets what is held end, and all that comes.
+    pub fn release(&self) {
+        let mut state = self.state();
+        state.hold = None;
+        let held = std::mem::take(&mut state.held);
+        drop(state);
+        held.into_iter().for_each(|end| end());
     }
 
     /// The files of the data directory, as they are now for those who read them.
     pub fn files(&self) -> Files {
         let state = self.state();
-        let Some(data) = state.entries(ROOT).and_then(|root| root.get(DATA)) else { return Files::new() };
-        let entries = state.entries(*data).expect("a directory");
+        let mut entries = state.entries(ROOT);
+        for name in DATA {
+            entries = entries.and_then(|entries| state.entries(*entries.get(name)?));
+        }
+        let Some(entries) = entries else { return Files::new() };
         let content = |(name, ino): (&String, &Ino)| match &state.nodes[ino] {
             Node::File(content) => Some((name.clone(), content.clone())),
             Node::Dir(_) => None,
@@ -168,6 +184,10 @@ impl Disk {
             answer(Ok(&mut state));
         };
         let delay = if most > 0 { state.random.next() % most } else { 0 };
+        let events = state.record.events.len();
+        if state.hold.is_some_and(|hold| hold < events) {
+            return state.held.push(Box::new(end));
+        }
         drop(state);
         match delay {
             0 => end(),
@@ -191,7 +211,7 @@ impl Mounted {
         if let Some(session) = self.session.take() {
             // The kernel may take a moment to close the files of a server that is gone: that is the end of the session.
             unmount(&self.at, UnmountFlags::DETACH).expect("it is mounted");
-            session.join().expect("nothing failed in it");
+            let _ended = session.join();
         }
         self.disk.0.later.close();
         if let Some(timer) = self.timer.take() {
@@ -222,13 +242,13 @@ struct Later {
 
 #[derive(Default)]
 struct Due {
-    what: BTreeMap<(Instant, u64), Box<dyn FnOnce() + Send>>,
+    what: BTreeMap<(Instant, u64), Task>,
     count: u64,
     closed: bool,
 }
 
 impl Later {
-    fn at(&self, time: Instant, what: Box<dyn FnOnce() + Send>) {
+    fn at(&self, time: Instant, what: Task) {
         let mut due = self.due.lock().unwrap();
         due.count += 1;
         let key = (time, due.count);

@@ -10,10 +10,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::common::Random;
-use super::fuse::DATA;
 use super::record::*;
 
-const ROOT: Ino = 1;
 const SECTOR: usize = 512;
 
 /// What a disk does not do although it says so.
@@ -98,15 +96,10 @@ pub struct Replay<'a> {
 
 impl<'a> Replay<'a> {
     pub fn new(record: &'a Record, lie: Lie) -> Replay<'a> {
-        let dir = |names| Node { names: Some(names), ..Node::default() };
-        let mut nodes = BTreeMap::from([(ROOT, dir(BTreeMap::new()))]);
-        if let Some(files) = &record.before {
-            let data = ROOT + 1;
-            nodes.insert(ROOT, dir(BTreeMap::from([(DATA.into(), data)])));
-            nodes.insert(data, dir(files.keys().zip(data + 1..).map(|(name, ino)| (name.clone(), ino)).collect()));
-            let file = |content: &Content| Node { content: content.clone(), ..Node::default() };
-            nodes.extend(files.values().zip(data + 1..).map(|(content, ino)| (ino, file(content))));
-        }
+        let (dirs, files) = tree(record.before.as_ref());
+        let dirs = dirs.into_iter().map(|(ino, names)| (ino, Node { names: Some(names), ..Node::default() }));
+        let files = files.into_iter().map(|(ino, content)| (ino, Node { content, ..Node::default() }));
+        let nodes = dirs.chain(files).collect();
         let ended = vec![false; record.next()];
         Replay { record, lie, at: 0, nodes, ended, covered: BTreeMap::new(), writes: 0 }
     }
@@ -180,16 +173,16 @@ impl<'a> Replay<'a> {
         let luck = LUCK[random.below(LUCK.len())];
         let pending: Vec<OpId> = self.nodes.values().flat_map(|node| node.pending.iter().copied()).collect();
         let moment = if pending.is_empty() { 0 } else { pending[random.below(pending.len())] };
-        let mut names = BTreeMap::new();
-        let data = self.names(ROOT, luck, moment, random).get(DATA).copied();
-        if let Some(data) = data {
-            names = self.names(data, luck, moment, random);
+        let mut names = Some(self.names(ROOT, luck, moment, random));
+        for name in DATA {
+            let dir = names.and_then(|names| names.get(name).copied());
+            names = dir.map(|dir| self.names(dir, luck, moment, random));
         }
         let mut content = |(name, ino): (String, Ino)| {
             let node = &self.nodes[&ino];
             (name, node.left(self.record, luck, moment, random))
         };
-        let files = data.map(|_| names.into_iter().map(&mut content).collect());
+        let files = names.map(|names| names.into_iter().map(&mut content).collect());
         Image { at: self.at, luck, files }
     }
 

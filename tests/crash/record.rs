@@ -150,6 +150,21 @@ pub struct Event {
 /// The files of a data directory, by name.
 pub type Files = BTreeMap<String, Content>;
 
+/// The data directory in the file system: one that has to be made is in another one that has to be.
+pub const DATA: [&str; 2] = ["var", "data"];
+/// The file system's root.
+pub const ROOT: Ino = 1;
+
+/// The names in each directory, and the content of each file, of a file system that holds these files, or nothing.
+pub fn tree(files: Option<&Files>) -> (BTreeMap<Ino, BTreeMap<String, Ino>>, BTreeMap<Ino, Content>) {
+    let Some(files) = files else { return (BTreeMap::from([(ROOT, BTreeMap::new())]), BTreeMap::new()) };
+    let one = |name: &str, ino: Ino| BTreeMap::from([(name.to_owned(), ino)]);
+    let data = ROOT + 2;
+    let names = files.keys().cloned().zip(data + 1..).collect();
+    let dirs = BTreeMap::from([(ROOT, one(DATA[0], ROOT + 1)), (ROOT + 1, one(DATA[1], data)), (data, names)]);
+    (dirs, (data + 1..).zip(files.values().cloned()).collect())
+}
+
 /// All that came to a disk.
 #[derive(Debug, Default)]
 pub struct Record {

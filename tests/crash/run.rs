@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use doozer::limits::VALUE_MAX;
 use doozer::log::{self, Identity};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::check::{Known, Value};
@@ -13,7 +14,7 @@ use super::common::cluster::dying_with_us;
 use super::common::process::{Server, Setup, temp_dir};
 use super::common::wire::*;
 use super::common::{LIMIT, Random};
-use super::fuse::{DATA, Disk, Mounted};
+use super::fuse::{Disk, Mounted};
 use super::record::*;
 
 /// Revisions that stay readable: few, so that snapshots are small.
@@ -97,7 +98,8 @@ impl Run {
         let before = known.history.len();
         let noted = Noted { known: Known { readable: READABLE, ..known }, before, ..Noted::default() };
         let notes = Arc::new(Notes { disk, noted: Mutex::new(noted), changed: Condvar::new() });
-        let setup = Setup::at(home.path().join(DATA)).flags(["-hist", &READABLE.to_string()]).run_by(dying_with_us());
+        let setup =
+            Setup::at(home.path().join(DATA.join("/"))).flags(["-hist", &READABLE.to_string()]).run_by(dying_with_us());
         Run { mounted: Some(mounted), setup, notes, round: 0, seed, home }
     }
 
@@ -111,12 +113,14 @@ impl Run {
         self.setup.start()
     }
 
-    /// Starts a server, and kills it when it has done so many things to the disk, or is up.
+    /// Starts a server, and kills it before anything ends that it does to the disk after so many events; or when it is up.
     pub fn start_and_kill(&mut self, events: usize) {
-        let began = self.disk().position();
+        self.disk().hold(self.disk().position() + events);
         let server = self.setup.spawn();
-        self.disk().reach(began + events, || server.stderr().contains("say hello"));
-        server.kill();
+        self.disk().wait_held(|| server.stderr().contains("say hello"));
+        server.signal(Signal::KILL);
+        self.disk().release();
+        server.exited();
     }
 
     /// Starts writers, of small values and now and then one of the largest size, and one who watches all that happens.
