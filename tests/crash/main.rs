@@ -93,6 +93,9 @@ fn main() {
             examine(large(), 70, 4)
         }),
         trial("without_o_direct_a_power_cut_loses_a_write_or_stops_the_next_start", || examine(buffered(), 60, 4)),
+        trial("a_directory_whose_making_was_killed_is_lost_with_all_that_is_acknowledged_later", || {
+            a_directory_whose_making_was_killed_is_lost_with_all_that_is_acknowledged_later();
+        }),
         trial("a_disk_that_lies_is_not_noticed", a_disk_that_lies_is_not_noticed),
     ];
     libtest_mimic::run(&arguments, trials).exit();
@@ -179,8 +182,9 @@ fn buffered() -> &'static Life {
 }
 
 fn many_crashes(run: &mut Run, random: &mut Random) {
-    for most in [20, 500] {
-        run.start_and_kill(random.below(most));
+    // Where it makes the directories, where it is founded, and anywhere in its first segment.
+    for events in [0, random.below(8), random.below(30), random.below(500)] {
+        run.start_and_kill(events);
     }
     for round in 0..6 {
         run.disk().set_full(round == 4);
@@ -371,6 +375,25 @@ fn report(life: &str, record: &Record, failure: &Failure) -> ! {
         }
     }
     panic!("{text}the image is in {}", dir.display());
+}
+
+/// A server that is killed between making its directory and syncing the one above leaves a directory that is there for the
+/// next server, which has nothing to make, and not for the disk.
+fn a_directory_whose_making_was_killed_is_lost_with_all_that_is_acknowledged_later() {
+    let mut random = Random(seed());
+    for events in [0, 2, 4, 6] {
+        let mut run = Run::new(None, Known::default(), true, seed());
+        run.start_and_kill(events);
+        let server = run.start();
+        let load = run.load(server.addr(), 0);
+        run.reach_more(5);
+        server.kill();
+        load.join();
+        let (record, known) = run.end();
+        if let Err(failure) = check_images(&record, &known, Lie::None, 12, &mut random) {
+            report(&format!("killed after {events} events"), &record, &failure);
+        }
+    }
 }
 
 /// Were these images too kind, or what they are held against too little, nothing would be proved: a disk that lies has to
