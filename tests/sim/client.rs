@@ -106,6 +106,8 @@ pub struct Client {
     /// Number of its connection, over all clients.
     serial: u64,
     pipe: Option<PipeId>,
+    /// Attempts to connect since it was connected.
+    pub attempts: u32,
     received: Vec<u8>,
     conn: Option<Conn>,
     asked: BTreeMap<i32, (Call, Asked)>,
@@ -154,6 +156,7 @@ impl Client {
             stopped: false,
             serial: 0,
             pipe: None,
+            attempts: 0,
             received: Vec::new(),
             conn: None,
             asked: BTreeMap::new(),
@@ -178,6 +181,11 @@ impl Client {
         matches!(self.plan, Plan::Watch)
     }
 
+    /// Whether it goes wherever there is a server.
+    pub fn roams(&self) -> bool {
+        matches!(self.plan, Plan::Load(Load { roams: true, .. }))
+    }
+
     pub fn serial(&self) -> u64 {
         self.serial
     }
@@ -195,7 +203,7 @@ impl Client {
 
     /// It is connected now.
     pub fn connected(&mut self, serial: u64, pipe: PipeId, outside: &mut Outside<'_>) {
-        (self.serial, self.pipe, self.tag) = (serial, Some(pipe), 0);
+        (self.serial, self.pipe, self.tag, self.attempts) = (serial, Some(pipe), 0, 0);
         self.conn = Some(outside.checker.connect(self.id, self.node, outside.queue.now()));
         self.received.clear();
         self.last_done = outside.queue.now();
@@ -216,7 +224,7 @@ impl Client {
                 self.next = self.next.min(next);
             }
         }
-        if let Plan::Load(Load { roams: true, .. }) = self.plan {
+        if self.roams() {
             self.node = outside.chance.index(outside.nodes);
         }
         outside.queue.after(20_000, Event::Client(self.id, self.serial, Wake::Connect));

@@ -166,6 +166,9 @@ impl fmt::Display for Less {
     }
 }
 
+/// About how many steps a run has at most.
+const STEPS: u64 = 1_000_000;
+
 /// A number between two, the smaller ones as probable as the larger ones by their order of magnitude.
 fn log_uniform(chance: &mut Chance, low: u64, high: u64) -> u64 {
     let doublings = (high / low).ilog2();
@@ -219,6 +222,8 @@ impl Mix {
                 faults.insert(*kind, mean * pace);
             }
         }
+        let nodes = (voters + standbys) as u64;
+        let asked: u64 = clients.iter().map(|load| 1_000_000 * pace / load.pause).sum();
         Mix {
             voters,
             standbys,
@@ -228,7 +233,7 @@ impl Mix {
             ballast,
             faults,
             longest: log_uniform(chance, 500, 30_000) * pace,
-            seconds: log_uniform(chance, 30, 600) * pace,
+            seconds: (log_uniform(chance, 30, 600) * pace).min(STEPS * pace / (nodes * nodes * 40 + asked * 15) + 10),
         }
     }
 

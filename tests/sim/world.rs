@@ -257,8 +257,16 @@ impl World {
         }
         let host = self.clients[id].node;
         if !self.nodes[host].is_up() || !self.net.gets_through(CLIENTS, host) {
-            let serial = self.clients[id].serial();
-            return self.queue.after(20_000, Event::Client(id, serial, client::Wake::Connect));
+            // The longer in vain, the less often.
+            let most = 20 * self.nodes[0].flags.heartbeat_ms * 1_000;
+            let client = &mut self.clients[id];
+            client.attempts += 1;
+            let pause = (20_000 << client.attempts.min(20)).min(most);
+            if client.roams() {
+                client.node = self.chance.index(self.nodes.len());
+            }
+            let serial = client.serial();
+            return self.queue.after(pause, Event::Client(id, serial, client::Wake::Connect));
         }
         self.connections += 1;
         let (serial, process) = (self.connections, self.nodes[host].process);
