@@ -657,9 +657,13 @@ impl World {
         for _ in 0..20 {
             self.write(up[0], self.patience());
         }
-        self.until(self.patience(), "everything is answered", |world| world.clients.iter().all(|client| client.open() == 0));
+        self.until(self.patience(), "everything is answered", |world| {
+            world.clients.iter().all(|client| client.open() == 0)
+        });
         self.check(&up);
-        self.until(self.patience(), "whatever has come is known to who waits for it", |world| world.checker.overdue() == 0);
+        self.until(self.patience(), "whatever has come is known to who waits for it", |world| {
+            world.checker.overdue() == 0
+        });
     }
 
     /// The end of a cluster that has too few of its disks: it says so, accepts nothing, and what can be read is true.
