@@ -27,15 +27,13 @@
 //!   gone. Recovery bears that too.)
 //! * `Op::Identity`, and `write` in `boot`: the identity is replaced as a whole, or, on a full disk, written over as one block, and is
 //!   durable before its epoch is used. Else there is none, or a damaged one, or an epoch is used twice.
-//! * `Disk::step`: the steps of recovery are carried out, and the names that it relies on are durable, before other files go and the
-//!   log goes on: a server may have been killed between a rename and the sync of the directory. Else a second cut takes what the
-//!   first has left.
+//! * `Disk::step`: the steps of recovery may be cut anywhere, and be carried out again. (That it makes durable what it has read, of
+//!   a server that was killed, is hardly ever to be seen: the identity and the first write of the log do the same a moment later.)
 //! * `Disk::crash` of what ends in `.tmp`: it may be there in any state.
 //!
 //! That a page of 4 KiB is written whole or not at all, and that a rename is one step, is taken for granted here too; the log
 //! says so itself. What is not seen here is the life of a member among others (a snapshot that comes from the leader, data that is
-//! set aside): it goes through the same functions of the shell. Nor that recovery syncs the segments that it has read: the first
-//! write behind it does so too, but for a seal that was only in a cache.
+//! set aside): it goes through the same functions of the shell.
 //!
 //! It takes FUSE, and the right to mount it; where that is not to be had the tests say so and pass. `DOOZER_CRASH_TIMES=20` makes
 //! so many times as many images, `DOOZER_CRASH_SEED` draws the same moments again (of another life: a server is not
