@@ -11,6 +11,8 @@ use crate::chance::{Chance, Queue};
 use crate::checker::{self, Call, Checker, Conn};
 use crate::net::{At, Host, Net, PipeId, Read};
 
+/// How many events a client waits for at a time, beside what else it asks.
+const PARKED: usize = 8;
 /// How many events of the past are asked for at once, after the first.
 const AHEAD: i64 = 31;
 
@@ -50,6 +52,8 @@ pub enum Plan {
     Watch,
     /// Reads the history of its node, up to a revision.
     History(i64),
+    /// Reads all files of its node as they are at a revision.
+    Files(i64),
     /// What the test asks.
     Hand,
 }
@@ -85,6 +89,8 @@ enum Asked {
     Event(i64),
     /// An event of the node's history.
     Past(i64),
+    /// One of all files.
+    File,
     Hand,
 }
 
@@ -278,6 +284,11 @@ impl Client {
         self.tag
     }
 
+    /// Requests that wait for events which may not come soon.
+    fn parked(&self) -> usize {
+        self.asked.len() - self.open()
+    }
+
     /// Asks what is to be asked now.
     fn go(&mut self, outside: &mut Outside<'_>) {
         if self.stopped || self.pipe.is_none() {
@@ -297,8 +308,20 @@ impl Client {
                     }
                 }
             }
+            Plan::Files(rev) => {
+                if self.asked.is_empty() {
+                    for _ in 0..AHEAD {
+                        let offset = i32::try_from(self.next).expect("few files");
+                        let glob = Some(&b"/**"[..]);
+                        let request =
+                            Request { path: glob, rev: Some(rev), offset: Some(offset), ..Request::new(Verb::Walk) };
+                        self.send(&request, Asked::File, outside);
+                        self.next += 1;
+                    }
+                }
+            }
             Plan::Load(load) => {
-                while self.asked.len() < load.window && outside.queue.now() >= self.rests {
+                while self.asked.len() - self.parked() < load.window && outside.queue.now() >= self.rests {
                     self.ask_something(load, outside);
                     let pause = load.pause / 2 + outside.chance.below(load.pause + 1);
                     self.rest(pause, outside);
@@ -315,7 +338,10 @@ impl Client {
     fn ask_something(&mut self, load: Load, outside: &mut Outside<'_>) {
         let own = format!("/load/{}/{}", self.id, outside.chance.below(6));
         let all = format!("/all/{}", outside.chance.below(4));
-        let kind = if load.plain { 0 } else { outside.chance.below(40) };
+        let mut kind = if load.plain { 0 } else { outside.chance.below(40) };
+        if (34..36).contains(&kind) && self.parked() >= PARKED {
+            kind = 12;
+        }
         match kind {
             0..12 => self.set(&own, -1, load.size, outside),
             12..14 => self.set(&all, -1, load.size, outside),
@@ -438,6 +464,8 @@ impl Client {
             }
             // The next of a watch.
             Asked::Event(next) => self.next = self.next.max(next + 1),
+            // Behind the last.
+            Asked::File => self.stopped |= code.is_some(),
             Asked::Past(rev) => {
                 assert_eq!(code, None, "revision {rev} of node {} cannot be read", self.node);
                 self.next = rev + 1;

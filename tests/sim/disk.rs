@@ -78,8 +78,10 @@ pub struct Disk {
     begun: OpId,
     /// No operation comes to its end.
     pub stalled: bool,
-    /// There is no room for another segment.
+    /// There is no room for another segment; only what is left for the next snapshot.
     pub full: bool,
+    /// There is not even that.
+    pub brimful: bool,
     /// Operations fail.
     pub failing: bool,
     /// The next write of the log does not arrive as it was sent.
@@ -109,9 +111,12 @@ impl Disk {
             return Ended::Failed;
         }
         let op = self.ops.remove(&id).expect("an operation that was begun");
-        let needs_room =
-            matches!(&op, Op::Part(..)) || matches!(&op, Op::Prepare(prepare) if prepare.recycle.is_none());
-        if self.full && needs_room {
+        let no_room = match &op {
+            Op::Part(..) => self.brimful,
+            Op::Prepare(prepare) => self.full && prepare.recycle.is_none(),
+            _ => false,
+        };
+        if no_room {
             if let Op::Part(name, _) = &op {
                 self.carry_out(&Op::Abandon(name.clone()));
             }
@@ -206,7 +211,7 @@ impl Disk {
                 }
                 (1 | 2, _) => {}
                 (_, Op::Prepare(prepare)) if self.full && prepare.recycle.is_none() => {}
-                (_, Op::Part(..)) if self.full => {}
+                (_, Op::Part(..)) if self.brimful => {}
                 _ => self.carry_out(&op),
             }
         }

@@ -217,7 +217,7 @@ impl Weather {
                 world.disk(host).failing = world.nodes[host].is_up();
                 return;
             }
-            Kind::FullDisk => world.disk(host).full = true,
+            Kind::FullDisk => (world.disk(host).full, world.disk(host).brimful) = (true, chance.once_in(2)),
             Kind::Flip | Kind::LostSector | Kind::Corrupt | Kind::Wipe => return self.harm(world, host, kind, chance),
             Kind::Snapshot => {
                 if let Some(replica) = world.nodes[host].replica() {
@@ -269,7 +269,8 @@ impl Weather {
             Relief::HealAll => world.heal_all(),
             Relief::Disk(host) => {
                 let disk = world.disk(host);
-                (disk.stalled, disk.full, disk.latency) = (false, false, (100, 500));
+                (disk.stalled, disk.full, disk.brimful) = (false, false, false);
+                disk.latency = (100, 500);
             }
             Relief::Way(a, b) => world.net.clear_delay(a, b),
             Relief::Snapshots(host) => {

@@ -553,8 +553,8 @@ impl World {
         self.net.chaos = Chaos::default();
         for host in 0..self.nodes.len() {
             let node = &mut self.nodes[host];
-            (node.disk.stalled, node.disk.full, node.disk.failing, node.disk.latency) =
-                (false, false, false, (100, 500));
+            (node.disk.stalled, node.disk.failing, node.disk.latency) = (false, false, (100, 500));
+            (node.disk.full, node.disk.brimful) = (false, false);
             node.doom = None;
             if !node.is_up() && node.process > 0 {
                 self.start(host);
@@ -703,6 +703,11 @@ impl World {
                 self.read_history(*node, known + 1, last);
             }
             if self.checker.told() <= last {
+                for node in nodes {
+                    self.read_files(*node, last);
+                }
+            }
+            if self.checker.told() <= last {
                 return self.verify(last, nodes);
             }
             known = std::mem::replace(&mut last, self.checker.told());
@@ -717,6 +722,16 @@ impl World {
         self.clients[client].next = from.max(last - history / 2);
         self.until(self.patience(), "the history can be read", |world| world.clients[client].next > last);
         self.clients[client].stopped = true;
+    }
+
+    /// Reads every file, as this node has it at a revision.
+    fn read_files(&mut self, node: Host, rev: i64) {
+        let client = self.add_client(node, Plan::Files(rev));
+        self.clients[client].next = 0;
+        self.until(LIMIT, "all files can be read", |world| {
+            let client = &world.clients[client];
+            client.stopped && client.open() == 0
+        });
     }
 
     #[track_caller]
