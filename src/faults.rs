@@ -70,8 +70,8 @@ faults! {
 
     // ---- log ----
 
-    /// Recovery does not look at the checksums of blocks. Breaks: damage is never taken for data.
-    BlockSumUnchecked in "log/block.rs",
+    /// Recovery looks neither at the checksums of blocks nor at that of a snapshot. Breaks: damage is never taken for data.
+    SumsUnchecked in "log/block.rs",
     /// A write that has ended proves what was staged while it was under way too. Breaks: nothing is answered before it is durable.
     ProofOfTooMuch in "log/writer.rs",
     /// Recovery takes what is whole of a torn write, and goes on behind it. Breaks: a torn write is cut.
