@@ -58,9 +58,27 @@ struct State {
     nodes: BTreeMap<Ino, Node>,
     next: Ino,
     random: Random,
-    /// From so many events on, operations that begin do not end.
-    hold: Option<usize>,
+    /// Operations do not end from one on.
+    hold: Option<Hold>,
     held: Vec<Task>,
+}
+
+/// From which operation on nothing ends.
+#[derive(Clone, Copy, Debug)]
+pub enum Hold {
+    /// The first that begins after so many events.
+    After(usize),
+    /// The first that gives a file a name that ends so.
+    Named(&'static str),
+}
+
+impl Hold {
+    fn begins_with(self, op: &Op, events: usize) -> bool {
+        match self {
+            Hold::After(most) => events >= most,
+            Hold::Named(end) => matches!(op, Op::Rename { to, .. } if to.ends_with(end)),
+        }
+    }
 }
 
 type Task = Box<dyn FnOnce() + Send>;
@@ -118,9 +136,9 @@ impl Disk {
         self.state().record.events.len()
     }
 
-    /// Lets no operation end that begins after so many events.
-    pub fn hold(&self, after: usize) {
-        self.state().hold = Some(after);
+    /// Lets nothing end from an operation on.
+    pub fn hold(&self, from: Hold) {
+        self.state().hold = Some(from);
     }
 
     /// Waits until an operation is held, or it is `over` without.
@@ -174,6 +192,8 @@ impl Disk {
             Op::Sync { .. } => LATENCY[1],
             _ => LATENCY[2],
         };
+        let events = state.record.events.len();
+        let held = !state.held.is_empty() || state.hold.is_some_and(|hold| hold.begins_with(&op, events));
         let id = state.record.begin(op);
         self.0.changed.notify_all();
         let disk = self.clone();
@@ -184,8 +204,7 @@ impl Disk {
             answer(Ok(&mut state));
         };
         let delay = if most > 0 { state.random.next() % most } else { 0 };
-        let events = state.record.events.len();
-        if state.hold.is_some_and(|hold| hold < events) {
+        if held {
             return state.held.push(Box::new(end));
         }
         drop(state);

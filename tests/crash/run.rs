@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use doozer::limits::VALUE_MAX;
@@ -14,7 +15,7 @@ use super::common::cluster::dying_with_us;
 use super::common::process::{Server, Setup, temp_dir};
 use super::common::wire::*;
 use super::common::{LIMIT, Random};
-use super::fuse::{Disk, Mounted};
+use super::fuse::{Disk, Hold, Mounted};
 use super::record::*;
 
 /// Revisions that stay readable: few, so that snapshots are small.
@@ -34,6 +35,8 @@ pub struct Run {
     notes: Arc<Notes>,
     round: usize,
     seed: u64,
+    /// Moments of which there are to be images.
+    pub windows: Vec<Range<usize>>,
     home: TempDir,
 }
 
@@ -100,7 +103,7 @@ impl Run {
         let notes = Arc::new(Notes { disk, noted: Mutex::new(noted), changed: Condvar::new() });
         let setup =
             Setup::at(home.path().join(DATA.join("/"))).flags(["-hist", &READABLE.to_string()]).run_by(dying_with_us());
-        Run { mounted: Some(mounted), setup, notes, round: 0, seed, home }
+        Run { mounted: Some(mounted), setup, notes, round: 0, seed, windows: Vec::new(), home }
     }
 
     pub fn disk(&self) -> &Disk {
@@ -115,12 +118,25 @@ impl Run {
 
     /// Starts a server, and kills it before anything ends that it does to the disk after so many events; or when it is up.
     pub fn start_and_kill(&mut self, events: usize) {
-        self.disk().hold(self.disk().position() + events);
+        self.disk().hold(Hold::After(self.disk().position() + events));
         let server = self.setup.spawn();
         self.disk().wait_held(|| server.stderr().contains("say hello"));
+        self.kill_held(server);
+    }
+
+    /// Kills a server before anything ends that is held.
+    pub fn kill_held(&self, server: Server) {
         server.signal(Signal::KILL);
         self.disk().release();
         server.exited();
+    }
+
+    /// Starts a server, as [`Run::start`]; of the moments until it is up there are to be images in any case.
+    pub fn start_closely_watched(&mut self) -> Server {
+        let began = self.disk().position();
+        let server = self.start();
+        self.windows.push(began..self.disk().position());
+        server
     }
 
     /// Starts writers, of small values and now and then one of the largest size, and one who watches all that happens.

@@ -1,5 +1,7 @@
 //! `cargo sim`: runs seeds, replays one, or soaks; and hunts deliberate faults.
 
+#![allow(clippy::disallowed_methods, reason = "it measures how fast the simulator is")]
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -45,7 +47,7 @@ struct Args {
     /// Has nobody who watches, and no files at the beginning
     #[arg(long)]
     bare: bool,
-    /// Prints everything that happened, if the run fails
+    /// Prints everything that happened, a line each
     #[arg(long)]
     timeline: bool,
     /// Arms a deliberate fault
