@@ -71,6 +71,11 @@ fn trials() -> Vec<Trial> {
     for seed in command::FIXED {
         trials.push(trial(format!("seeds::{seed}_keeps_every_promise"), Box::new(move || command::fixed(seed))));
     }
+    #[cfg(feature = "faults")]
+    for &fault in doozer::faults::Fault::ALL {
+        let name = format!("mutants::{}_is_caught", fault.name().replace('-', "_"));
+        trials.push(trial(name, Box::new(move || mutants::must_be_caught(fault))));
+    }
     trials.push(trial("seeds::the_same_seed_is_the_same_run".into(), Box::new(|| command::same_seed_same_run(3))));
     trials
 }
