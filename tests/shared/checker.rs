@@ -25,7 +25,7 @@
 //! it may have seen: the first event whose mutation was called after the answer is beyond it. So nearly everything is judged
 //! soon after it has happened, and forgotten. A SET names itself by its value ([`value`]). Deletions and NOPs do not: where only one of
 //! them can be an event, it is this, and what is left is matched at the end.
-#![allow(dead_code, reason = "each test uses its own part")]
+#![allow(dead_code, unused_imports, reason = "each test uses its own part")]
 
 #[path = "checker/authors.rs"]
 mod authors;
