@@ -15,6 +15,7 @@
 //! | 2 | [`store`] | paths, globs, the versioned tree, history, waiters |
 //! | 1 | [`wire`] | frames and messages of the client protocol |
 //! | 0 | [`limits`] | every bound in one place, related to each other at compile time |
+//! | 0 | [`faults`] | mistakes that the tests make on purpose; nothing in a build for use |
 //!
 //! # The way of a write
 //! 1. `server/link.rs` receives bytes; `replica.rs` finds the frames where they lie ([`wire::frame`]) and decodes the request.
@@ -54,6 +55,7 @@
 pub mod cli;
 #[cfg(feature = "client")]
 pub mod client;
+pub mod faults;
 pub mod limits;
 pub mod log;
 #[cfg(feature = "server")]

@@ -61,6 +61,7 @@ pub use session::{Access, Conn, Output};
 pub use stewardship::Standing;
 use transfer::Sending;
 
+use crate::faults::{self, Fault};
 use crate::limits;
 use crate::log::{self, Log, Position};
 use crate::wire::{Request, Response, frame};
@@ -236,6 +237,7 @@ impl Replica {
     /// When raft refuses its configuration, which recovery has made sure it does not.
     pub fn new(config: Config, recovered: Recovered) -> raft::Result<Replica> {
         let Recovered { machine, start, log, snapshot, snapshot_bytes } = recovered;
+        let config = if faults::is_armed(Fault::EpochReused) { Config { epoch: 1, ..config } } else { config };
         let origin = Origin { node: config.raft_id, epoch: config.epoch };
         let election_ticks = config.election_ms.div_ceil(config.heartbeat_ms).max(2);
         let life = start.seed;
@@ -303,7 +305,7 @@ impl Replica {
     /// Keeps less for peers, and takes snapshots sooner, than the [`limits`] say: with little data everything happens that else
     /// takes much.
     pub fn hurry(&mut self, keep: usize, snapshot_after: u64) {
-        self.keep = keep.min(limits::KEEP);
+        self.keep = keep.min(self.keep);
         self.snapshots.hurry(snapshot_after);
     }
 
@@ -340,6 +342,21 @@ impl Replica {
     /// The revision at which this boot began to serve, before it wrote anything.
     pub fn recovered_revision(&self) -> i64 {
         self.recovered_revision
+    }
+
+    /// The raft ids of the members, as of what is applied here.
+    pub fn voters(&self) -> &[u64] {
+        self.machine.members.voters()
+    }
+
+    /// The event of a revision that is in the history; its path is written over `path`.
+    pub fn event(&self, rev: i64, path: &mut Vec<u8>) -> Option<crate::store::Event<'_>> {
+        self.machine.store.event(rev, path)
+    }
+
+    /// Index of the last entry that is applied here.
+    pub fn applied(&self) -> u64 {
+        self.group.applied()
     }
 
     /// The current revision.
@@ -466,6 +483,11 @@ impl Replica {
         self.advance();
         self.watch_leader();
         self.introduce();
+        if faults::is_armed(Fault::SyncNotAsked)
+            || (faults::is_armed(Fault::SyncOfLeaderNotAsked) && self.group.leads())
+        {
+            self.reading.push_back((self.group.applied(), std::mem::take(&mut self.syncs)));
+        }
         if !self.open && (self.serving() || self.is_stuck()) {
             self.open = true;
             self.resume_stalled();
@@ -594,6 +616,9 @@ impl Replica {
         let outcome = machine.apply(&entry.data, |store, from, seq, outcome| {
             if from == *origin {
                 assert_eq!(seq, *pending_first, "own mutations come back in order");
+                if faults::is_armed(Fault::AnswersSwapped) && pending.len() > 1 {
+                    pending.swap(0, 1);
+                }
                 *pending_first += 1;
                 let own = pending.pop_front().expect("a pending one for each");
                 match own.asker {
@@ -730,7 +755,9 @@ impl Replica {
     }
 
     fn is_snapshot_due(&self) -> bool {
+        // One of the same state again would shorten no log.
         self.arrived.is_none()
+            && self.group.applied() > self.snapshots.last()
             && self.snapshots.is_due(self.log.bytes_since(self.snapshots.last()), self.log.needs_release())
     }
 
@@ -738,7 +765,13 @@ impl Replica {
     /// file of [`Replica::snapshot_name`], and reported by [`Replica::snapshot_done`] or [`Replica::snapshot_failed`].
     pub fn begin_snapshot(&mut self) -> bool {
         if self.is_snapshot_due() {
-            let (index, term) = (self.group.applied(), self.group.applied_term());
+            let (mut index, term) = (self.group.applied(), self.group.applied_term());
+            if faults::is_armed(Fault::SegmentsReleasedEarly) {
+                self.log.release(index);
+            }
+            if faults::is_armed(Fault::SnapshotIndexTooHigh) {
+                index += 1;
+            }
             self.snapshots.begin(&mut self.machine, &self.config.node, index, term);
         }
         self.snapshots.take_in_hand()

@@ -47,6 +47,8 @@ use tree::Tree;
 use waiters::Waiters;
 use walk::{Step, Walker};
 
+use crate::faults::{self, Fault};
+
 /// A change to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mutation<'a> {
@@ -179,6 +181,9 @@ impl Store {
         self.tree = later.tree;
         self.cursors = Cursors::default();
         let first = self.first_revision();
+        if faults::is_armed(Fault::WaitersMissSnapshot) {
+            return;
+        }
         if from < first {
             self.waiters.lost(from, first);
         }

@@ -6,11 +6,20 @@
 use std::path::{Path, PathBuf};
 
 /// Each module's floor; a module imports from lower floors only.
-const FLOORS: &[(&str, u32)] =
-    &[("limits", 0), ("wire", 1), ("store", 2), ("log", 4), ("replica", 5), ("client", 6), ("server", 7), ("cli", 8)];
+const FLOORS: &[(&str, u32)] = &[
+    ("faults", 0),
+    ("limits", 0),
+    ("wire", 1),
+    ("store", 2),
+    ("log", 4),
+    ("replica", 5),
+    ("client", 6),
+    ("server", 7),
+    ("cli", 8),
+];
 
 /// Floors below the shell: deterministic, without I/O.
-const PURE: &[&str] = &["limits", "wire", "store", "log", "replica"];
+const PURE: &[&str] = &["faults", "limits", "wire", "store", "log", "replica"];
 
 /// What only the world has: not to be named in a pure module.
 const WORLDLY: &[&str] = &[
@@ -124,6 +133,20 @@ fn only_the_server_names_tokio_uring() {
             assert!(!code(&file).contains("tokio_uring"), "{} names tokio_uring", file.display());
         }
     }
+}
+
+/// A deliberate fault in a build for use would be a bug like any other: the feature that lets tests arm one is no part of another
+/// feature, and what it changes is all in one place.
+#[test]
+fn deliberate_faults_are_for_tests_only() {
+    for file in sources(&root().join("src")) {
+        let named = std::fs::read_to_string(&file).unwrap().contains("feature = \"faults\"");
+        assert_eq!(named, module(&file) == "faults", "{}", file.display());
+    }
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let features = manifest.split("[features]").nth(1).unwrap().split("\n[").next().unwrap();
+    let asked = features.lines().filter(|line| !line.starts_with('#') && line.contains("faults")).collect::<Vec<_>>();
+    assert_eq!(asked, ["faults = []"]);
 }
 
 #[test]

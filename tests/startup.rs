@@ -324,8 +324,8 @@ fn a_signal_loses_a_write() {
 /// `doozerd 2>&1 | head` ends the reader of its words, and must not end the server when it has something to say.
 #[test]
 fn a_server_dies_when_nobody_listens_to_it() {
-    let setup = Setup::new().run_by(["sh", "-c", "exec \"$0\" \"$@\" 2>&1 >/dev/null | head -n 1 >&2"]);
-    // The pipeline's reader leaves after the first line; the address is in it.
+    let setup = Setup::new().run_by(["sh", "-c", "exec \"$0\" \"$@\" 2>&1 >/dev/null | head -n 2 >&2"]);
+    // The pipeline's reader leaves after the second line; the address is in it.
     let shell = setup.spawn();
     let line = shell.says("listening on");
     let addr = line.split_once("listening on ").unwrap().1.parse().unwrap();

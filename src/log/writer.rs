@@ -19,6 +19,7 @@ use super::name;
 use super::record::{self, HardState, OPENING, RECORD_HEAD, Record, State};
 use super::recovery::Recovered;
 use super::segment::{self, Header, NodeId};
+use crate::faults;
 use crate::limits::SPARE_SEGMENTS;
 use std::collections::VecDeque;
 
@@ -398,6 +399,9 @@ impl Log {
         self.buffers.push(write.blocks);
         self.buffers.truncate(2);
         self.durable = Durable::new(in_flight.number, in_flight.position);
+        if faults::is_armed(faults::Fault::ProofOfTooMuch) {
+            self.durable = Durable::new(in_flight.number, self.state.position - 1);
+        }
         if in_flight.seal {
             self.advance();
         } else if self.anchor != write.generation {

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use slab::Slab;
 
 use super::session::{Access, Conn, Output, Pause, Sessions};
+use crate::faults::{self, Fault};
 use crate::limits;
 use crate::store::{
     Event, Getdir, GetdirState, Glob, Kind, Lookup, Store, Wait, WaitState, WaiterId, Walk, WalkState, Woken,
@@ -165,6 +166,7 @@ enum At {
 fn resolve(store: &Store, rev: Option<i64>) -> At {
     match rev.map(|r| r.max(1)) {
         None => At::Now(store.revision()),
+        Some(_) if faults::is_armed(Fault::FutureReadNow) => At::Now(store.revision()),
         Some(rev) if rev > store.revision() => At::Future(rev),
         Some(rev) if rev < store.first_revision() => At::TooLate,
         Some(rev) => At::Now(rev),
@@ -262,6 +264,9 @@ impl Desk {
         let mut budget = self.first_budget();
         let before = budget;
         match op {
+            Op::Get if faults::is_armed(Fault::GetOfPastIsOfPresent) && rev < store.revision() => {
+                return self.read_at(store, conn, tag, op, path, store.revision());
+            }
             Op::Get => match store.lookup(path, rev) {
                 Lookup::Dir { .. } => self.fail(conn, tag, ErrCode::Isdir),
                 found => {
@@ -522,6 +527,9 @@ impl Desk {
     /// Answers a WAIT with the event of `rev`.
     fn event(&mut self, store: &Store, conn: Conn, tag: Option<i32>, rev: i64) {
         if self.full(conn) {
+            if faults::is_armed(Fault::EventDropped) {
+                return;
+            }
             return self.defer(conn, Deferred::Event { tag, rev });
         }
         let mut path = std::mem::take(&mut self.path);

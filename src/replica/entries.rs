@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use crate::faults::{self, Fault};
 use crate::limits;
 use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, StorageError};
@@ -56,6 +57,13 @@ impl Entries {
         let inner = &mut *self.inner.borrow_mut();
         for entry in entries {
             assert!(entry.index > inner.before.0, "entry {} replaces an applied one", entry.index);
+            if faults::is_armed(Fault::ConflictingTailServed)
+                && let Some(old) = inner.position(entry.index).and_then(|at| inner.entries.get_mut(at))
+            {
+                inner.bytes = inner.bytes + entry.data.len() - old.data.len();
+                *old = entry.clone();
+                continue;
+            }
             while inner.last() >= entry.index {
                 let gone = inner.entries.pop_back().expect("an entry at or behind the index");
                 inner.bytes -= gone.data.len();

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use super::batch::{self, Origin, Parcel};
 use super::machine::Machine;
+use crate::faults::{self, Fault};
 use crate::limits;
 
 /// See the module.
@@ -82,7 +83,7 @@ impl Forward {
         self.step_down();
         self.early.clear();
         let late = now_ms.saturating_sub(self.progress_ms) >= patience_ms;
-        let again = self.sent != Some((leader, term)) || late;
+        let again = (self.sent != Some((leader, term)) || late) && !faults::is_armed(Fault::NotSentAgain);
         if again {
             self.sent = Some((leader, term));
             self.progress_ms = now_ms;
@@ -144,7 +145,8 @@ impl Forward {
             return;
         }
         let seen = || machine.seen().get(&node).map_or((0, 1), |seen| (seen.epoch, seen.seq + 1));
-        let expected = self.expected.entry(node).or_insert_with(seen);
+        let any = faults::is_armed(Fault::FirstParcelExpected);
+        let expected = self.expected.entry(node).or_insert_with(|| if any { (epoch, first) } else { seen() });
         let next = if epoch > expected.0 { 1 } else { expected.1 };
         let end = first.saturating_add(u64::from(count));
         if epoch < expected.0 || first > next || end <= next {

@@ -21,6 +21,7 @@ use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
 use super::batch::Origin;
 use super::entries::Entries;
 use super::members::Change;
+use crate::faults::{self, Fault};
 use crate::limits;
 use crate::log::{Durable, Position};
 
@@ -228,7 +229,7 @@ impl Group {
     /// # Errors
     /// Those of raft.
     pub fn campaign(&mut self) -> raft::Result<()> {
-        if !self.may_stand() {
+        if !self.may_stand() || (faults::is_armed(Fault::NobodyStands) && !self.node.raft.prs().is_singleton()) {
             return Ok(());
         }
         self.node.campaign()?;
@@ -305,9 +306,16 @@ impl Group {
 
     /// A tick has passed.
     pub fn tick(&mut self) {
+        if faults::is_armed(Fault::NobodyStands) && self.leader() == 0 && self.committed() > 0 {
+            return;
+        }
+        let heir = self.node.raft.lead_transferee;
         if self.may_stand() {
             self.node.tick();
             self.jitter();
+        }
+        if faults::is_armed(Fault::HandOverForEver) && self.is_leader() {
+            self.node.raft.lead_transferee = heir;
         }
     }
 
@@ -352,8 +360,12 @@ impl Group {
             }
             // The commit index alone needs no write; it goes along with the next one, so that recovery knows what it may
             // apply.
-            let state = self.node.raft.hard_state();
-            if ready.must_sync() && (hard_state.is_some() || state.commit > self.logged_commit) {
+            let mut state = self.node.raft.hard_state();
+            if faults::is_armed(Fault::VoteNotPersisted) {
+                state.vote = 0;
+            }
+            let skipped = faults::is_armed(Fault::TermNotPersisted) && entries.is_empty();
+            if ready.must_sync() && (hard_state.is_some() || state.commit > self.logged_commit) && !skipped {
                 log.hard_state(&state);
                 self.logged_commit = state.commit;
             }
@@ -370,7 +382,9 @@ impl Group {
 
     /// The log is durable so far: releases the readies that waited for it. Call [`Group::pump`] afterwards.
     pub fn persisted(&mut self, durable: Durable) {
-        while let Some(ready) = self.waiting.pop_front_if(|w| durable.covers(w.position)) {
+        let hasty = (faults::is_armed(Fault::AnswerBeforeDurable) && self.is_leader())
+            || (faults::is_armed(Fault::AckBeforeDurable) && !self.is_leader());
+        while let Some(ready) = self.waiting.pop_front_if(|w| durable.covers(w.position) || hasty) {
             self.node.on_persist_ready(ready.number);
             self.outbox.extend(ready.messages);
             self.installed = ready.snapshot.or(self.installed);

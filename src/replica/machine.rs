@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use super::batch::{self, BadBatch, Command, Origin};
 use super::members::{Change, Denied, Members};
+use crate::faults::{self, Fault};
 use crate::store::{Lookup, Mutation, Refused, Store};
 
 /// Why a command changed nothing.
@@ -83,7 +84,9 @@ impl Machine {
             }
             let last = seen.entry(origin.node).or_insert(Seen { epoch: 0, seq: 0 });
             let next = if origin.epoch == last.epoch { last.seq + 1 } else { 1 };
-            if origin.epoch < last.epoch || seq != next {
+            let again = seq < next && !faults::is_armed(Fault::AppliedTwice);
+            let early = seq > next && !faults::is_armed(Fault::GapAccepted);
+            if origin.epoch < last.epoch || again || early {
                 return;
             }
             *last = Seen { epoch: origin.epoch, seq };
@@ -140,7 +143,13 @@ fn mutate(store: &mut Store, members: &mut Members, mutation: Mutation<'_>) -> R
     if let Some(denied) = members.deny(store, &mutation) {
         return Err(Rejected::Members(denied));
     }
-    let rev = store.apply(mutation).map_err(Rejected::Store)?;
+    let mut taken = mutation;
+    if let Mutation::Set { rev, .. } | Mutation::Del { rev, .. } = &mut taken
+        && faults::is_armed(Fault::ComparedOnArrival)
+    {
+        *rev = -1;
+    }
+    let rev = store.apply(taken).map_err(Rejected::Store)?;
     members.applied(&mutation, rev);
     Ok(rev)
 }

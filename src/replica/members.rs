@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState};
 
 use super::batch::Registration;
+use crate::faults::{self, Fault};
 use crate::limits;
 use crate::log::NodeId;
 use crate::store::{Lookup, Mutation, Store};
@@ -292,6 +293,9 @@ impl Members {
             match known {
                 Some((id, _)) => *id,
                 None if self.nodes.len() >= limits::NODES_MAX => return Err(Denied::Crowded),
+                None if faults::is_armed(Fault::RaftIdReused) => {
+                    self.nodes.last_key_value().map_or(0, |(id, _)| id + 1)
+                }
                 None => self.next,
             }
         } else {
@@ -374,7 +378,8 @@ impl Members {
     /// What a change does to the tree, if it holds at this place of the log; it has taken effect here then.
     pub fn change(&mut self, change: &Change) -> Option<Vec<Write>> {
         let id = change.raft_id();
-        let slot_is = |path: &Vec<u8>, rev: i64| self.slots.get(path).filter(|slot| slot.rev == rev);
+        let unchecked = faults::is_armed(Fault::ChangeUnchecked);
+        let slot_is = |path: &Vec<u8>, rev: i64| self.slots.get(path).filter(|slot| slot.rev == rev || unchecked);
         let mut tree = Vec::new();
         match change {
             Change::Admit(_) => {

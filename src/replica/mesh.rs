@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use super::members::Members;
 use super::routes::Routes;
 use super::session::{Conn, Sessions};
+use crate::faults::{self, Fault};
 use crate::limits;
 use crate::log::NodeId;
 use crate::wire::peer::{self, Frame, Hello, Links, PREAMBLE, Refusal, Route, VERSION};
@@ -313,6 +314,12 @@ impl Mesh {
     }
 
     fn relay(&mut self, sessions: &mut Sessions, came: Conn, route: Route, bytes: &[u8]) {
+        if faults::is_armed(Fault::RelayLoops) {
+            if let Some(any) = self.up.values().copied().find(|conn| *conn != came && has_room(sessions, *conn)) {
+                sessions.append(any, |out| out.extend_from_slice(bytes));
+            }
+            return;
+        }
         let Some(next) = self.routes.next_hop(route.to).and_then(|hop| self.up.get(&hop)).copied() else { return };
         if next != came && has_room(sessions, next) {
             sessions.append(next, |out| {
@@ -377,7 +384,7 @@ impl Mesh {
             ));
         }
         if hello.raft_id != 0 {
-            if members.is_retired(hello.raft_id) {
+            if members.is_retired(hello.raft_id) && !faults::is_armed(Fault::RetiredLinked) {
                 return Some((
                     Refusal::Retired,
                     format!("{ours}: you were taken out of it, and may come back as a standby"),
@@ -556,7 +563,7 @@ impl Mesh {
         for (conn, link) in &self.links {
             let limit =
                 if link.peer.as_ref().is_some_and(|p| p.raft_id != 0) { self.timing.silence_ms } else { HELLO_MS };
-            if now_ms.saturating_sub(link.heard_ms) > limit {
+            if now_ms.saturating_sub(link.heard_ms) > limit && !faults::is_armed(Fault::SilenceUnnoticed) {
                 silent.push(*conn);
             } else if link.peer.is_some() && now_ms.saturating_sub(link.sent_ms) >= self.timing.ping_ms {
                 quiet.push(*conn);

@@ -5,6 +5,7 @@
 
 use super::Replica;
 use super::requests::Asker;
+use crate::faults::{self, Fault};
 use crate::wire::peer::Refusal;
 use crate::wire::{ErrCode, Response};
 
@@ -86,7 +87,8 @@ impl Replica {
         let longer = |since: Option<u64>, ms: u64| since.is_some_and(|since| now.saturating_sub(since) >= ms);
         let closed = longer(self.lost_since, election)
             || longer(self.leaderless_since, LEADERLESS * election)
-            || (!self.is_alone() && longer(self.forward.waits_since(), UNCOMMITTED * election));
+            || (!self.is_alone() && longer(self.forward.waits_since(), UNCOMMITTED * election))
+            || (self.closed && faults::is_armed(Fault::ClosedForEver));
         if closed == self.closed {
             return;
         }
@@ -104,6 +106,13 @@ impl Replica {
 
     /// Refuses what was not sent to anyone yet.
     pub(super) fn withdraw(&mut self) {
+        if faults::is_armed(Fault::ReadonlyThoughSent) {
+            for pending in &mut self.pending {
+                if let Asker::Client { conn, tag, .. } = std::mem::replace(&mut pending.asker, Asker::Own) {
+                    self.desk.answered(conn, &Response::error(tag, ErrCode::Readonly, None));
+                }
+            }
+        }
         for _ in 0..self.gather.withdraw() {
             let Some(pending) = self.pending.pop_back() else { break };
             match pending.asker {

@@ -12,6 +12,7 @@ use super::batch::BadBatch;
 use super::group::{self, change_of};
 use super::machine::Machine;
 use super::snapshot::{BadSnapshot, Restore};
+use crate::faults::{self, Fault};
 use crate::limits;
 use crate::log::{self, Event, NodeId, Record};
 
@@ -140,6 +141,12 @@ impl Rebuild {
                 if index <= self.applied.0 {
                     return Ok(());
                 }
+                if faults::is_armed(Fault::ConflictingTailKept)
+                    && let Some(old) = self.entries.iter_mut().find(|entry| entry.index == index)
+                {
+                    (old.term, old.data) = (term, bytes::Bytes::copy_from_slice(data));
+                    return Ok(());
+                }
                 while self.entries.back().is_some_and(|last| last.index >= index) {
                     self.entries.pop_back();
                 }
@@ -211,7 +218,11 @@ impl Rebuild {
         // What the only voter has on its disk is committed: no election is needed to know it, nor room in the log for one.
         self.commit = self.commit.max(commit);
         self.apply_committed()?;
-        if self.machine.members.voters() == [raft_id] && self.entries.iter().all(|e| change_of(e).is_none()) {
+        if faults::is_armed(Fault::LastEntryForgotten) {
+            self.entries.pop_back();
+        }
+        let alone = self.machine.members.voters() == [raft_id] || faults::is_armed(Fault::UncommittedApplied);
+        if alone && self.entries.iter().all(|e| change_of(e).is_none()) {
             commit = recovered.last_index;
             self.commit = commit;
             self.apply_committed()?;

@@ -13,9 +13,10 @@ use super::mesh::{FLAG_FULL, Mesh};
 use super::quorum::no_quorum;
 use super::session::{Conn, Sessions};
 use super::{Config, Replica};
+use crate::faults::{self, Fault};
 use crate::limits;
 use crate::log::Room;
-use crate::store::{Glob, Mutation, Path, Refused};
+use crate::store::{Glob, Lookup, Mutation, Path, Refused};
 use crate::wire::peer::{Frame, Refusal};
 use crate::wire::{ErrCode, Request, Response, Verb};
 
@@ -153,6 +154,14 @@ impl Replica {
                 _ => Mutation::Set { path, rev, value: request.value.unwrap_or_default() },
             }
         };
+        if let Mutation::Set { path, rev, .. } | Mutation::Del { path, rev } = command
+            && faults::is_armed(Fault::ComparedOnArrival)
+            && let Lookup::File { rev: now, .. } = self.machine.store.lookup(path, self.machine.store.revision())
+            && (0..now).contains(&rev)
+        {
+            self.desk.fail(conn, tag, ErrCode::RevMismatch);
+            return true;
+        }
         let (path, value) = match command {
             Mutation::Set { path, value, .. } => (path.len(), value.len()),
             Mutation::Del { path, .. } => (path.len(), 0),

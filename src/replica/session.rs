@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use slab::Slab;
 
 use super::desk::Deferred;
+use crate::faults::{self, Fault};
 use crate::wire::Response;
 
 /// Output, in bytes, from which on a session takes no further request. One answer (at most a value of 1 MiB) may
@@ -273,7 +274,7 @@ impl Sessions {
     pub fn resume(&mut self, conn: Conn, pause: Pause) {
         if let Some(session) = self.get(conn)
             && session.paused == Some(pause)
-            && !(pause == Pause::Output && session.full())
+            && !(pause == Pause::Output && (session.full() || faults::is_armed(Fault::PausedForEver)))
         {
             session.paused = None;
             self.resumed.push(conn);

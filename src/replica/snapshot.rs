@@ -24,9 +24,10 @@ use raft::eraftpb::ConfState;
 use super::machine::{Machine, Seen};
 use super::members::{Member, Members};
 use super::transfer::Receiving;
+use crate::faults::{self, Fault};
 use crate::limits;
 use crate::log::{NodeId, SnapshotWrite, SnapshotWriter, name};
-use crate::store::{Kind, LoadError, Loader, PinId, Store};
+use crate::store::{Kind, LoadError, Loader, Lookup, PinId, Store};
 
 const FORMAT: u8 = 1;
 const FILE: u8 = 1;
@@ -108,7 +109,10 @@ impl Source {
                     record.clear();
                     record.extend_from_slice(&[EVENT, kind_code(event.kind)]);
                     put_path(&mut record, &path);
-                    record.extend_from_slice(event.value);
+                    let latest = || matches!(store.lookup(&path, self.last), Lookup::File { rev, .. } if rev == next);
+                    if !faults::is_armed(Fault::SnapshotOfLatestValues) || latest() {
+                        record.extend_from_slice(event.value);
+                    }
                     next += 1;
                     if sink(&record) {
                         break;
@@ -421,8 +425,10 @@ fn encode_state(first: i64, last: i64, machine: &Machine) -> Vec<u8> {
     let mut state = Vec::new();
     state.extend_from_slice(&first.to_le_bytes());
     state.extend_from_slice(&last.to_le_bytes());
-    state.extend_from_slice(&count(machine.seen().len()));
-    for (node, seen) in machine.seen() {
+    let nothing = BTreeMap::new();
+    let seen = if faults::is_armed(Fault::SeenLeftOut) { &nothing } else { machine.seen() };
+    state.extend_from_slice(&count(seen.len()));
+    for (node, seen) in seen {
         for number in [*node, seen.epoch, seen.seq] {
             state.extend_from_slice(&number.to_le_bytes());
         }

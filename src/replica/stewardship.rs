@@ -5,6 +5,7 @@ use super::members::Change;
 use super::membership::{Step, View};
 use super::mesh::{FLAG_FULL, FLAG_LEAVING};
 use super::{Fate, Replica};
+use crate::faults::{self, Fault};
 use crate::log::Room;
 
 /// A leader whose own disk has not finished a write for so many election time-outs hands over.
@@ -85,7 +86,11 @@ impl Replica {
         if !self.machine.change(change) {
             return;
         }
-        self.group.apply_change(change);
+        let untold = (faults::is_armed(Fault::ChangeAppliedByLeader) && !self.group.is_leader())
+            || (faults::is_armed(Fault::DemotedStillVotes) && matches!(change, Change::Demote(..)));
+        if !untold {
+            self.group.apply_change(change);
+        }
         self.desk.wake(&mut self.machine.store);
         let name = if change.raft_id() == self.config.raft_id { format!("this node, {name},") } else { name };
         let voters = self.machine.members.voters().len();

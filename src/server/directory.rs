@@ -75,15 +75,36 @@ pub async fn open(options: &Options, addr: &str) -> Result<Opened, StartError> {
     Ok(Opened { identity, recovered, disk, report, recovery, lock })
 }
 
-/// Makes the directory, with those above it, so that it is still there after a power cut.
+/// Makes the directory, with those above it, so that it is still there after a power cut: each is durable before there is
+/// anything in it.
 fn make(dir: &Path) -> io::Result<()> {
-    let missing: Vec<_> = dir.ancestors().take_while(|d| !d.as_os_str().is_empty() && !d.exists()).collect();
-    fs::create_dir_all(dir)?;
-    for made in missing {
-        let parent = made.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(parent)?.sync_all()?;
+    let mut missing = Vec::new();
+    for above in dir.ancestors().take_while(|d| !d.as_os_str().is_empty()) {
+        if above.exists() {
+            // A server that was killed may have made it and not come to sync it; not if that cannot be done here.
+            match sync_parent(above) {
+                Err(e) if !matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) => {
+                    return Err(e);
+                }
+                _ => break,
+            }
+        }
+        missing.push(above);
     }
-    Ok(())
+    for missing in missing.into_iter().rev() {
+        match fs::create_dir(missing) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            _ => sync_parent(missing)?,
+        }
+    }
+    // Says so if what is there is no directory.
+    fs::create_dir_all(dir)
+}
+
+/// Makes the name of a directory durable.
+fn sync_parent(dir: &Path) -> io::Result<()> {
+    let parent = dir.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent)?.sync_all()
 }
 
 fn lock(dir: &Path) -> Result<File, StartError> {

@@ -18,6 +18,7 @@
 //! components before the first `**` tell a walk which names it has to look at (`Glob::head`).
 
 use super::path::{self, Path};
+use crate::faults::{self, Fault};
 
 /// A compiled glob.
 #[derive(Clone, Debug)]
@@ -209,7 +210,8 @@ impl Automaton {
                 }
             }
         }
-        for row in takes.chunks_exact_mut(words).skip(1) {
+        let slash = usize::from(!faults::is_armed(Fault::QuestionMarkTakesSlash));
+        for row in takes.chunks_exact_mut(words).skip(slash) {
             row.iter_mut().zip(&any).for_each(|(takes, any)| *takes |= any);
         }
         let literal = tokens.iter().take_while(|&&t| !matches!(t, ONE | STAR | STARS)).count();

@@ -12,6 +12,7 @@ use super::tree::Tree;
 use super::waiters::WaiterId;
 use super::walk::{Step, Walker, charge};
 use super::{Kind, Lookup, Store};
+use crate::faults::{self, Fault};
 use std::ops::Bound;
 
 /// The outcome of [`Store::walk`].
@@ -109,6 +110,7 @@ impl Store {
         if rev < self.first_revision() {
             return Walk::TooLate;
         }
+        let rev = if faults::is_armed(Fault::WalkOfPastIsOfPresent) { self.revision() } else { rev };
         if let Some(exact) = glob.exact() {
             *budget = budget.saturating_sub(1);
             return match self.tree.lookup(exact.as_bytes(), rev) {
@@ -246,7 +248,7 @@ impl Store {
             *budget -= 1;
             last = Some(id);
             let node = &self.tree.arena[id];
-            if !node.alive_at(rev) {
+            if !node.alive_at(rev) && !faults::is_armed(Fault::DeletedListed) {
                 continue;
             }
             if count == target {
@@ -269,7 +271,8 @@ impl Store {
         if from < self.first_revision() {
             return Wait::TooLate;
         }
-        match search(&self.tree, glob, from, budget) {
+        let skips = faults::is_armed(Fault::FirstPastEventSkipped) && from < self.revision();
+        match search(&self.tree, glob, from + i64::from(skips), budget) {
             Search::Event(rev) => Wait::Event { rev },
             Search::None => Wait::Waiting(self.listen(glob, from, token)),
             Search::More(next) => Wait::More(WaitState { pattern: glob.as_bytes().into(), next, token }),
@@ -294,6 +297,9 @@ impl Store {
 
     fn listen(&mut self, glob: &Glob, from: i64, token: u64) -> WaiterId {
         let next = self.revision() + 1;
+        if faults::is_armed(Fault::WaiterRegisteredLate) {
+            return self.waiters.listen_from(from.max(next) + 1, glob.tokens(), token);
+        }
         // While events are to be matched none of which concerns it, it does not enter the index.
         if from > next || self.waiters.has_pending() {
             self.waiters.listen_from(from.max(next), glob.tokens(), token)

@@ -28,6 +28,7 @@ use super::hints::Hints;
 use super::path::{Components, Path};
 use super::pins::{PinId, Pins};
 use super::{Event, Kind, Lookup, Mutation, Refused};
+use crate::faults::{self, Fault};
 use crate::limits::HISTORY_BYTES;
 use std::collections::VecDeque;
 use std::ops::Bound;
@@ -162,6 +163,7 @@ impl Tree {
         let current = match node.file.latest() {
             _ if is_dir => -2,
             Some(_) if !missing => node.file.rev(),
+            None if !missing && faults::is_armed(Fault::TombstoneCompared) => node.file.rev(),
             _ => 0,
         };
         if expected != -1 && expected < current {
@@ -229,7 +231,7 @@ impl Tree {
             let before = *dir.count.latest();
             let after = if begins { before + 1 } else { before - 1 };
             dir.count.set(rev, after);
-            if before.min(after) > 0 {
+            if before.min(after) > 0 || (!begins && faults::is_armed(Fault::EmptyDirectoryCounted)) {
                 break;
             }
         }

@@ -13,6 +13,7 @@
 
 use super::chunks::Chunks;
 use super::glob::{ONE, STAR, STARS};
+use crate::faults::{self, Fault};
 use compact_str::CompactString;
 
 /// A node's place; used again once the node is gone.
@@ -207,6 +208,7 @@ impl Trie {
         let (id, offset) = place;
         let node = self.node(id);
         match node.label.as_bytes().get(offset as usize) {
+            Some(&STARS) if faults::is_armed(Fault::StarsMatchSomething) => {}
             // A star may match nothing.
             Some(&(STAR | STARS)) => self.reach((id, offset + 1), set),
             Some(_) => {}
@@ -223,7 +225,12 @@ impl Trie {
     fn step(&self, (id, offset): Place, byte: u8, next: &mut Vec<Place>) {
         let node = self.node(id);
         match node.label.as_bytes().get(offset as usize) {
-            Some(&STARS) => self.reach((id, offset), next),
+            Some(&STARS) => {
+                self.reach((id, offset), next);
+                if faults::is_armed(Fault::StarsMatchSomething) {
+                    self.reach((id, offset + 1), next);
+                }
+            }
             Some(&STAR) if byte != b'/' => self.reach((id, offset), next),
             Some(&ONE) if byte != b'/' => self.reach((id, offset + 1), next),
             Some(&token) if token == byte => self.reach((id, offset + 1), next),

@@ -5,6 +5,7 @@
 //!
 //! Invariant: revisions ascend from the oldest to the latest; revision 0 as the latest means that there is no version.
 
+use crate::faults::{self, Fault};
 use std::collections::VecDeque;
 
 #[derive(Debug)]
@@ -76,6 +77,7 @@ impl<T: Default> Versions<T> {
         match self.older.as_deref()? {
             Older::One((r, value)) => (*r <= rev).then_some((*r, value)),
             Older::Many(many) => {
+                let rev = if faults::is_armed(Fault::PastOffByOne) { rev - 1 } else { rev };
                 let after = many.partition_point(|(r, _)| *r <= rev);
                 many.get(after.checked_sub(1)?).map(|(r, value)| (*r, value))
             }

@@ -17,6 +17,7 @@
 use super::Woken;
 use super::chunks::Chunks;
 use super::trie::{Trie, TrieId};
+use crate::faults::{self, Fault};
 use std::collections::BTreeMap;
 
 /// How many places in the index an event may be led through while it is applied.
@@ -287,6 +288,7 @@ impl Waiters {
                 let waiter = &self.slab[slot];
                 fired.push((waiter.order, slot));
                 at = match waiter.place {
+                    Place::Listed { .. } if faults::is_armed(Fault::FirstWaiterWoken) => None,
                     Place::Listed { after, .. } => after,
                     Place::Free { .. } | Place::Parked { .. } => None,
                 };

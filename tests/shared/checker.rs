@@ -46,6 +46,7 @@ use std::fmt;
 use doozer::wire::{ErrCode, FLAG_DEL, FLAG_SET, Request, Response, Verb};
 
 pub use calls::{Call, Conn, Outcome};
+#[allow(unused_imports, reason = "each test uses its own part")]
 pub use names::{matches, value};
 
 use calls::{Asked, Connection, Mutation, Said, What};
@@ -322,6 +323,11 @@ impl Checker {
         }
         let learned = self.event(rev, flags, path, value, None).map_err(|fault| fault.told(format!("node {node}")));
         self.keep(learned);
+    }
+
+    /// The history of a node is read from this revision on, once more or because it begins there.
+    pub fn learn_from(&mut self, node: usize, rev: i64) {
+        self.learned.insert(node, rev - 1);
     }
 
     /// Calls that could have been answered by any server that has the whole history: to be asked when all had time to.

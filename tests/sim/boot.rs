@@ -10,6 +10,7 @@ use doozer::replica::{Recovered, Standing};
 
 use crate::chance::Chance;
 use crate::disk::{Disk, Op};
+use crate::node::Flags;
 
 /// Usual size of a segment: large enough for whatever raft sends at once, small enough to be read quickly.
 const SEGMENT: u64 = 8 << 20;
@@ -43,12 +44,14 @@ pub enum Boot {
     Run(Identity, Box<Recovered>),
     /// The node has to ask for a raft id at one of these addresses.
     Join(Identity, Vec<String>),
+    /// It does not start with what its disk holds.
+    Refuse(String),
 }
 
 /// Starts a node from its disk. `attach` is where it is told that its cluster is.
 pub fn boot(
     disk: &mut Disk,
-    sizes: &Sizes,
+    flags: &Flags,
     attach: &[String],
     own: &str,
     chance: &mut Chance,
@@ -72,13 +75,14 @@ pub fn boot(
         }
     };
     if identity.raft_id != 0 && (identity.boot_epoch != 0 || survey == Survey::Founded) {
-        match recover(disk, sizes, &identity, chance) {
+        match recover(disk, flags, &identity, chance) {
             Ok(recovered) => return run(disk, identity, recovered),
+            Err(damage) if !disk.is_harmed() => panic!("a crash has left damage: {damage}"),
+            // Only a member whose others can go on may set its data aside.
+            Err(damage) if identity.peers.is_empty() || (identity.voter && identity.voters < 3) => {
+                return Boot::Refuse(damage);
+            }
             Err(damage) => {
-                assert!(
-                    !identity.peers.is_empty() && (!identity.voter || identity.voters >= 3),
-                    "only a member whose others can go on may set its data aside: {damage}"
-                );
                 lines.push(format!("the data cannot be used: {damage}; it comes back from the others"));
                 leave(&mut identity);
                 write(disk, &identity);
@@ -86,7 +90,7 @@ pub fn boot(
         }
     }
     if identity.raft_id != 0 {
-        return begin(disk, sizes, identity, chance);
+        return begin(disk, flags, identity, chance);
     }
     disk.set_all_aside();
     let mut addresses = attach.to_vec();
@@ -99,7 +103,7 @@ pub fn boot(
 /// Goes on when the cluster has given a raft id.
 pub fn joined(
     disk: &mut Disk,
-    sizes: &Sizes,
+    flags: &Flags,
     mut identity: Identity,
     welcome: (u64, u64, String),
     peers: Vec<String>,
@@ -108,7 +112,7 @@ pub fn joined(
     (identity.raft_id, identity.cluster_id, identity.cluster) = welcome;
     identity.peers = peers;
     write(disk, &identity);
-    begin(disk, sizes, identity, chance)
+    begin(disk, flags, identity, chance)
 }
 
 /// Who asks to join.
@@ -162,14 +166,14 @@ fn founder(chance: &mut Chance) -> Identity {
 }
 
 /// A node that never ran.
-fn begin(disk: &mut Disk, sizes: &Sizes, identity: Identity, chance: &mut Chance) -> Boot {
-    let mut log = Log::create(Params { segment_size: sizes.segment, node: identity.node });
+fn begin(disk: &mut Disk, flags: &Flags, identity: Identity, chance: &mut Chance) -> Boot {
+    let mut log = Log::create(Params { segment_size: flags.sizes.segment, node: identity.node });
     if let Some(prepare) = log.wants_segment() {
         let generation = prepare.generation;
         disk.do_now(&Op::Prepare(prepare));
         log.prepared(generation);
     }
-    let (machine, start) = Rebuild::new(identity.node, HISTORY).founded(identity.raft_id, chance.next());
+    let (machine, start) = Rebuild::new(identity.node, flags.history).founded(identity.raft_id, chance.next());
     run(disk, identity, Recovered { machine, start, log, snapshot: 0, snapshot_bytes: 0 })
 }
 
@@ -179,8 +183,8 @@ fn run(disk: &mut Disk, mut identity: Identity, recovered: Recovered) -> Boot {
     Boot::Run(identity, Box::new(recovered))
 }
 
-fn recover(disk: &mut Disk, sizes: &Sizes, identity: &Identity, chance: &mut Chance) -> Result<Recovered, String> {
-    let mut rebuild = Rebuild::new(identity.node, HISTORY).keeping(sizes.keep);
+fn recover(disk: &mut Disk, flags: &Flags, identity: &Identity, chance: &mut Chance) -> Result<Recovered, String> {
+    let mut rebuild = Rebuild::new(identity.node, flags.history).keeping(flags.sizes.keep);
     let listing = disk.listing();
     let mut read = |name: &str, offset: u64, into: &mut [u8]| disk.read(name, offset, into);
     let found = log::recover(&identity.node, &listing, &mut read, &mut |event| rebuild.take(event));
@@ -189,7 +193,7 @@ fn recover(disk: &mut Disk, sizes: &Sizes, identity: &Identity, chance: &mut Cha
     for step in &found.steps {
         disk.step(step);
     }
-    let log = Log::resume(Params { segment_size: sizes.segment, node: identity.node }, &found);
+    let log = Log::resume(Params { segment_size: flags.sizes.segment, node: identity.node }, &found);
     let snapshot = found.snapshot.map_or(0, |(index, _)| index);
     Ok(Recovered { machine, start, log, snapshot, snapshot_bytes: found.statistics.snapshot_bytes })
 }

@@ -1,6 +1,7 @@
 //! What is left to chance, all from one seed; and the queue of what is to happen, in an order that depends on nothing else.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 /// A small generator (SplitMix64; Steele, Lea, Flood, 2014).
 #[derive(Clone, Debug)]
@@ -39,6 +40,15 @@ impl Chance {
         self.below(n) == 0
     }
 
+    /// A time until the next of events that come every so often on average, none sooner because one has just come.
+    pub fn wait(&mut self, mean: u64) -> u64 {
+        // The logarithm of a number below 1, to an accuracy that is the same everywhere.
+        let bits = self.next() | 1;
+        let whole = u64::from(bits.leading_zeros());
+        let rest = (bits << whole << 1) >> 56;
+        mean * (whole * 256 + (256 - rest)) / 256 * 693 / 1_000
+    }
+
     pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.index(of.len())]
     }
@@ -49,12 +59,14 @@ impl Chance {
 pub struct Queue<E> {
     now: u64,
     planned: u64,
-    events: BTreeMap<(u64, u64), E>,
+    order: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    events: Vec<Option<E>>,
+    free: Vec<usize>,
 }
 
 impl<E> Default for Queue<E> {
     fn default() -> Queue<E> {
-        Queue { now: 0, planned: 0, events: BTreeMap::new() }
+        Queue { now: 0, planned: 0, order: BinaryHeap::new(), events: Vec::new(), free: Vec::new() }
     }
 }
 
@@ -72,15 +84,22 @@ impl<E> Queue<E> {
     /// Plans an event at a time, or now if that has passed.
     pub fn at(&mut self, us: u64, event: E) {
         self.planned += 1;
-        self.events.insert((us.max(self.now), self.planned), event);
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.events.push(None);
+            self.events.len() - 1
+        });
+        self.events[place] = Some(event);
+        self.order.push(Reverse((us.max(self.now), self.planned, place)));
     }
 
     /// The next event, if it comes no later than `until`; the clock is then its time, else `until`.
     pub fn next(&mut self, until: u64) -> Option<E> {
-        match self.events.first_entry() {
-            Some(first) if first.key().0 <= until => {
-                self.now = first.key().0;
-                Some(first.remove())
+        match self.order.peek() {
+            Some(&Reverse((at, _, place))) if at <= until => {
+                self.order.pop();
+                self.now = at;
+                self.free.push(place);
+                self.events[place].take()
             }
             _ => {
                 self.now = self.now.max(until);

@@ -1,5 +1,5 @@
-//! Clients: each is at one node, with a connection that it opens again when it is lost, and does as it was told: write and read at
-//! random, watch all that happens, or ask what the test asks.
+//! Clients: each is at one node, with a connection that it opens again when it is lost, there or elsewhere, and does as it was told:
+//! write and read at random, watch all that happens, or ask what the test asks. The checker is told of all of it.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,13 @@ use doozer::wire::{ErrCode, Request, Response, Verb};
 
 use crate::Event;
 use crate::chance::{Chance, Queue};
-use crate::ledger::{self, Body, Id, Ledger, Outcome};
+use crate::checker::{self, Call, Checker, Conn};
 use crate::net::{At, Host, Net, PipeId, Read};
+
+/// How many events a client waits for at a time, beside what else it asks.
+const PARKED: usize = 8;
+/// How many events of the past are asked for at once, after the first.
+const AHEAD: i64 = 31;
 
 /// An answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,11 +41,6 @@ impl Answer {
             detail: text(response.err_detail),
         }
     }
-
-    fn event(&self) -> ledger::Event {
-        let body = Body::of(self.value.as_deref().unwrap_or_default());
-        ledger::Event { flags: self.flags, path: self.path.clone(), body }
-    }
 }
 
 /// What a client does.
@@ -48,8 +48,12 @@ impl Answer {
 pub enum Plan {
     /// Writes and reads at random.
     Load(Load),
-    /// Watches every event.
+    /// Watches every event, and goes on where it was when its connection is lost.
     Watch,
+    /// Reads the history of its node, up to a revision.
+    History(i64),
+    /// Reads all files of its node as they are at a revision.
+    Files(i64),
     /// What the test asks.
     Hand,
 }
@@ -65,21 +69,28 @@ pub struct Load {
     pub size: usize,
     /// Whether all it sends are plain writes.
     pub plain: bool,
+    /// Whether it connects to any node when it has lost its connection.
+    pub roams: bool,
 }
 
 impl Default for Load {
     fn default() -> Load {
-        Load { window: 4, pause: 5_000, size: 200, plain: false }
+        Load { window: 4, pause: 5_000, size: 200, plain: false, roams: false }
     }
 }
 
+/// What an answer means to a client, beside what it means to the checker.
 #[derive(Clone, Debug)]
 enum Asked {
-    Mutation(Id),
-    Get { path: String, from: i64, at: Option<i64> },
-    Sync { floor: i64 },
-    Rev { from: i64 },
-    Event { next: i64 },
+    /// A write of a file that all write to, if it is one.
+    Write(Option<String>),
+    Read(Option<String>),
+    /// An event that may not have come yet.
+    Event(i64),
+    /// An event of the node's history.
+    Past(i64),
+    /// One of all files.
+    File,
     Hand,
 }
 
@@ -101,14 +112,15 @@ pub struct Client {
     /// Number of its connection, over all clients.
     serial: u64,
     pipe: Option<PipeId>,
+    /// Attempts to connect since it was connected.
+    pub attempts: u32,
     received: Vec<u8>,
-    asked: BTreeMap<i32, (u64, Asked)>,
+    conn: Option<Conn>,
+    asked: BTreeMap<i32, (Call, Asked)>,
     tag: i32,
-    /// The highest revision that it knows its server to have.
-    knows: i64,
     /// The next event that it has not seen.
     pub next: i64,
-    /// Revisions of the files that all write to.
+    /// Revisions of the files that all write to, as far as it was told.
     cas: BTreeMap<String, i64>,
     /// Not before this time.
     rests: u64,
@@ -128,7 +140,11 @@ pub struct Outside<'a> {
     pub net: &'a mut Net,
     pub queue: &'a mut Queue<Event>,
     pub chance: &'a mut Chance,
-    pub ledger: &'a mut Ledger,
+    pub checker: &'a mut Checker,
+    /// How many values have been named.
+    pub names: &'a mut u64,
+    /// How many nodes there are.
+    pub nodes: usize,
 }
 
 impl Outside<'_> {
@@ -146,10 +162,11 @@ impl Client {
             stopped: false,
             serial: 0,
             pipe: None,
+            attempts: 0,
             received: Vec::new(),
+            conn: None,
             asked: BTreeMap::new(),
             tag: 0,
-            knows: 0,
             next: 1,
             cas: BTreeMap::new(),
             rests: 0,
@@ -170,13 +187,18 @@ impl Client {
         matches!(self.plan, Plan::Watch)
     }
 
+    /// Whether it goes wherever there is a server.
+    pub fn roams(&self) -> bool {
+        matches!(self.plan, Plan::Load(Load { roams: true, .. }))
+    }
+
     pub fn serial(&self) -> u64 {
         self.serial
     }
 
     /// Requests that have to be answered some time, and are not.
     pub fn open(&self) -> usize {
-        self.asked.values().filter(|(_, asked)| !matches!(asked, Asked::Event { .. })).count()
+        self.asked.values().filter(|(_, asked)| !matches!(asked, Asked::Event(_))).count()
     }
 
     /// What it waits for, for a test that has failed.
@@ -187,7 +209,8 @@ impl Client {
 
     /// It is connected now.
     pub fn connected(&mut self, serial: u64, pipe: PipeId, outside: &mut Outside<'_>) {
-        (self.serial, self.pipe, self.knows, self.tag) = (serial, Some(pipe), 0, 0);
+        (self.serial, self.pipe, self.tag, self.attempts) = (serial, Some(pipe), 0, 0);
+        self.conn = Some(outside.checker.connect(self.id, self.node, outside.queue.now()));
         self.received.clear();
         self.last_done = outside.queue.now();
         self.go(outside);
@@ -200,10 +223,15 @@ impl Client {
             let (net, mut at) = outside.at();
             net.close(pipe, 0, &mut at);
         }
-        for (_, (_, asked)) in std::mem::take(&mut self.asked) {
-            if let Asked::Mutation(id) = asked {
-                outside.ledger.end(id, Outcome::Unknown);
+        for (_, (call, asked)) in std::mem::take(&mut self.asked) {
+            outside.checker.lost(call, outside.queue.now());
+            self.unknown += usize::from(matches!(asked, Asked::Write(_)));
+            if let Asked::Past(next) = asked {
+                self.next = self.next.min(next);
             }
+        }
+        if self.roams() {
+            self.node = outside.chance.index(outside.nodes);
         }
         outside.queue.after(20_000, Event::Client(self.id, self.serial, Wake::Connect));
     }
@@ -228,8 +256,7 @@ impl Client {
         let received = std::mem::take(&mut self.received);
         let mut rest = &received[..];
         while let Split::Whole { body, consumed } = frame::split(rest).expect("a frame") {
-            let answer = Answer::of(&Response::decode(&rest[body]).expect("a response"));
-            self.answered(answer, outside);
+            self.answered(&Response::decode(&rest[body]).expect("a response"), outside);
             rest = &rest[consumed..];
         }
         self.received = rest.to_vec();
@@ -247,12 +274,19 @@ impl Client {
         let pipe = self.pipe.expect("only who is connected asks");
         self.tag += 1;
         let mut bytes = Vec::new();
-        Request { tag: Some(self.tag), ..*request }.encode(&mut bytes);
-        let now = outside.queue.now();
+        let request = Request { tag: Some(self.tag), ..*request };
+        request.encode(&mut bytes);
+        let conn = self.conn.expect("a connection is known to the checker");
+        let call = outside.checker.call(conn, outside.queue.now(), &request);
         let (net, mut at) = outside.at();
         net.send(pipe, 0, &bytes, false, &mut at);
-        self.asked.insert(self.tag, (now, asked));
+        self.asked.insert(self.tag, (call, asked));
         self.tag
+    }
+
+    /// Requests that wait for events which may not come soon.
+    fn parked(&self) -> usize {
+        self.asked.len() - self.open()
     }
 
     /// Asks what is to be asked now.
@@ -264,12 +298,30 @@ impl Client {
             Plan::Hand => {}
             Plan::Watch => {
                 if self.asked.is_empty() {
-                    let request = Request { path: Some(b"/**"), rev: Some(self.next), ..Request::new(Verb::Wait) };
-                    self.send(&request, Asked::Event { next: self.next }, outside);
+                    self.wait("/**", self.next, Asked::Event(self.next), outside);
+                }
+            }
+            Plan::History(last) => {
+                if self.asked.is_empty() {
+                    for rev in self.next..=last.min(self.next + AHEAD) {
+                        self.wait("/**", rev, Asked::Past(rev), outside);
+                    }
+                }
+            }
+            Plan::Files(rev) => {
+                if self.asked.is_empty() {
+                    for _ in 0..AHEAD {
+                        let offset = i32::try_from(self.next).expect("few files");
+                        let glob = Some(&b"/**"[..]);
+                        let request =
+                            Request { path: glob, rev: Some(rev), offset: Some(offset), ..Request::new(Verb::Walk) };
+                        self.send(&request, Asked::File, outside);
+                        self.next += 1;
+                    }
                 }
             }
             Plan::Load(load) => {
-                while self.asked.len() < load.window && outside.queue.now() >= self.rests {
+                while self.asked.len() - self.parked() < load.window && outside.queue.now() >= self.rests {
                     self.ask_something(load, outside);
                     let pause = load.pause / 2 + outside.chance.below(load.pause + 1);
                     self.rest(pause, outside);
@@ -284,120 +336,143 @@ impl Client {
     }
 
     fn ask_something(&mut self, load: Load, outside: &mut Outside<'_>) {
-        let own = format!("/load/{}/{}", self.id, outside.chance.below(8));
-        match if load.plain { 0 } else { outside.chance.below(20) } {
-            0..8 => self.write(&own, -1, load.size, outside),
-            8 => self.write(&format!("/all/{}", outside.chance.below(3)), -1, load.size, outside),
-            9..12 => {
+        let own = format!("/load/{}/{}", self.id, outside.chance.below(6));
+        let all = format!("/all/{}", outside.chance.below(4));
+        let mut kind = if load.plain { 0 } else { outside.chance.below(40) };
+        if (34..36).contains(&kind) && self.parked() >= PARKED {
+            kind = 12;
+        }
+        match kind {
+            0..12 => self.set(&own, -1, load.size, outside),
+            12..14 => self.set(&all, -1, load.size, outside),
+            14..20 => {
                 let path = format!("/cas/{}", outside.chance.below(3));
-                match self.cas.get(&path) {
-                    Some(rev) => self.write(&path, *rev, load.size, outside),
-                    None => self.read(&path, None, outside),
+                match self.cas.get(&path).copied() {
+                    // As often as not it is not the latest, and now and then one that is yet to come.
+                    Some(rev) if outside.chance.once_in(16) => self.set(&path, rev + 3, load.size, outside),
+                    Some(rev) if outside.chance.once_in(5) => self.del(&path, rev, outside),
+                    Some(rev) => self.set(&path, rev, load.size, outside),
+                    None => self.get(&path, None, outside),
                 }
             }
-            12 => {
-                let path = ledger::nothing(outside.ledger.mutations.len());
-                let id = outside.ledger.begin(ledger::Verb::Del, &path, 0, 0, self.serial);
-                let request = Request { path: Some(path.as_bytes()), rev: Some(0), ..Request::new(Verb::Del) };
-                self.send(&request, Asked::Mutation(id), outside);
+            20 => self.del(&own, -1, outside),
+            21 => self.del(&all, -1, outside),
+            22 => self.del(&format!("/none/{}", outside.chance.below(3)), 0, outside),
+            23 => _ = self.send(&Request::new(Verb::Nop), Asked::Write(None), outside),
+            24..27 => self.get(&own, None, outside),
+            27 => self.get(&all, None, outside),
+            28..30 => {
+                let at = self.some_revision(outside);
+                self.get(&own, Some(at), outside);
             }
-            13 => {
-                let id = outside.ledger.begin(ledger::Verb::Nop, "/", -1, 0, self.serial);
-                self.send(&Request::new(Verb::Nop), Asked::Mutation(id), outside);
+            30 => self.list(Verb::Getdir, &format!("/load/{}", self.id), None, outside),
+            31 => {
+                let at = self.some_revision(outside);
+                let path = outside.chance.pick(&["/", "/load", "/all", "/none", "/cas"]);
+                self.list(Verb::Getdir, path, Some(at), outside);
             }
-            14..17 => self.read(&own, None, outside),
-            17 => {
-                let floor = outside.ledger.acknowledged;
-                self.send(&Request::new(Verb::Sync), Asked::Sync { floor }, outside);
+            32 => self.list(Verb::Walk, "/load/*/*", None, outside),
+            33 => {
+                let at = self.some_revision(outside);
+                let glob = outside.chance.pick(&["/all/*", "/**", "/cas/?", "/load/**/1", "/a?l?1", "/**/**"]);
+                self.list(Verb::Walk, glob, Some(at), outside);
             }
-            18 => {
-                self.send(&Request::new(Verb::Rev), Asked::Rev { from: self.knows }, outside);
+            34 | 35 => {
+                // From the past, the present, or the future.
+                let at = self.some_revision(outside);
+                let glob =
+                    outside.chance.pick(&["/all/*", "/**", "/cas/1", "/load/*/0", "/n*/**", "/cas?1", "/l?a*/?/*"]);
+                self.wait(glob, at, Asked::Event(0), outside);
             }
+            36 | 37 => _ = self.send(&Request::new(Verb::Sync), Asked::Read(None), outside),
+            38 => _ = self.send(&Request::new(Verb::Rev), Asked::Read(None), outside),
             _ => {
-                let at = outside.ledger.acknowledged + i64::try_from(outside.chance.below(10)).expect("a small number");
-                self.read(&own, Some(at.max(1)), outside);
+                let request = Request { path: Some(all.as_bytes()), ..Request::new(Verb::Stat) };
+                self.send(&request, Asked::Read(None), outside);
             }
         }
     }
 
-    fn write(&mut self, path: &str, rev: i64, size: usize, outside: &mut Outside<'_>) {
-        let size = outside.chance.index(size + 1);
-        let id = outside.ledger.begin(ledger::Verb::Set, path, rev, size, self.serial);
-        let value = ledger::value(id, size);
-        let request =
-            Request { path: Some(path.as_bytes()), rev: Some(rev), value: Some(&value), ..Request::new(Verb::Set) };
-        self.send(&request, Asked::Mutation(id), outside);
+    /// A revision: mostly of the past, sometimes of the near future.
+    fn some_revision(&self, outside: &mut Outside<'_>) -> i64 {
+        let now = outside.checker.acknowledged();
+        let back = outside.chance.pick(&[3, 30, 1_000_000]);
+        let back = i64::try_from(outside.chance.below(back)).expect("a small number");
+        let rev = if outside.chance.once_in(4) { now + back.min(5) } else { now - back % (now + 1) };
+        rev.max(1)
     }
 
-    fn read(&mut self, path: &str, at: Option<i64>, outside: &mut Outside<'_>) {
+    fn set(&mut self, path: &str, rev: i64, size: usize, outside: &mut Outside<'_>) {
+        let size = outside.chance.index(size + 1);
+        *outside.names += 1;
+        let value = checker::value(*outside.names, size);
+        let request =
+            Request { path: Some(path.as_bytes()), rev: Some(rev), value: Some(&value), ..Request::new(Verb::Set) };
+        self.send(&request, Asked::Write(shared(path)), outside);
+    }
+
+    fn del(&mut self, path: &str, rev: i64, outside: &mut Outside<'_>) {
+        let request = Request { path: Some(path.as_bytes()), rev: Some(rev), ..Request::new(Verb::Del) };
+        self.send(&request, Asked::Write(shared(path)), outside);
+    }
+
+    fn get(&mut self, path: &str, at: Option<i64>, outside: &mut Outside<'_>) {
         let request = Request { path: Some(path.as_bytes()), rev: at, ..Request::new(Verb::Get) };
-        self.send(&request, Asked::Get { path: path.to_owned(), from: self.knows, at }, outside);
+        self.send(&request, Asked::Read(shared(path)), outside);
+    }
+
+    fn list(&mut self, verb: Verb, path: &str, at: Option<i64>, outside: &mut Outside<'_>) {
+        let offset = i32::try_from(outside.chance.below(6)).expect("a small number");
+        let request = Request { path: Some(path.as_bytes()), rev: at, offset: Some(offset), ..Request::new(verb) };
+        self.send(&request, Asked::Read(None), outside);
+    }
+
+    fn wait(&mut self, glob: &str, rev: i64, asked: Asked, outside: &mut Outside<'_>) {
+        let request = Request { path: Some(glob.as_bytes()), rev: Some(rev), ..Request::new(Verb::Wait) };
+        self.send(&request, asked, outside);
     }
 
     // ---- answers ----
 
-    fn answered(&mut self, answer: Answer, outside: &mut Outside<'_>) {
-        let (_, asked) = self.asked.remove(&answer.tag).unwrap_or_else(|| panic!("nobody asked: {answer:?}"));
+    fn answered(&mut self, response: &Response<'_>, outside: &mut Outside<'_>) {
+        let asked = response.tag.and_then(|tag| self.asked.remove(&tag));
+        let (call, asked) = asked.unwrap_or_else(|| panic!("nobody asked: {response:?}"));
+        let now = outside.queue.now();
+        outside.checker.answer(call, now, response);
+        let code = response.err_code.map(|code| ErrCode::try_from(code).expect("a code of the protocol"));
         match asked {
-            Asked::Hand => self.answers.push(answer),
-            Asked::Mutation(id) => self.ended(id, &answer, outside),
-            Asked::Get { path, from, at } => {
-                assert_eq!(answer.err, None, "a read of {path} at {at:?}: {answer:?}");
-                let rev = answer.rev.expect("GET gives a revision");
-                outside.ledger.read(&path, rev, &answer.value.expect("GET gives a value"), from, at);
-                self.knows = self.knows.max(rev);
-                if path.starts_with("/cas/") {
-                    self.cas.insert(path, rev);
-                }
-            }
-            Asked::Sync { floor } => match answer.err {
+            Asked::Hand => self.answers.push(Answer::of(response)),
+            Asked::Write(path) => match code {
                 None => {
-                    let rev = answer.rev.expect("SYNC gives a revision");
-                    assert!(rev >= floor, "SYNC says {rev}, but {floor} was acknowledged before it was asked");
-                    self.knows = self.knows.max(rev);
+                    self.longest = self.longest.max(now - self.last_done);
+                    self.last_done = now;
+                    if let (Some(path), rev) = (path, response.rev.unwrap_or(0)) {
+                        self.cas.insert(path, rev);
+                    }
                 }
                 Some(ErrCode::Readonly) => self.refused(outside),
-                Some(_) => panic!("SYNC: {answer:?}"),
+                Some(ErrCode::Other) => self.unknown += 1,
+                Some(_) => _ = path.and_then(|path| self.cas.remove(&path)),
             },
-            Asked::Rev { from } => {
-                let rev = answer.rev.expect("REV gives a revision");
-                assert!(rev >= from, "the server was at {from}, and says {rev}");
-                self.knows = self.knows.max(rev);
+            Asked::Read(path) => match (code, path) {
+                (None, Some(path)) => _ = self.cas.insert(path, response.rev.unwrap_or(0)),
+                (Some(ErrCode::Readonly), _) => self.refused(outside),
+                _ => {}
+            },
+            Asked::Event(_) if code == Some(ErrCode::TooLate) => {
+                self.next = outside.checker.acknowledged().max(self.next)
             }
-            Asked::Event { next } => {
-                assert_eq!((answer.err, answer.rev), (None, Some(next)), "the event of {next}: {answer:?}");
-                outside.ledger.event(next, answer.event(), "one who watches");
-                self.knows = self.knows.max(next);
-                self.next = next + 1;
+            // The next of a watch.
+            Asked::Event(next) => self.next = self.next.max(next + 1),
+            // Behind the last.
+            Asked::File => self.stopped |= code.is_some(),
+            Asked::Past(rev) => {
+                assert_eq!(code, None, "revision {rev} of node {} cannot be read", self.node);
+                self.next = rev + 1;
             }
         }
-    }
-
-    fn ended(&mut self, id: Id, answer: &Answer, outside: &mut Outside<'_>) {
-        let mutation = &outside.ledger.mutations[id];
-        let path = mutation.path.clone();
-        let outcome = match answer.err {
-            None => Outcome::Done(answer.rev),
-            Some(ErrCode::Readonly) => Outcome::Refused,
-            Some(ErrCode::RevMismatch) if mutation.rev >= 0 => Outcome::Mismatch,
-            Some(ErrCode::Other) if answer.detail == "outcome unknown" => Outcome::Unknown,
-            Some(ErrCode::Other) if answer.detail.starts_with("disk full: ") => Outcome::Refused,
-            Some(_) => panic!("mutation {id}, {mutation:?}: {answer:?}"),
-        };
-        outside.ledger.end(id, outcome);
-        match outcome {
-            Outcome::Done(rev) => {
-                let now = outside.queue.now();
-                self.longest = self.longest.max(now - self.last_done);
-                self.last_done = now;
-                self.knows = self.knows.max(rev.unwrap_or(0));
-                if path.starts_with("/cas/") {
-                    self.cas.insert(path, rev.unwrap_or(0));
-                }
-            }
-            Outcome::Refused => self.refused(outside),
-            Outcome::Unknown => self.unknown += 1,
-            _ => _ = self.cas.remove(&path),
+        if let Some(violation) = outside.checker.violation() {
+            panic!("{violation}");
         }
     }
 
@@ -406,4 +481,9 @@ impl Client {
         // Asks again after a while.
         self.rest(50_000, outside);
     }
+}
+
+/// The path, if it is of a file that all write to by compare-and-set.
+fn shared(path: &str) -> Option<String> {
+    path.starts_with("/cas/").then(|| path.to_owned())
 }

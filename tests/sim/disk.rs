@@ -57,6 +57,16 @@ pub enum Op {
     Identity(Vec<u8>),
 }
 
+/// How an operation ended.
+#[derive(Debug)]
+pub enum Ended {
+    Done(Op),
+    /// Nothing was done.
+    NoRoom(Op),
+    /// Nobody knows what was done.
+    Failed,
+}
+
 /// What an operation is called while it is under way.
 pub type OpId = u64;
 
@@ -68,8 +78,16 @@ pub struct Disk {
     begun: OpId,
     /// No operation comes to its end.
     pub stalled: bool,
-    /// There is no room for another segment.
+    /// There is no room for another segment; only what is left for the next snapshot.
     pub full: bool,
+    /// There is not even that.
+    pub brimful: bool,
+    /// Operations fail.
+    pub failing: bool,
+    /// The next write of the log does not arrive as it was sent.
+    pub corrupting: bool,
+    /// What it holds is not what was written.
+    harmed: bool,
     /// Time that an operation takes, in microseconds.
     pub latency: (u64, u64),
 }
@@ -87,14 +105,31 @@ impl Disk {
         self.begun
     }
 
-    /// Ends an operation: what it did is durable. `None` for a segment for which there is no room: nothing was done.
-    pub fn end(&mut self, id: OpId) -> (Op, bool) {
+    /// Ends an operation: what it did is durable, if there was room for it and the disk did not fail.
+    pub fn end(&mut self, id: OpId, chance: &mut Chance) -> Ended {
+        if self.failing {
+            return Ended::Failed;
+        }
         let op = self.ops.remove(&id).expect("an operation that was begun");
-        if self.full && matches!(&op, Op::Prepare(prepare) if prepare.recycle.is_none()) {
-            return (op, false);
+        let no_room = match &op {
+            Op::Part(..) => self.brimful,
+            Op::Prepare(prepare) => self.full && prepare.recycle.is_none(),
+            _ => false,
+        };
+        if no_room {
+            if let Op::Part(name, _) = &op {
+                self.carry_out(&Op::Abandon(name.clone()));
+            }
+            return Ended::NoRoom(op);
         }
         self.carry_out(&op);
-        (op, true)
+        if let Op::Append(write) = &op
+            && std::mem::take(&mut self.corrupting)
+        {
+            let at = size(write.offset) + chance.index(write.bytes().len());
+            self.flip(&write.file(), at, chance);
+        }
+        Ended::Done(op)
     }
 
     fn carry_out(&mut self, op: &Op) {
@@ -140,10 +175,11 @@ impl Disk {
         file.write(offset, bytes);
     }
 
-    /// Nobody waits any more for what is under way: some of it was carried out, some in part, some not at all.
-    pub fn crash(&mut self, chance: &mut Chance) {
+    /// Nobody waits any more for what is under way: some of it was carried out, some in part, some not at all. The host goes on if
+    /// only the process is gone: then what was written already stays as it is.
+    pub fn crash(&mut self, host_too: bool, chance: &mut Chance) {
         for op in std::mem::take(&mut self.ops).into_values() {
-            match (chance.below(3), &op) {
+            match (chance.below(4), &op) {
                 (0, _) => {}
                 (1, Op::Append(write)) => {
                     // Blocks arrive in any order.
@@ -153,38 +189,71 @@ impl Disk {
                         }
                     }
                 }
-                (1, Op::Prepare(prepare)) => {
-                    let file = prepare.recycled_file().map_or(File::default(), |old| self.take(&old));
-                    self.files.insert(prepare.temporary(), file);
+                (2, Op::Append(write)) => {
+                    // Or in theirs, some of them.
+                    let blocks = chance.index(write.bytes().len() / BLOCK + 1);
+                    self.put(&write.file(), size(write.offset), &write.bytes()[..blocks * BLOCK]);
                 }
-                (1, Op::Remove(names)) => {
-                    let left = chance.index(names.len());
-                    self.carry_out(&Op::Remove(names[..left].to_vec()));
+                (1 | 2, Op::Prepare(prepare)) => {
+                    let made = prepare.recycle.is_some() || !self.full;
+                    let mut file = prepare.recycled_file().map_or(File::default(), |old| self.take(&old));
+                    if chance.once_in(2) {
+                        file.write(0, bytes_of(&prepare.header));
+                    }
+                    if made {
+                        self.files.insert(prepare.temporary(), file);
+                    }
                 }
-                (1, _) => {}
+                (1 | 2, Op::Remove(names)) => {
+                    // Any of them, as nothing makes an order between them durable.
+                    let gone = names.iter().filter(|_| chance.once_in(2)).cloned().collect();
+                    self.carry_out(&Op::Remove(gone));
+                }
+                (1 | 2, _) => {}
                 (_, Op::Prepare(prepare)) if self.full && prepare.recycle.is_none() => {}
+                (_, Op::Part(..)) if self.brimful => {}
                 _ => self.carry_out(&op),
             }
         }
-        // What was not made durable under its name may be there in part.
+        if host_too {
+            self.lose_unsynced(chance);
+        }
+        (self.stalled, self.failing, self.corrupting) = (false, false, false);
+    }
+
+    /// What was not made durable under its name may be there in part.
+    fn lose_unsynced(&mut self, chance: &mut Chance) {
         let drafts: Vec<String> = self.files.keys().filter(|name| name.ends_with(".tmp")).cloned().collect();
         for name in drafts {
-            match chance.below(3) {
+            match chance.below(4) {
                 0 => _ = self.files.remove(&name),
                 1 => {
                     let mut file = self.take(&name);
-                    file.length /= 2;
+                    file.length = chance.index(file.length + 1);
                     file.bytes.truncate(file.length);
                     self.files.insert(name, file);
+                }
+                2 => {
+                    let file = self.files.get_mut(&name).expect("it was just named");
+                    for sector in file.bytes.chunks_mut(BLOCK) {
+                        if chance.once_in(2) {
+                            sector.fill(0);
+                        }
+                    }
                 }
                 _ => {}
             }
         }
-        self.stalled = false;
+    }
+
+    /// Whether it holds something else than what was written.
+    pub fn is_harmed(&self) -> bool {
+        self.harmed
     }
 
     /// All files are lost.
     pub fn wipe(&mut self) {
+        self.harmed = false;
         self.files.clear();
     }
 
@@ -234,24 +303,57 @@ impl Disk {
 
     /// Moves everything out of the way but the identity.
     pub fn set_all_aside(&mut self) {
+        self.harmed = false;
         self.files.retain(|name, _| name == name::IDENTITY);
+    }
+
+    /// How it is, for a test that has failed.
+    pub fn describe(&self) -> String {
+        let Disk { stalled, full, failing, latency, .. } = self;
+        let files: Vec<&String> = self.files.keys().collect();
+        format!(
+            "stalled {stalled}, full {full}, failing {failing}, latency {latency:?}, {} under way, {files:?}",
+            self.ops.len()
+        )
     }
 
     // ---- damage ----
 
-    /// Flips a bit somewhere in what was written of the log or of a snapshot. Whether there was anything.
-    pub fn rot(&mut self, chance: &mut Chance) -> bool {
-        let names: Vec<String> = self.files.keys().filter(|name| *name != name::IDENTITY).cloned().collect();
-        if names.is_empty() {
-            return false;
+    /// A file that something of the log or of a snapshot was written to, and how much of it.
+    fn any_written(&self, chance: &mut Chance) -> Option<(String, usize)> {
+        let written = self.files.iter().filter(|(name, file)| *name != name::IDENTITY && !file.bytes.is_empty());
+        let written: Vec<(&String, usize)> = written.map(|(name, file)| (name, file.bytes.len())).collect();
+        if written.is_empty() {
+            return None;
         }
-        let file = self.files.get_mut(&names[chance.index(names.len())]).expect("it was just named");
-        if file.bytes.is_empty() {
-            return false;
-        }
-        let at = chance.index(file.bytes.len());
+        let (name, length) = written[chance.index(written.len())];
+        Some((name.clone(), length))
+    }
+
+    /// Flips a bit somewhere in what was written of the log or of a snapshot. Where it was, if there was anything.
+    pub fn rot(&mut self, chance: &mut Chance) -> Option<String> {
+        let (name, length) = self.any_written(chance)?;
+        let at = chance.index(length);
+        self.flip(&name, at, chance);
+        Some(format!("{name} at {at}"))
+    }
+
+    /// Loses a sector in the same way.
+    pub fn lose_sector(&mut self, chance: &mut Chance) -> Option<String> {
+        let (name, length) = self.any_written(chance)?;
+        let sector = chance.pick(&[512, BLOCK]);
+        let at = chance.index(length) / sector * sector;
+        let file = self.files.get_mut(&name)?;
+        let end = (at + sector).min(file.bytes.len());
+        file.bytes[at..end].fill(0);
+        self.harmed = true;
+        Some(format!("{name} at {at}"))
+    }
+
+    fn flip(&mut self, name: &str, at: usize, chance: &mut Chance) {
+        let file = self.files.get_mut(name).unwrap_or_else(|| panic!("{name} is not there to rot"));
         file.bytes[at] ^= 1 << chance.below(8);
-        true
+        self.harmed = true;
     }
 }
 

@@ -1,32 +1,76 @@
 //! Whole clusters of the real replica in one thread: the network, the disks, the clocks and the clients are the simulator's, and
 //! everything that is left to chance comes from one seed. So faults come when a scenario says, and what has failed once fails again.
 //!
-//! `world` has it all: `node` (a process around a replica, as the server is one), `boot` (how it starts), `disk`, `net`, `client`,
-//! and the `ledger`, which holds what clients were told against the history of the cluster. `stories` are scenarios with names.
+//! * `world` has it all, and its clock: `chance` (the seed, and what is to happen), `node` (a process around a replica, as the
+//!   server's shell is one), `boot` (how it starts), `disk`, `net`, `client`; the `checker` holds what clients are told, and what
+//!   each node applies, against one history.
+//! * `run` carries out what a seed chooses: the `mix` of nodes, clients and faults, and the `weather` that brings the faults.
+//! * `stories` are scenarios with names, `mutants` hunts faults that were put into the system on purpose.
+//! * `command` is `cargo sim`; `failure` makes failing runs smaller.
+//!
+//! `cargo test --test sim` tells the stories and runs a few seeds; `cargo sim --help` has more.
 
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod boot;
 mod chance;
+#[path = "../shared/checker.rs"]
+mod checker;
 mod client;
+mod command;
 mod disk;
-mod ledger;
+mod failure;
+mod mix;
+#[cfg(feature = "faults")]
+mod mutants;
 mod net;
 mod node;
+mod run;
 mod stories;
+mod weather;
 mod world;
+
+use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Trial};
 use world::Event;
 
-fn main() {
-    let told = |name: &str, story: stories::Story| {
+/// Every event allocates a little.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The first argument with which `cargo sim` asks for the simulator's own command line.
+const COMMAND: &str = "sim";
+
+fn main() -> ExitCode {
+    let args = std::env::args().skip(1);
+    match std::env::args().nth(1).as_deref() {
+        Some(COMMAND) => command::main(args),
+        #[cfg(feature = "faults")]
+        Some("mutants") => {
+            mutants::main();
+            ExitCode::SUCCESS
+        }
+        _ => libtest_mimic::run(&Arguments::from_args(), trials()).exit_code(),
+    }
+}
+
+/// What `cargo test` runs.
+fn trials() -> Vec<Trial> {
+    let trial = |name: String, test: Box<dyn FnOnce() + Send>| {
         Trial::test(name, move || {
-            story();
+            test();
             Ok(())
         })
     };
-    let trials = stories::STORIES.iter().map(|(name, story)| told(name, *story)).collect();
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    let mut trials = Vec::new();
+    for &(name, story) in stories::STORIES {
+        trials.push(trial(name.to_owned(), Box::new(story)));
+    }
+    for seed in command::FIXED {
+        trials.push(trial(format!("seeds::{seed}_keeps_every_promise"), Box::new(move || command::fixed(seed))));
+    }
+    trials.push(trial("seeds::the_same_seed_is_the_same_run".into(), Box::new(|| command::same_seed_same_run(3))));
+    trials
 }

@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use doozer::wire::peer::{self, PREAMBLE, Split};
+
 use crate::Event;
 use crate::chance::{Chance, Queue};
 
@@ -55,9 +57,22 @@ enum Packet {
     Reset,
 }
 
+/// How often frames between nodes are mistreated, in 10,000 times each. What carries them loses nothing; but who passes them on may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Chaos {
+    pub lost: u64,
+    pub twice: u64,
+    pub overtaken: u64,
+}
+
 /// What one side sends.
 #[derive(Debug, Default)]
 struct Stream {
+    /// Bytes that are no whole frame yet, if frames may be mistreated.
+    partial: Vec<u8>,
+    greeted: bool,
+    /// A frame that others overtake, so many of them.
+    held: Option<(Vec<u8>, u64)>,
     /// Not on its way yet.
     waiting: VecDeque<Vec<u8>>,
     waiting_bytes: usize,
@@ -96,6 +111,8 @@ pub struct Net {
     delays: BTreeMap<(Host, Host), (u64, u64)>,
     /// Delay of the others, in microseconds.
     pub delay: (u64, u64),
+    /// What happens to frames between nodes.
+    pub chaos: Chaos,
 }
 
 impl Net {
@@ -139,6 +156,10 @@ impl Net {
     /// Delay of a way, in microseconds.
     pub fn set_delay(&mut self, from: Host, to: Host, delay: (u64, u64)) {
         self.delays.insert((from, to), delay);
+    }
+
+    pub fn clear_delay(&mut self, from: Host, to: Host) {
+        self.delays.remove(&(from, to));
     }
 
     /// How long a packet takes, this time.
@@ -186,13 +207,18 @@ impl Net {
 
     /// Sends bytes; if it is `awaited`, [`Event::Sent`] says when the kernel has taken over all of them.
     pub fn send(&mut self, id: PipeId, side: Side, bytes: &[u8], awaited: bool, at: &mut At<'_>) {
+        let chaos = self.chaos;
         let Some(pipe) = self.pipes.get_mut(&id) else { return };
+        let between_nodes = pipe.hosts[0] != CLIENTS;
         let stream = &mut pipe.streams[side];
         if stream.closed {
             return;
         }
-        stream.waiting_bytes += bytes.len();
-        stream.waiting.push_back(bytes.to_vec());
+        if between_nodes {
+            stream.mistreat(bytes, side == 0, chaos, at.chance);
+        } else {
+            stream.take(bytes.to_vec());
+        }
         stream.awaited |= awaited;
         self.pump(id, side, at);
     }
@@ -383,11 +409,67 @@ impl Net {
 }
 
 impl Stream {
+    fn take(&mut self, bytes: Vec<u8>) {
+        self.waiting_bytes += bytes.len();
+        self.waiting.push_back(bytes);
+    }
+
+    /// Takes bytes frame by frame, of which some do not arrive as they were sent.
+    fn mistreat(&mut self, bytes: &[u8], dialed: bool, chaos: Chaos, chance: &mut Chance) {
+        self.partial.extend_from_slice(bytes);
+        if dialed && !self.greeted {
+            if self.partial.len() < PREAMBLE.len() {
+                return;
+            }
+            let rest = self.partial.split_off(PREAMBLE.len());
+            let preamble = std::mem::replace(&mut self.partial, rest);
+            self.take(preamble);
+        }
+        self.greeted = true;
+        if chaos == Chaos::default() && self.held.is_none() && whole(&self.partial) {
+            let frames = std::mem::take(&mut self.partial);
+            return self.take(frames);
+        }
+        while let Split::Whole { size } = peer::split(&self.partial).expect("nodes send frames") {
+            let rest = self.partial.split_off(size);
+            let frame = std::mem::replace(&mut self.partial, rest);
+            // Only what is for raft, for the leader, or of a snapshot: it may have been passed on by others.
+            let may = frame[8] >= 7;
+            let dice = if may && chaos != Chaos::default() { chance.below(10_000) } else { u64::MAX };
+            if dice < chaos.lost {
+                continue;
+            } else if dice < chaos.lost + chaos.twice {
+                self.take(frame.clone());
+            } else if dice < chaos.lost + chaos.twice + chaos.overtaken && self.held.is_none() {
+                self.held = Some((frame, chance.between((1, 6))));
+                continue;
+            }
+            self.take(frame);
+            if let Some((_, left)) = &mut self.held {
+                *left -= 1;
+                if *left == 0
+                    && let Some((frame, _)) = self.held.take()
+                {
+                    self.take(frame);
+                }
+            }
+        }
+    }
+
     fn end_sent(&self) -> bool {
         self.end_arrived
             || self.reset_arrived
             || self.flight.iter().any(|(_, packet)| matches!(packet, Packet::Fin | Packet::Reset))
     }
+}
+
+/// Whether bytes are whole frames.
+fn whole(bytes: &[u8]) -> bool {
+    let mut rest = bytes;
+    while let Split::Whole { size } = peer::split(rest).expect("nodes send frames") {
+        rest = &rest[size..];
+    }
+    rest.is_empty()
 }
 
 impl Packet {

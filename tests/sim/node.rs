@@ -12,12 +12,16 @@ use doozer::replica::{Config, Conn, Fate, Output, Receipt, Replica, Then};
 use crate::Event;
 use crate::boot::{self, Boot, CLUSTER, HISTORY, Sizes};
 use crate::chance::{Chance, Queue};
-use crate::disk::{Disk, Op, OpId};
+use crate::disk::{Disk, Ended, Op, OpId};
 use crate::net::{At, End, Host, Net, PipeId, Read, Side};
 
 /// How long a node may take to let another in, to accept a connection, and time between two rounds of asking, in microseconds.
 const JOIN_PATIENCE: u64 = 5_000_000;
 const JOIN_PAUSE: u64 = 250_000;
+/// Why a process ends that was doomed to.
+pub const CRASHED: &str = "it crashes";
+/// Why one ends whose disk fails.
+pub const DISK_ERROR: &str = "its disk fails";
 /// Time between two attempts to get space.
 const RETRY: u64 = 1_000_000;
 /// Time between two parts of a snapshot.
@@ -37,6 +41,8 @@ pub enum Wake {
     Retry,
     /// The snapshot goes on.
     Snapshot,
+    /// It may be tried again to take one.
+    SnapshotAgain,
     /// An address was dialed, or cannot be.
     Dialed(Dialer, Option<PipeId>),
     /// The next address is to be asked.
@@ -67,13 +73,22 @@ pub struct Flags {
     pub election_ms: u64,
     pub timeout_ms: u64,
     pub pulse_ms: u64,
+    /// Past revisions that stay readable.
+    pub history: u64,
     pub sizes: Sizes,
 }
 
 impl Default for Flags {
     /// The defaults of the server.
     fn default() -> Flags {
-        Flags { heartbeat_ms: 50, election_ms: 400, timeout_ms: 60_000, pulse_ms: 0, sizes: Sizes::default() }
+        Flags {
+            heartbeat_ms: 50,
+            election_ms: 400,
+            timeout_ms: 60_000,
+            pulse_ms: 0,
+            history: HISTORY,
+            sizes: Sizes::default(),
+        }
     }
 }
 
@@ -93,10 +108,16 @@ pub struct Node {
     held: Vec<Wake>,
     /// Connections that wait until it runs.
     backlog: Vec<PipeId>,
-    /// Its clock goes so many percent of a percent too fast.
-    drift: u64,
+    /// How fast its clock goes, in millionths of the true speed.
+    pub clock: u64,
+    /// After so many effects its process dies.
+    pub doom: Option<u32>,
     /// The term that this process has led last.
     pub led: Option<u64>,
+    /// It does not start with what its disk holds.
+    pub refused: bool,
+    /// The raft id with which it ran last.
+    pub last_raft_id: Option<u64>,
     /// What it has said, and when it did.
     pub said: Vec<(u64, String)>,
 }
@@ -123,7 +144,9 @@ pub struct Joining {
 pub struct Running {
     pub replica: Replica,
     identity: Identity,
-    began: u64,
+    /// What its clock says, and when it was last looked at, in microseconds.
+    clock_us: u64,
+    clock_at: u64,
     links: BTreeMap<Conn, Link>,
     conns: BTreeMap<(PipeId, Side), Conn>,
     turn_due: bool,
@@ -187,8 +210,11 @@ impl Node {
             paused: false,
             held: Vec::new(),
             backlog: Vec::new(),
-            drift: chance.below(100),
+            clock: 1_000_000 + chance.below(10_000),
+            doom: None,
             led: None,
+            refused: false,
+            last_raft_id: None,
             said: Vec::new(),
         }
     }
@@ -211,6 +237,34 @@ impl Node {
         if let Life::Running(running) = &self.life { Some(running) } else { None }
     }
 
+    /// How it is, for a test that has failed.
+    pub fn describe(&self) -> String {
+        let life = match &self.life {
+            Life::Down => "down".to_owned(),
+            Life::Starting => "starting".to_owned(),
+            Life::Joining(joining) => format!("joining, attempt {}", joining.attempt),
+            Life::Running(running) => {
+                let replica = &running.replica;
+                let (applied, voters, serves) = (replica.applied(), replica.voters(), replica.serving());
+                format!(
+                    "running as {} with {applied} applied, members {voters:?}, serves: {serves}, snapshot {:?}",
+                    running.identity.raft_id, running.snapshot
+                )
+            }
+        };
+        format!(
+            "node {}, process {}, paused: {}: {life}; {}",
+            self.host,
+            self.process,
+            self.paused,
+            self.disk.describe()
+        )
+    }
+
+    pub fn replica(&mut self) -> Option<&mut Replica> {
+        if let Life::Running(running) = &mut self.life { Some(&mut running.replica) } else { None }
+    }
+
     /// Its own id.
     pub fn id(&self) -> Option<String> {
         self.running().map(|running| running.identity.node.escape_ascii().to_string())
@@ -226,7 +280,7 @@ impl Node {
         assert!(!self.is_up());
         self.process += 1;
         self.life = Life::Starting;
-        self.led = None;
+        (self.led, self.refused) = (None, false);
         queue.after(chance.between((3_000, 20_000)), Event::Node(self.host, self.process, Wake::Boot));
     }
 
@@ -236,12 +290,12 @@ impl Node {
             return;
         }
         self.life = Life::Down;
-        self.paused = false;
+        (self.paused, self.doom) = (false, None);
         self.held.clear();
         self.backlog.clear();
         let (net, mut at) = outside.at();
         net.end_process(End::Node(self.host, self.process), says_so, &mut at);
-        self.disk.crash(outside.chance);
+        self.disk.crash(!says_so, outside.chance);
     }
 
     pub fn pause(&mut self) {
@@ -294,7 +348,7 @@ impl Node {
 
     fn boot(&mut self, outside: &mut Outside<'_>) {
         let mut lines = Vec::new();
-        let boot = boot::boot(&mut self.disk, &self.flags.sizes, &self.attach, &self.addr, outside.chance, &mut lines);
+        let boot = boot::boot(&mut self.disk, &self.flags, &self.attach, &self.addr, outside.chance, &mut lines);
         self.say(outside.queue.now(), lines);
         self.go_on(boot, outside);
     }
@@ -307,6 +361,12 @@ impl Node {
                     Joining { identity, joiner, addresses, next: 0, attempt: 0, pipe: None, received: Vec::new() };
                 self.life = Life::Joining(Box::new(joining));
                 self.plan(0, Wake::Join, outside);
+            }
+            Boot::Refuse(why) => {
+                self.say(outside.queue.now(), [format!("refuses to start: {why}")]);
+                self.refused = true;
+                self.life = Life::Starting;
+                outside.end = Some("its data is damaged");
             }
             Boot::Run(identity, recovered) => {
                 let config = Config {
@@ -321,7 +381,7 @@ impl Node {
                     heartbeat_ms: self.flags.heartbeat_ms,
                     election_ms: self.flags.election_ms,
                     timeout_ms: self.flags.timeout_ms,
-                    history: HISTORY,
+                    history: self.flags.history,
                     addr: self.addr.clone(),
                     hostname: format!("host{}", self.host),
                     version: "test".into(),
@@ -334,13 +394,15 @@ impl Node {
                     outside.queue.now(),
                     vec![format!("runs: raft id {}, epoch {}", identity.raft_id, identity.boot_epoch)],
                 );
+                self.last_raft_id = Some(identity.raft_id);
                 let mut replica = Replica::new(config, *recovered).expect("raft takes what was recovered");
                 replica.hurry(self.flags.sizes.keep, self.flags.sizes.snapshot_after);
                 replica.campaign().expect("an only voter may stand");
                 self.life = Life::Running(Box::new(Running {
                     replica,
                     identity,
-                    began: outside.queue.now(),
+                    clock_us: 0,
+                    clock_at: outside.queue.now(),
                     links: BTreeMap::new(),
                     conns: BTreeMap::new(),
                     turn_due: false,
@@ -416,14 +478,8 @@ impl Node {
                                 net.close(pipe, 0, &mut at);
                                 let welcome = (raft_id, cluster_id, cluster);
                                 let (identity, peers) = (joining.identity, joining.addresses);
-                                let boot = boot::joined(
-                                    &mut self.disk,
-                                    &self.flags.sizes,
-                                    identity,
-                                    welcome,
-                                    peers,
-                                    outside.chance,
-                                );
+                                let boot =
+                                    boot::joined(&mut self.disk, &self.flags, identity, welcome, peers, outside.chance);
                                 return self.go_on(boot, outside);
                             }
                             Some(Answer::Later(why)) => {
@@ -472,6 +528,10 @@ impl Process<'_, '_> {
                 self.end_of_turn_soon();
             }
             Wake::Snapshot => self.snapshot_step(),
+            Wake::SnapshotAgain => {
+                self.running.snapshot_due |= self.running.replica.wants_snapshot();
+                self.see_to_snapshot();
+            }
             Wake::Dialed(Dialer::Join(_), Some(pipe)) => {
                 let (net, mut at) = self.outside.at();
                 net.close(pipe, 0, &mut at);
@@ -510,6 +570,17 @@ impl Process<'_, '_> {
         self.node.plan(us, wake, self.outside);
     }
 
+    /// Whether the process still lives to have this effect.
+    fn effect(&mut self) -> bool {
+        if let Some(left) = &mut self.node.doom {
+            match left.checked_sub(1) {
+                Some(fewer) => *left = fewer,
+                None => self.outside.end = Some(CRASHED),
+            }
+        }
+        self.outside.end != Some(CRASHED)
+    }
+
     /// Whatever wakes the process ends with a turn, with what else comes soon.
     fn end_of_turn_soon(&mut self) {
         if !std::mem::replace(&mut self.running.turn_due, true) {
@@ -519,13 +590,16 @@ impl Process<'_, '_> {
     }
 
     fn tick(&mut self) {
-        let now = (self.outside.queue.now() - self.running.began) / 1_000;
-        self.running.replica.tick(now);
+        let true_time = self.outside.queue.now();
+        let running = &mut *self.running;
+        running.clock_us += (true_time - running.clock_at) * self.node.clock / 1_000_000;
+        running.clock_at = true_time;
+        running.replica.tick(running.clock_us / 1_000);
         self.end_of_turn_soon();
         self.remember();
         let period = self.node.flags.heartbeat_ms * 1_000;
         let late = if self.outside.chance.once_in(50) { self.outside.chance.below(10_000) } else { 0 };
-        self.plan(period - period * self.node.drift / 10_000 + late, Wake::Tick);
+        self.plan(period * 1_000_000 / self.node.clock + late, Wake::Tick);
     }
 
     fn remember(&mut self) {
@@ -584,6 +658,9 @@ impl Process<'_, '_> {
             self.close(conn);
         }
         for addr in dials {
+            if !self.effect() {
+                break;
+            }
             let (host, process) = (self.node.host, self.node.process);
             self.outside.queue.after(0, Event::Dial(host, process, Dialer::Replica(addr.clone()), addr));
         }
@@ -591,7 +668,9 @@ impl Process<'_, '_> {
         if !removals.is_empty() {
             self.write(Op::Remove(removals));
         }
-        if let Some(Fate::Rejoin) = self.running.replica.take_fate() {
+        if let Some(Fate::Rejoin) = self.running.replica.take_fate()
+            && self.effect()
+        {
             self.node.say(now, ["it was taken out of its cluster, and starts anew".to_owned()]);
             boot::leave(&mut self.running.identity);
             self.node.disk.write_identity(boot::encode(&self.running.identity));
@@ -608,6 +687,9 @@ impl Process<'_, '_> {
     // ---- the disk ----
 
     fn write(&mut self, op: Op) {
+        if !self.effect() {
+            return;
+        }
         let id = self.node.disk.begin(op);
         let mut us = self.outside.chance.between(self.node.disk.latency);
         if self.outside.chance.once_in(500) {
@@ -636,7 +718,17 @@ impl Process<'_, '_> {
         if self.node.disk.stalled {
             return self.plan(10_000, Wake::Disk(id));
         }
-        let (op, done) = self.node.disk.end(id);
+        let (op, done) = match self.node.disk.end(id, self.outside.chance) {
+            Ended::Done(op) => (op, true),
+            Ended::NoRoom(op) => (op, false),
+            Ended::Failed => {
+                self.outside.end = Some(DISK_ERROR);
+                return;
+            }
+        };
+        if !self.effect() {
+            return;
+        }
         let replica = &mut self.running.replica;
         match op {
             Op::Append(write) => {
@@ -650,6 +742,11 @@ impl Process<'_, '_> {
             Op::Prepare(prepare) => {
                 replica.prepare_failed(prepare.generation);
                 self.plan(RETRY, Wake::Retry);
+            }
+            Op::Part(..) if !done => {
+                replica.snapshot_failed();
+                self.running.snapshot = Snapshot::Idle;
+                self.plan(RETRY, Wake::SnapshotAgain);
             }
             Op::Part(_, part) => {
                 replica.snapshot_part_written(part);
@@ -784,6 +881,10 @@ impl Process<'_, '_> {
             Output::Nothing => {}
             Output::Finish => self.close(conn),
             Output::Send => {
+                if !self.effect() {
+                    return;
+                }
+                let Some(link) = self.running.links.get_mut(&conn) else { return };
                 link.sending = true;
                 self.running.sending += 1;
                 let (net, mut at) = self.outside.at();

@@ -4,7 +4,6 @@ mod leaders;
 mod members;
 mod partitions;
 mod snapshots;
-mod storms;
 
 /// A scenario, which panics if the cluster does not keep its promises.
 pub type Story = fn();
@@ -61,7 +60,4 @@ list! {
         a_sender_that_becomes_a_receiver_gives_up_what_it_sent,
         a_full_disk_is_relieved_by_a_snapshot,
         a_node_that_missed_more_than_is_kept_gets_the_state;
-    storms:
-        after_a_storm_the_cluster_is_whole_and_has_kept_its_word,
-        the_same_seed_gives_the_same_storm;
 }

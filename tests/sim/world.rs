@@ -3,13 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use doozer::wire::{ErrCode, Request, Verb};
+use doozer::store::Kind;
+use doozer::wire::{ErrCode, FLAG_DEL, FLAG_SET, Request, Verb};
 
 use crate::chance::{Chance, Queue};
+use crate::checker::Checker;
 use crate::client::{self, Answer, Client, Load, Plan};
 use crate::disk::Disk;
-use crate::ledger::Ledger;
-use crate::net::{At, CLIENTS, End, Host, Net, PipeId, Side};
+use crate::failure::{self, Tell};
+use crate::net::{At, CLIENTS, Chaos, End, Host, Net, PipeId, Side};
 use crate::node::{self, Dialer, Flags, Life, Node, Wake};
 
 /// How long connecting takes at most, in microseconds.
@@ -34,6 +36,9 @@ pub enum Event {
     Led(Host, u64),
 }
 
+/// Lines of what happened that a failed run tells, unless it is to tell all.
+const LAST_LINES: usize = 60;
+
 /// See the module.
 pub struct World {
     seed: u64,
@@ -42,10 +47,15 @@ pub struct World {
     pub queue: Queue<Event>,
     pub chance: Chance,
     pub clients: Vec<Client>,
-    pub ledger: Ledger,
+    pub checker: Checker,
+    names: u64,
     connections: u64,
     /// Who led, by term.
     leaders: BTreeMap<u64, Host>,
+    /// Of each node, the process and its revision that the checker has been told of.
+    known: Vec<(u32, i64)>,
+    /// The last entry that anyone has applied, and the members as of it.
+    members: (u64, Vec<u64>),
     /// What happened, as one number.
     trace: u32,
     pub steps: u64,
@@ -55,6 +65,7 @@ impl World {
     /// So many nodes, none of which runs. The first is to found the cluster, the others to attach to it.
     pub fn new(seed: u64, nodes: usize, flags: Flags) -> World {
         let mut chance = Chance::new(seed);
+        let count = nodes;
         let mut nodes: Vec<Node> = (0..nodes).map(|host| Node::new(host, flags, &mut chance)).collect();
         let first = nodes[0].addr.clone();
         for node in &mut nodes[1..] {
@@ -67,9 +78,12 @@ impl World {
             queue: Queue::default(),
             chance,
             clients: Vec::new(),
-            ledger: Ledger::default(),
+            checker: Checker::new().with_history(flags.history),
+            names: 0,
             connections: 0,
             leaders: BTreeMap::new(),
+            known: vec![(0, 0); count],
+            members: (0, Vec::new()),
             trace: 0,
             steps: 0,
         }
@@ -181,10 +195,19 @@ impl World {
         let World { nodes, net, queue, chance, .. } = self;
         let mut outside = node::Outside { net, queue, chance, end: None };
         nodes[host].wake(process, wake, &mut outside);
+        if let Some(running) = nodes[host].running() {
+            if running.replica.applied() > self.members.0 {
+                self.members = (running.replica.applied(), running.replica.voters().to_vec());
+            }
+            if running.replica.revision() != self.known[host].1 {
+                learn(running, host, &mut self.known[host], &mut self.checker);
+            }
+        }
         if let Some(why) = outside.end {
             let now = self.queue.now();
             self.nodes[host].say(now, [format!("its process ends: {why}")]);
             self.end_process(host, true);
+            // Whoever crashes is started again by who looks after that.
             if why == "it starts anew" {
                 self.start(host);
             }
@@ -222,8 +245,9 @@ impl World {
         if let client::Wake::Connect = wake {
             return self.connect(id);
         }
-        let World { net, queue, chance, ledger, clients, .. } = self;
-        clients[id].wake(wake, &mut client::Outside { net, queue, chance, ledger });
+        let World { nodes, net, queue, chance, checker, names, clients, .. } = self;
+        let nodes = nodes.len();
+        clients[id].wake(wake, &mut client::Outside { net, queue, chance, checker, names, nodes });
     }
 
     /// A client connects, or tries again a little later.
@@ -233,15 +257,24 @@ impl World {
         }
         let host = self.clients[id].node;
         if !self.nodes[host].is_up() || !self.net.gets_through(CLIENTS, host) {
-            let serial = self.clients[id].serial();
-            return self.queue.after(20_000, Event::Client(id, serial, client::Wake::Connect));
+            // The longer in vain, the less often.
+            let most = 20 * self.nodes[0].flags.heartbeat_ms * 1_000;
+            let client = &mut self.clients[id];
+            client.attempts += 1;
+            let pause = (20_000 << client.attempts.min(20)).min(most);
+            if client.roams() {
+                client.node = self.chance.index(self.nodes.len());
+            }
+            let serial = client.serial();
+            return self.queue.after(pause, Event::Client(id, serial, client::Wake::Connect));
         }
         self.connections += 1;
         let (serial, process) = (self.connections, self.nodes[host].process);
         let pipe = self.net.open([End::Client(id, serial), End::Node(host, process)], [CLIENTS, host]);
         self.queue.after(50, Event::Node(host, process, Wake::Accept(pipe)));
-        let World { net, queue, chance, ledger, clients, .. } = self;
-        clients[id].connected(serial, pipe, &mut client::Outside { net, queue, chance, ledger });
+        let World { nodes, net, queue, chance, checker, names, clients, .. } = self;
+        let nodes = nodes.len();
+        clients[id].connected(serial, pipe, &mut client::Outside { net, queue, chance, checker, names, nodes });
     }
 
     // ---- nodes ----
@@ -251,6 +284,7 @@ impl World {
         self.net.set_dark(host, false, &mut self.queue);
         self.net.probe(host, &mut At { queue: &mut self.queue, chance: &mut self.chance });
         self.nodes[host].start(&mut self.queue, &mut self.chance);
+        self.known[host] = (self.nodes[host].process, 0);
     }
 
     /// Kills a node's process (SIGKILL).
@@ -301,7 +335,7 @@ impl World {
         &mut self.nodes[host].disk
     }
 
-    fn note(&mut self, host: Host, what: &str) {
+    pub fn note(&mut self, host: Host, what: &str) {
         let now = self.queue.now();
         self.nodes[host].say(now, [format!("*** {what}")]);
     }
@@ -426,8 +460,9 @@ impl World {
 
     /// A client that is connected sends a request: the answer is among its answers later.
     pub fn ask(&mut self, client: usize, request: &Request<'_>) -> i32 {
-        let World { net, queue, chance, ledger, clients, .. } = self;
-        clients[client].ask(request, &mut client::Outside { net, queue, chance, ledger })
+        let World { nodes, net, queue, chance, checker, names, clients, .. } = self;
+        let nodes = nodes.len();
+        clients[client].ask(request, &mut client::Outside { net, queue, chance, checker, names, nodes })
     }
 
     /// As [`World::try_call`], for what must be answered.
@@ -511,24 +546,109 @@ impl World {
 
     // ---- the end ----
 
-    /// Heals everything, lets all come to its end, and checks the cluster against what its clients were told.
-    pub fn finish(&mut self) {
+    /// Takes all faults away, and starts whatever ran once.
+    pub fn heal_everything(&mut self) {
         self.note(0, "everything is healed");
-        let all = 0..self.nodes.len();
         self.heal_all();
-        for host in all.clone() {
-            (self.nodes[host].disk.stalled, self.nodes[host].disk.full) = (false, false);
-            self.nodes[host].disk.latency = (100, 500);
-            if !self.nodes[host].is_up() && self.nodes[host].process > 0 {
+        self.net.chaos = Chaos::default();
+        for host in 0..self.nodes.len() {
+            let node = &mut self.nodes[host];
+            (node.disk.stalled, node.disk.failing, node.disk.latency) = (false, false, (100, 500));
+            (node.disk.full, node.disk.brimful) = (false, false);
+            node.doom = None;
+            if !node.is_up() && node.process > 0 {
                 self.start(host);
-            } else if self.nodes[host].paused {
+            } else if node.paused {
                 self.resume(host);
             }
         }
+    }
+
+    /// Time within which a cluster finds itself together, whatever was before, in milliseconds.
+    fn patience(&self) -> u64 {
+        LIMIT.max(self.nodes[0].flags.election_ms * 100)
+    }
+
+    /// Time passes until those that are connected have had time to find out.
+    pub fn settle(&mut self) {
+        let ms = self.nodes[0].flags.election_ms * 20;
+        self.run(ms);
+    }
+
+    /// The members, as of the last entry that anyone has applied.
+    pub fn members(&self) -> &[u64] {
+        &self.members.1
+    }
+
+    /// Whether so few disks have what they had that the cluster may stop for good.
+    pub fn has_lost_its_majority(&self, harmed: impl Fn(Host) -> bool) -> bool {
+        let sound = self.nodes.iter().filter(|node| !harmed(node.host));
+        let sound = sound.filter(|node| node.last_raft_id.is_some_and(|id| self.members.1.contains(&id))).count();
+        sound <= self.members.1.len() / 2
+    }
+
+    /// Nodes that run and are connected, if only by way of others.
+    fn connected_with(&self, host: Host) -> Vec<Host> {
+        let mut found = vec![host];
+        let mut next = 0;
+        while next < found.len() {
+            let from = found[next];
+            next += 1;
+            for to in 0..self.nodes.len() {
+                let both = self.net.gets_through(from, to) && self.net.gets_through(to, from);
+                if both && self.nodes[to].runs() && !found.contains(&to) {
+                    found.push(to);
+                }
+            }
+        }
+        found
+    }
+
+    /// Whoever is connected with a majority writes, and whoever runs reads.
+    #[track_caller]
+    pub fn probe_all(&mut self) {
+        let members = self.members().to_vec();
+        for host in 0..self.nodes.len() {
+            if !self.nodes[host].runs() {
+                continue;
+            }
+            let connected = self.connected_with(host);
+            let votes = connected.iter().filter_map(|host| self.nodes[*host].raft_id());
+            let votes = votes.filter(|id| members.contains(id)).count();
+            let serves = self.nodes[host].running().is_some_and(|running| running.replica.serving());
+            if votes > members.len() / 2 {
+                let ms = self.write(host, self.patience());
+                let most = 5_000 + self.nodes[0].flags.election_ms * 20;
+                assert!(
+                    ms <= most,
+                    "node {host} is connected with a majority, {connected:?}, and writes after {ms} ms"
+                );
+            }
+            if serves {
+                let answer = self.call(host, &get("/probe"), 2_000);
+                assert_eq!(answer.err, None, "a read at node {host}: {answer:?}");
+            }
+        }
+    }
+
+    /// Asks for something, whatever becomes of it.
+    pub fn demand(&mut self, host: Host, request: &Request<'_>) {
+        let _whatever = self.try_call(host, request, 300);
+    }
+
+    /// The latest revision that any node has.
+    pub fn revision(&self) -> i64 {
+        self.nodes.iter().filter_map(|node| node.running()).map(|running| running.replica.revision()).max().unwrap_or(0)
+    }
+
+    /// Heals everything, lets all come to its end, and checks the cluster against what its clients were told.
+    pub fn finish(&mut self) {
+        let all = 0..self.nodes.len();
+        self.heal_everything();
         // The load goes on for a while: it has to be able to.
         self.run(3_000);
         let up: Vec<Host> = all.filter(|host| self.nodes[*host].process > 0).collect();
-        self.until(LIMIT, "all run", |world| {
+        self.until(self.patience(), "all run", |world| {
             for host in &up {
                 // One that was told to stop has done so.
                 if !world.nodes[*host].is_up() {
@@ -537,29 +657,88 @@ impl World {
             }
             up.iter().all(|host| world.nodes[*host].runs() && !world.nodes[*host].is_stopping())
         });
-        self.all_write(&up, LIMIT);
+        self.all_write(&up, self.patience());
         for client in &mut self.clients {
             client.stopped |= !client.is_watching();
         }
         // What reads the future is answered by what is written now.
         for _ in 0..20 {
-            self.write(up[0], LIMIT);
+            self.write(up[0], self.patience());
         }
-        self.until(LIMIT, "everything is answered", |world| world.clients.iter().all(|client| client.open() == 0));
+        self.until(self.patience(), "everything is answered", |world| {
+            world.clients.iter().all(|client| client.open() == 0)
+        });
         self.check(&up);
+        self.until(self.patience(), "whatever has come is known to who waits for it", |world| {
+            world.checker.overdue() == 0
+        });
+    }
+
+    /// The end of a cluster that has too few of its disks: it says so, accepts nothing, and what can be read is true.
+    pub fn finish_without_a_majority(&mut self) {
+        self.heal_everything();
+        self.settle();
+        let mut last = 0;
+        for host in 0..self.nodes.len() {
+            if self.nodes[host].running().is_none_or(|running| !running.replica.serving()) {
+                continue;
+            }
+            let answer = self.call(host, &set("/probe", -1, b"probe"), self.patience());
+            assert_eq!(answer.err, Some(ErrCode::Readonly), "a write at node {host}, without a majority: {answer:?}");
+            let rev = self.nodes[host].running().map_or(0, |running| running.replica.revision());
+            self.read_history(host, 1, rev);
+            last = last.max(rev);
+        }
     }
 
     /// All nodes have the same history, and it is what the clients were told.
+    #[track_caller]
     pub fn check(&mut self, nodes: &[Host]) {
-        let rev = nodes.iter().map(|node| self.call(*node, &Request::new(Verb::Sync), LIMIT).rev).max();
-        let last = rev.flatten().expect("SYNC gives a revision");
-        for node in nodes {
-            let client = self.add_client(*node, Plan::Watch);
-            self.until(LIMIT, "the history can be read", |world| world.clients[client].next > last);
-            self.clients[client].stopped = true;
+        let rev = nodes.iter().map(|node| self.call(*node, &Request::new(Verb::Sync), self.patience()).rev).max();
+        let mut last = rev.flatten().expect("SYNC gives a revision");
+        // Each of them gets there, some time. Meanwhile the servers may have written something by themselves.
+        let mut known = 0;
+        loop {
+            for node in nodes {
+                self.read_history(*node, known + 1, last);
+            }
+            if self.checker.told() <= last {
+                for node in nodes {
+                    self.read_files(*node, last);
+                }
+            }
+            if self.checker.told() <= last {
+                return self.verify(last, nodes);
+            }
+            known = std::mem::replace(&mut last, self.checker.told());
         }
-        let last = self.clients.iter().map(|client| client.next - 1).max().expect("somebody has watched");
-        self.ledger.verify(last);
+    }
+
+    /// Reads what has happened from one revision to another, as this node tells it, as far as it is in its history.
+    fn read_history(&mut self, node: Host, from: i64, last: i64) {
+        // What may be forgotten while it is read is not asked for.
+        let history = i64::try_from(self.nodes[node].flags.history).expect("a history has so many revisions");
+        let client = self.add_client(node, Plan::History(last));
+        self.clients[client].next = from.max(last - history / 2);
+        self.until(self.patience(), "the history can be read", |world| world.clients[client].next > last);
+        self.clients[client].stopped = true;
+    }
+
+    /// Reads every file, as this node has it at a revision.
+    fn read_files(&mut self, node: Host, rev: i64) {
+        let client = self.add_client(node, Plan::Files(rev));
+        self.clients[client].next = 0;
+        self.until(LIMIT, "all files can be read", |world| {
+            let client = &world.clients[client];
+            client.stopped && client.open() == 0
+        });
+    }
+
+    #[track_caller]
+    fn verify(&mut self, last: i64, nodes: &[Host]) {
+        if let Err(violation) = self.checker.verify(last, nodes) {
+            panic!("{violation}");
+        }
     }
 
     /// What happened, as a number: the same seed gives the same.
@@ -570,6 +749,34 @@ impl World {
     /// Whether a node still asks to be let in.
     pub fn is_joining(&self, host: Host) -> bool {
         matches!(self.nodes[host].life, Life::Joining(..))
+    }
+}
+
+/// Tells the checker what a node has applied, since it was asked last.
+fn learn(running: &node::Running, host: Host, known: &mut (u32, i64), checker: &mut Checker) {
+    let replica = &running.replica;
+    let mut path = Vec::new();
+    let (mut next, last) = (known.1 + 1, replica.revision());
+    assert!(next <= last + 1, "node {host} was at revision {}, and is at {last}", known.1);
+    if next == 1 || replica.event(next, &mut path).is_none() {
+        // It begins, or goes on, with a state, and with what of the past comes with it.
+        while next <= last && replica.event(next, &mut path).is_none() {
+            next += 1;
+        }
+        checker.learn_from(host, next);
+    }
+    for rev in next..=last {
+        let event = replica.event(rev, &mut path).expect("what comes after the first is there");
+        let flags = match event.kind {
+            Kind::Set => FLAG_SET,
+            Kind::Del => FLAG_DEL,
+            Kind::Nop => 0,
+        };
+        checker.learn(host, rev, flags, &path, event.value);
+    }
+    known.1 = last;
+    if let Some(violation) = checker.violation() {
+        panic!("{violation}");
     }
 }
 
@@ -584,29 +791,33 @@ pub fn get(path: &str) -> Request<'_> {
 }
 
 impl Drop for World {
-    /// Tells what happened, if the test has failed.
+    /// Tells what happened, if the run has failed or that is wanted anyway.
     fn drop(&mut self) {
-        if !std::thread::panicking() {
+        if !std::thread::panicking() && failure::tell() != Tell::All {
             return;
         }
+        failure::at(self.queue.now());
+        let most = match failure::tell() {
+            Tell::Nothing => return,
+            Tell::Last => LAST_LINES,
+            Tell::All => usize::MAX,
+        };
         let mut lines: Vec<(u64, Host, &str)> = Vec::new();
         for node in &self.nodes {
             lines.extend(node.said.iter().map(|(at, line)| (*at, node.host, &line[..])));
         }
         lines.sort_by_key(|(at, ..)| *at);
-        let skipped = lines.len().saturating_sub(300);
-        for (at, host, line) in &lines[skipped..] {
+        for (at, host, line) in &lines[lines.len().saturating_sub(most)..] {
             eprintln!("{:>10.3} node {host}: {line}", micros(*at));
+        }
+        for node in &self.nodes {
+            eprintln!("{}", node.describe());
         }
         for client in self.clients.iter().filter(|client| client.open() > 0) {
             eprintln!("{}", client.describe());
         }
-        eprintln!(
-            "seed {} at {:.3} s; {} revisions acknowledged",
-            self.seed,
-            micros(self.queue.now()),
-            self.ledger.done
-        );
+        let (seed, now, steps) = (self.seed, micros(self.queue.now()), self.steps);
+        eprintln!("seed {seed} at {now:.3} s after {steps} steps; {:?}", self.checker.statistics());
     }
 }
 

@@ -21,6 +21,7 @@ use raft::eraftpb::{ConfState, Entry, EntryType, Message, MessageType, Snapshot,
 
 use super::BadFrame;
 use super::reader::{Reader, put_bytes, put_list_u64, put_u32, put_u64};
+use crate::faults::{self, Fault};
 
 const FIXED: usize = 92;
 const ENTRY: usize = 1 + 8 + 8 + 4 + 4;
@@ -48,7 +49,8 @@ pub fn encode(message: &Message, out: &mut Vec<u8>) {
     }
     out.extend_from_slice(&message.priority.to_le_bytes());
     put_u32(out, message.entries.len());
-    put_bytes(out, &message.context);
+    let silent = faults::is_armed(Fault::ContextLeftOut) && message.msg_type == MessageType::MsgHeartbeatResponse;
+    put_bytes(out, if silent { &[] } else { &message.context });
     if let Some(snapshot) = snapshot {
         assert!(snapshot.data.is_empty(), "the state goes in chunks, not in raft's message");
         let metadata = snapshot.get_metadata();

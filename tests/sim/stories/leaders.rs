@@ -64,7 +64,7 @@ pub fn a_leader_that_hung_finds_another_in_its_place() {
         let client = world.add_client(leader, Plan::Hand);
         world.until(1_000, "the kernel takes connections for it", |world| world.clients[client].is_connected());
         world.ask(client, &Request::new(Verb::Sync));
-        let floor = world.ledger.acknowledged;
+        let floor = world.checker.acknowledged();
         world.resume(leader);
         world.until(LIMIT, "SYNC is answered", |world| !world.clients[client].answers.is_empty());
         let answer = &world.clients[client].answers[0];

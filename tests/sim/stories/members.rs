@@ -155,7 +155,7 @@ pub fn a_member_whose_log_is_damaged_comes_back_from_the_others() {
         world.run(200);
         world.kill(host);
         let mut chance = world.chance.clone();
-        assert!(world.disk(host).rot(&mut chance));
+        assert!(world.disk(host).rot(&mut chance).is_some());
         world.start(host);
         let since = world.now();
         world.until(LIMIT, "it is a member again", |world| {

@@ -1,0 +1,255 @@
+//! Deliberate faults, for the tests alone: each is a mistake that somebody could make, and that the simulator has to notice.
+//!
+//! A fault is one `if` at the place where the mistake would be. In a build for use there is none of them: without the feature
+//! `faults`, which no other feature asks for and which only the tests may, [`is_armed`] is the constant `false`. With it, a test
+//! arms one fault at a time, for all nodes that run on its thread.
+//!
+//! Invariant: a fault that is not armed changes nothing; so the same build also runs as it should.
+
+macro_rules! faults {
+    ($($(#[$story:meta])+ $fault:ident in $module:literal,)+) => {
+        /// A deliberate fault: what goes wrong, and which promise that breaks.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Fault {
+            $($(#[$story])+ $fault,)+
+        }
+
+        #[cfg(feature = "faults")]
+        impl Fault {
+            /// All of them, by module.
+            pub const ALL: &[Fault] = &[$(Fault::$fault),+];
+
+            /// The file in which it goes wrong.
+            pub fn module(self) -> &'static str {
+                match self {
+                    $(Fault::$fault => $module,)+
+                }
+            }
+        }
+    };
+}
+
+faults! {
+    // ---- wire ----
+
+    /// An answer leaves out a value that is empty, as newer versions of its encoding do: an empty file cannot be told from an
+    /// answer without a value. Breaks: `value` is always present.
+    EmptyValueLeftOut in "wire/message.rs",
+
+    /// A node's answer to a sign of life leaves out what it was asked with. Breaks: SYNC is answered.
+    ContextLeftOut in "wire/peer/message.rs",
+
+    // ---- store ----
+
+    /// A compare-and-set is held against the revision at which a file was deleted, as long as its node is in the history: servers
+    /// that keep different pasts decide differently. Breaks: one history, compare-and-set.
+    TombstoneCompared in "store/tree.rs",
+    /// A directory that has lost its last file goes on to count as an entry of its parent. Breaks: STAT and GETDIR say what is there.
+    EmptyDirectoryCounted in "store/tree.rs",
+    /// A file that was written often is read at a past revision as it was before that revision, if just that wrote it. Breaks: every
+    /// past revision is readable.
+    PastOffByOne in "store/versions.rs",
+    /// A listing goes on from where another was at another revision. Breaks: WALK and GETDIR say what is there.
+    CursorOfAnyRevision in "store/cursor.rs",
+    /// A `?` matches the slash between two components. Breaks: it is one character of a component.
+    QuestionMarkTakesSlash in "store/glob.rs",
+    /// A WALK of a past revision walks through the present. Breaks: every past revision is readable.
+    WalkOfPastIsOfPresent in "store/scan.rs",
+    /// A GETDIR lists files that are deleted as long as the history names them. Breaks: GETDIR says what is there.
+    DeletedListed in "store/scan.rs",
+    /// A WAIT from the past skips the event at the very revision that it names, if later ones are there. Breaks: nothing is skipped.
+    FirstPastEventSkipped in "store/scan.rs",
+    /// A WAIT for the future is registered a revision late. Breaks: nothing is skipped.
+    WaiterRegisteredLate in "store/scan.rs",
+    /// A `**` of a WAIT has to match something. Breaks: it may match nothing (`/**` matches the `/` of a NOP).
+    StarsMatchSomething in "store/trie.rs",
+    /// Of those who wait for the same pattern only the first is woken. Breaks: nothing is skipped.
+    FirstWaiterWoken in "store/waiters.rs",
+    /// Who waits while a snapshot takes the place of the state is not told what happened in between. Breaks: nothing is skipped.
+    WaitersMissSnapshot in "store.rs",
+
+    // ---- log ----
+
+    /// Recovery does not look at the checksums of blocks. Breaks: damage is never taken for data.
+    BlockSumUnchecked in "log/block.rs",
+    /// A write that has ended proves what was staged while it was under way too. Breaks: nothing is answered before it is durable.
+    ProofOfTooMuch in "log/writer.rs",
+    /// Recovery takes what is whole of a torn write, and goes on behind it. Breaks: a torn write is cut.
+    TornTailAccepted in "log/scan.rs",
+    /// Recovery cuts a torn write, but leaves its blocks where they are. Breaks: what recovery has decided stays decided.
+    TornTailNotErased in "log/replay.rs",
+    /// The space of old segments is given up when a snapshot is begun. Breaks: an acknowledged write survives a crash.
+    SegmentsReleasedEarly in "replica.rs",
+
+    // ---- replica: raft and the log ----
+
+    /// A leader takes its own write of the log for durable as soon as it is staged. Breaks: nothing is answered before it is durable.
+    AnswerBeforeDurable in "replica/group.rs",
+    /// A follower acknowledges what its disk does not have yet. Breaks: nothing is acknowledged before it is durable.
+    AckBeforeDurable in "replica/group.rs",
+    /// The vote is not written down, the term is. Breaks: one vote a term.
+    VoteNotPersisted in "replica/group.rs",
+    /// Term and vote are written down only together with entries. Breaks: a term that was acknowledged does not come again.
+    TermNotPersisted in "replica/group.rs",
+    /// Nobody stands for election once the connection with the leader has ended. Breaks: the larger part goes on.
+    NobodyStands in "replica/group.rs",
+    /// A leader that hands over never gives up, though its heir does not take over: it proposes nothing any more. Breaks: writes go on.
+    HandOverForEver in "replica/group.rs",
+    /// The entries that a new leader replaces leave those behind them in memory after a restart. Breaks: logs that agree at an entry
+    /// agree before it.
+    ConflictingTailKept in "replica/rebuild.rs",
+    /// The entries that a new leader replaces leave those behind them in memory. Breaks: logs that agree at an entry agree before it.
+    ConflictingTailServed in "replica/entries.rs",
+    /// Recovery forgets the last entry of the log. Breaks: what was acknowledged to the leader is there.
+    LastEntryForgotten in "replica/rebuild.rs",
+    /// Recovery applies all entries that it finds, whether or not they are committed. Breaks: one history.
+    UncommittedApplied in "replica/rebuild.rs",
+    /// Every boot of a node has the same number. Breaks: a command is applied once, or not at all.
+    EpochReused in "replica.rs",
+
+    // ---- replica: commands ----
+
+    /// A command that was applied is applied again when it comes again. Breaks: a command is applied once.
+    AppliedTwice in "replica/machine.rs",
+    /// A command is applied though some before it, of the same server, are missing. Breaks: those are then dropped for seen.
+    GapAccepted in "replica/machine.rs",
+    /// Compare-and-set is decided when the request comes, and not when it is applied. Breaks: it is right at its place in the history.
+    ComparedOnArrival in "replica/machine.rs",
+    /// A batch of several parcels leaves out the last. Breaks: a mutation that was received is applied.
+    LastParcelLeftOut in "replica/batch.rs",
+    /// What was sent to a leader is not sent again to the next. Breaks: a mutation that was received is answered.
+    NotSentAgain in "replica/forward.rs",
+    /// A new leader goes on from whichever parcel of a server comes first, though some before it were lost. Breaks: a mutation that was
+    /// received is applied.
+    FirstParcelExpected in "replica/forward.rs",
+    /// Without a quorum READONLY is said of what is on its way as well. Breaks: READONLY only if it was certainly not applied.
+    ReadonlyThoughSent in "replica/quorum.rs",
+    /// Writes that are refused for want of a quorum are refused for ever. Breaks: writes go on when there is a quorum again.
+    ClosedForEver in "replica/quorum.rs",
+    /// Two answers that are outstanding change places. Breaks: an answer is that of its request.
+    AnswersSwapped in "replica.rs",
+
+    // ---- replica: reads ----
+
+    /// SYNC is answered at once with what is applied here. Breaks: it is linearizable.
+    SyncNotAsked in "replica.rs",
+    /// A leader answers SYNC without asking the others whether it still leads. Breaks: it is linearizable.
+    SyncOfLeaderNotAsked in "replica.rs",
+    /// GET of a past revision reads the present. Breaks: every past revision is readable.
+    GetOfPastIsOfPresent in "replica/desk.rs",
+    /// A read of a revision to come reads the present. Breaks: it waits until that revision exists.
+    FutureReadNow in "replica/desk.rs",
+    /// A connection that had too much output takes no requests any more. Breaks: a request is answered.
+    PausedForEver in "replica/session.rs",
+    /// An event for a client whose output is full is dropped. Breaks: nothing is skipped.
+    EventDropped in "replica/desk.rs",
+
+    // ---- replica: snapshots ----
+
+    /// A snapshot leaves out what was seen of each server. Breaks: a command is applied once.
+    SeenLeftOut in "replica/snapshot.rs",
+    /// A snapshot says that it covers one entry more than it does. Breaks: one history.
+    SnapshotIndexTooHigh in "replica.rs",
+    /// A snapshot leaves out the values that were written over since. Breaks: every past revision is readable.
+    SnapshotOfLatestValues in "replica/snapshot.rs",
+    /// A part of a snapshot is taken though those before it are missing. Breaks: a state arrives whole.
+    ChunksWithGaps in "replica/transfer.rs",
+    /// Whoever asked for what a leader's snapshot covers is never answered. Breaks: a request that was taken is answered.
+    InstallForgetsAskers in "replica/catch_up.rs",
+
+    // ---- replica: links and members ----
+
+    /// A relay hands a frame to any neighbour but the one that it came from, and takes no hop off. Breaks: it arrives, or ends.
+    RelayLoops in "replica/mesh.rs",
+    /// A link from which nothing comes any more is kept. Breaks: transitive connection.
+    SilenceUnnoticed in "replica/mesh.rs",
+    /// The raft id in a hello is not looked at: who was taken out is linked with as if he was not. Breaks: he notices, and comes back.
+    RetiredLinked in "replica/mesh.rs",
+    /// What a node says of its links and of itself after a restart is taken for old. Breaks: transitive connection, handing over.
+    RestartUnheard in "replica/routes.rs",
+    /// Followers do not tell raft of changes of the members. Breaks: the members are the same on every server.
+    ChangeAppliedByLeader in "replica/stewardship.rs",
+    /// A member that was taken out goes on to count for raft. Breaks: an open slot never counts towards the quorum.
+    DemotedStillVotes in "replica/stewardship.rs",
+    /// A standby moves into an open slot whether or not it is heard and has caught up. Breaks: writes go on.
+    PromotedUnseen in "replica/membership.rs",
+    /// A raft id that was removed is given again. Breaks: raft ids are never used twice.
+    RaftIdReused in "replica/members.rs",
+    /// A change that was overtaken by a client's takes effect all the same. Breaks: the slots are the face of the members.
+    ChangeUnchecked in "replica/members.rs",
+}
+
+/// Whether a fault is to happen here.
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+pub const fn is_armed(_fault: Fault) -> bool {
+    false
+}
+
+#[cfg(feature = "faults")]
+pub use armed::{arm, is_armed};
+
+#[cfg(feature = "faults")]
+mod armed {
+    use super::Fault;
+    use std::cell::Cell;
+
+    thread_local! {
+        static ARMED: Cell<Option<Fault>> = const { Cell::new(None) };
+    }
+
+    /// Arms a fault for everything that runs on this thread from now on, or none.
+    pub fn arm(fault: Option<Fault>) {
+        ARMED.set(fault);
+    }
+
+    /// Whether a fault is to happen here.
+    pub fn is_armed(fault: Fault) -> bool {
+        ARMED.get() == Some(fault)
+    }
+
+    impl Fault {
+        /// Its name, such as `vote-not-persisted`.
+        pub fn name(self) -> String {
+            let mut name = String::new();
+            for letter in format!("{self:?}").chars() {
+                if letter.is_ascii_uppercase() && !name.is_empty() {
+                    name.push('-');
+                }
+                name.push(letter.to_ascii_lowercase());
+            }
+            name
+        }
+
+        /// The fault of a name.
+        pub fn by_name(name: &str) -> Option<Fault> {
+            Fault::ALL.iter().copied().find(|fault| fault.name() == name)
+        }
+    }
+}
+
+#[cfg(feature = "faults")]
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A fault that cannot be named cannot be armed from a command line, and one that is listed twice hides another.
+    #[test]
+    fn every_fault_has_a_name_of_its_own() {
+        assert_eq!(Fault::VoteNotPersisted.name(), "vote-not-persisted");
+        for fault in Fault::ALL {
+            assert_eq!(Fault::by_name(&fault.name()), Some(*fault));
+        }
+        assert_eq!(Fault::by_name("none-of-them"), None);
+    }
+
+    /// A fault that stayed armed would be found in whatever runs next.
+    #[test]
+    fn a_fault_is_armed_on_its_thread_until_it_is_disarmed() {
+        arm(Some(Fault::AppliedTwice));
+        assert!(is_armed(Fault::AppliedTwice) && !is_armed(Fault::GapAccepted));
+        std::thread::spawn(|| assert!(!is_armed(Fault::AppliedTwice))).join().unwrap();
+        arm(None);
+        assert!(Fault::ALL.iter().all(|fault| !is_armed(*fault)));
+    }
+}
