@@ -15,7 +15,7 @@ use common::eventually;
 use common::history::{Call, Event, Op, Outcome, Watch, check, judge, read, slowest, untroubled};
 use common::process::Setup;
 use common::wire::*;
-use doozer::wire::Verb;
+use doozer::wire::{ErrCode, Verb};
 
 /// Asserts that a server refused to start with status 1, in one line that holds all of `words`.
 #[track_caller]
@@ -41,111 +41,129 @@ fn the_check_of_the_histories_overlooks_a_lie() {
     type Lie = (&'static str, &'static str, fn(&mut Vec<Call>, &mut Vec<Event>) -> Option<()>);
     fn acknowledged(calls: &mut [Call], is: fn(&Op) -> bool) -> Option<&mut Call> {
         // One that others precede.
-        calls.iter_mut().rev().find(|call| is(&call.op) && matches!(call.outcome, Outcome::Done { .. }))
+        calls.iter_mut().rev().find(|call| is(&call.op) && call.outcome() == Outcome::Done)
     }
     fn set_by(calls: &mut [Call]) -> Option<&mut Call> {
-        acknowledged(calls, |op| matches!(op, Op::Set { .. }))
+        acknowledged(calls, |op| op.verb == Verb::Set)
+    }
+    fn reply(call: &mut Call) -> &mut Reply {
+        call.reply.as_mut().expect("it is answered")
     }
     fn place(call: &Call) -> Option<usize> {
-        match call.outcome {
-            Outcome::Done { rev, .. } => usize::try_from(rev? - 1).ok(),
-            _ => None,
-        }
+        usize::try_from(call.reply.as_ref()?.rev? - 1).ok()
+    }
+    fn refused(code: ErrCode) -> Option<Reply> {
+        Some(Reply { err_code: Some(code.code()), ..Reply::default() })
     }
     let lies: &[Lie] = &[
-        ("a lost write", "acknowledged and not there", |calls, events| {
+        ("a lost write", "is two things", |calls, events| {
             let at = place(set_by(calls)?)?;
             events[at] = Event { flags: 4, path: "/elsewhere".into(), value: Vec::new() };
             Some(())
         }),
-        ("a write that is done twice", "done twice", |calls, events| {
+        ("a write that is done twice", "applied twice", |calls, events| {
             let again = events[place(set_by(calls)?)?].clone();
             events.push(again);
             Some(())
         }),
-        ("a write with another revision", "acknowledged as", |calls, _| {
-            let call = set_by(calls)?;
-            let Outcome::Done { rev: Some(rev), .. } = &mut call.outcome else { return None };
-            *rev += 1;
+        ("a write with another revision", "acknowledged as revision", |calls, _| {
+            let rev = &mut reply(set_by(calls)?).rev;
+            *rev = rev.map(|rev| rev - 1);
             Some(())
         }),
-        ("another value", "is not number", |calls, events| {
+        ("another value", "is two things", |calls, events| {
             events[place(set_by(calls)?)?].value.push(b'!');
             Some(())
         }),
-        ("another path", "is not number", |calls, events| {
+        ("another path", "is two things", |calls, events| {
             events[place(set_by(calls)?)?].path.push('x');
             Some(())
         }),
-        ("a write that nobody made", "nobody wrote", |_, events| {
-            events.push(Event { flags: 4, path: "/h/shared/1".into(), value: b"nobody".to_vec() });
+        ("a write that nobody made", "nobody asked for", |_, events| {
+            events.push(Event { flags: 4, path: "/h/nobody".into(), value: b"nobody".to_vec() });
             Some(())
         }),
-        ("READONLY, and done", "refused and done", |calls, _| {
-            set_by(calls)?.outcome = Outcome::Readonly;
+        ("READONLY, and done", "refused, and applied", |calls, _| {
+            set_by(calls)?.reply = refused(ErrCode::Readonly);
             Some(())
         }),
-        ("a mismatch, and done", "refused and done", |calls, _| {
-            set_by(calls)?.outcome = Outcome::Mismatch;
+        ("a mismatch, and done", "refused, and applied", |calls, _| {
+            let cas = |op: &Op| op.verb == Verb::Set && op.rev > Some(0);
+            acknowledged(calls, cas)?.reply = refused(ErrCode::RevMismatch);
             Some(())
         }),
-        ("a mismatch without a reason", "never later", |calls, _| {
-            let call = calls.iter_mut().find(|call| call.outcome == Outcome::Mismatch)?;
-            call.op = Op::Set { path: "/h/cas/never".into(), rev: 0 };
+        ("a mismatch without a reason", "is newer than", |calls, _| {
+            let mismatch = Some(ErrCode::RevMismatch.code());
+            let call = calls.iter_mut().find(|call| call.reply.as_ref().is_some_and(|r| r.err_code == mismatch))?;
+            call.op.path = "/h/cas/never".into();
             Some(())
         }),
-        ("a lost deletion", "acknowledged and not there", |calls, events| {
-            let call = acknowledged(calls, |op| matches!(op, Op::Del { .. }))?;
-            let Op::Del { path, .. } = &call.op else { return None };
+        ("a lost deletion", "acknowledged, and not in the history", |calls, events| {
+            let own = |op: &Op| op.verb == Verb::Del && op.path.starts_with("/h/own/");
+            let path = &acknowledged(calls, own)?.op.path;
             let at = events.iter().position(|event| event.flags == 8 && event.path == *path)?;
-            events[at] = Event { flags: 0, path: "/elsewhere".into(), value: Vec::new() };
+            events[at] = Event { flags: 8, path: "/elsewhere".into(), value: Vec::new() };
             Some(())
         }),
-        ("a nop too few", "nops were acknowledged", |_, events| {
+        ("a nop too few", "", |_, events| {
             let at = events.iter().position(|event| event.path == "/")?;
-            events[at].path = "/elsewhere".into();
+            events[at] = Event { flags: 8, path: "/elsewhere".into(), value: Vec::new() };
             Some(())
         }),
-        ("a nop too many", "nops were acknowledged", |_, events| {
+        ("a nop too many", "nobody can have made", |_, events| {
             events.push(Event { flags: 0, path: "/".into(), value: Vec::new() });
             Some(())
         }),
-        ("two writes of a connection in the other order", "sent before", |calls, events| {
-            let call = set_by(calls)?.clone();
-            let is = |c: &&mut Call| c.writer == call.writer && matches!(c.op, Op::Set { rev: -1, .. });
+        ("two writes of a connection in the other order", "in the wrong order", |calls, _| {
+            let writer = set_by(calls)?.writer;
+            // They were sent with its first requests, before the first answer.
+            let is = |c: &&mut Call| c.writer == writer && c.op.verb == Verb::Set && c.op.rev == Some(-1);
             let mut of_one = calls.iter_mut().filter(is).filter(|c| place(c).is_some());
             let (a, b) = (of_one.next()?, of_one.next()?);
-            events.swap(place(a)?, place(b)?);
-            std::mem::swap(&mut a.outcome, &mut b.outcome);
+            std::mem::swap(&mut a.sent, &mut b.sent);
             Some(())
         }),
-        ("a compare-and-set that found something else", "although the file was of", |calls, _| {
-            let is = |op: &Op| matches!(op, Op::Set { path, rev } if path.starts_with("/h/cas/") && *rev > 0);
-            let Op::Set { rev, .. } = &mut acknowledged(calls, is)?.op else { return None };
-            *rev = 0;
+        ("a compare-and-set that found something else", "was applied to what was of revision", |calls, _| {
+            let is = |op: &Op| op.verb == Verb::Set && op.path.starts_with("/h/cas/") && op.rev > Some(0);
+            acknowledged(calls, is)?.op.rev = Some(0);
             Some(())
         }),
-        ("a stale SYNC", "was told before", |calls, _| {
-            let call = acknowledged(calls, |op| *op == Op::Sync)?;
-            let Outcome::Done { rev: Some(rev), .. } = &mut call.outcome else { return None };
-            *rev = 1;
+        ("a stale SYNC", "it was asked", |calls, _| {
+            reply(acknowledged(calls, |op| op.verb == Verb::Sync)?).rev = Some(1);
             Some(())
         }),
-        ("a read of what was never there", "never written", |calls, _| {
-            let call = acknowledged(calls, |op| matches!(op, Op::Get { .. }))?;
-            let Outcome::Done { rev: Some(rev), .. } = &mut call.outcome else { return None };
-            *rev += 1;
+        ("a read of what was never there", "", |calls, _| {
+            let call = calls.iter_mut().rev().find(|c| c.op.verb == Verb::Get && place(c).is_some_and(|at| at > 0))?;
+            let rev = &mut reply(call).rev;
+            *rev = rev.map(|rev| rev + 1);
             Some(())
         }),
-        ("a read of the distant past", "told of", |calls, events| {
-            let at = events.iter().position(|event| event.path == "/h/shared/1")?;
-            let call = acknowledged(calls, |op| *op == Op::Get { path: "/h/shared/1".into() })?;
-            let rev = i64::try_from(at).ok()? + 1;
-            call.outcome = Outcome::Done { rev: Some(rev), value: Some(events[at].value.clone()) };
+        ("a read of the distant past", "that /h/shared/1 is of revision", |calls, events| {
+            let at = events.iter().position(|event| event.path == "/h/shared/1" && event.flags == 4)?;
+            let call = acknowledged(calls, |op| op.verb == Verb::Get && op.path == "/h/shared/1" && op.rev.is_none())?;
+            let (rev, value) = (i64::try_from(at + 1).ok(), Some(events[at].value.clone()));
+            call.reply = Some(Reply { rev, value, ..Reply::default() });
             Some(())
         }),
-        ("a refusal", "refused with", |calls, _| {
-            set_by(calls)?.outcome = Outcome::Refused("OTHER \"no\"".into());
+        ("a directory that ends early", "has no entry", |calls, _| {
+            let is = |op: &Op| op.verb == Verb::Getdir && op.rev.is_some();
+            acknowledged(calls, is)?.reply = refused(ErrCode::Range);
+            Some(())
+        }),
+        ("a walk that ends early", "matches no file", |calls, _| {
+            let is = |op: &Op| op.verb == Verb::Walk && op.rev.is_some();
+            acknowledged(calls, is)?.reply = refused(ErrCode::Range);
+            Some(())
+        }),
+        ("an event that is skipped", "that the first event that", |calls, _| {
+            let call = acknowledged(calls, |op| op.verb == Verb::Wait && op.path == "/h/**")?;
+            let rev = call.reply.as_ref()?.rev?;
+            // It was not asked from there on, but from the revision before, which matches too, or from much earlier.
+            call.op.rev = Some((rev - 30).max(1));
+            Some(())
+        }),
+        ("an error", "not an answer to this", |calls, _| {
+            set_by(calls)?.reply = refused(ErrCode::Other);
             Some(())
         }),
     ];
@@ -160,7 +178,7 @@ fn the_check_of_the_histories_overlooks_a_lie() {
     for (what, complaint, lie) in lies {
         let (mut calls, mut events) = (calls.clone(), events.clone());
         lie(&mut calls, &mut events).unwrap_or_else(|| panic!("no occasion to tell of {what}"));
-        let judged = catch_unwind(AssertUnwindSafe(|| judge(&calls, events)));
+        let judged = catch_unwind(AssertUnwindSafe(|| judge(&calls, &events)));
         let Err(panic) = judged else { panic!("the check does not see {what}") };
         let said = panic.downcast_ref::<String>().expect("a message");
         assert!(said.contains(complaint), "of {what} it says: {said}");
@@ -168,7 +186,7 @@ fn the_check_of_the_histories_overlooks_a_lie() {
     // A lost connection to a node that was up, and one to a node that was down.
     untroubled(&calls, &[]);
     let mut lost = calls;
-    lost[0].outcome = Outcome::Lost;
+    (lost[0].reply, lost[0].lost) = (None, true);
     assert!(catch_unwind(|| untroubled(&lost, &[])).is_err(), "a lost connection goes unseen");
     let down = Downtime { node: 0, from: lost[0].sent, until: None };
     untroubled(&lost, &[down]);

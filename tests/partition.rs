@@ -427,7 +427,7 @@ fn a_minority_writes_or_a_majority_does_not() {
         let of_many = many_load.stop();
         untroubled(&of_many, &[]);
         let of_few = few_load.stop();
-        assert!(of_few.iter().any(|call| call.outcome == Outcome::Readonly), "the smaller side has met no READONLY");
+        assert!(of_few.iter().any(|call| call.outcome() == Outcome::Readonly), "the smaller side has met no READONLY");
         calls.extend(of_many);
         calls.extend(of_few);
     }

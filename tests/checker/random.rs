@@ -221,7 +221,8 @@ impl World {
             60..80 => {
                 // One node lags behind by far.
                 let node = self.random.below(NODES + 1).min(NODES - 1);
-                if node > 0 || self.random.once_in(3) {
+                let behind = self.log.len() - self.nodes[node].applied;
+                if node > 0 || behind > 300 || self.random.once_in(3) {
                     self.apply(node);
                 }
             }
@@ -532,5 +533,136 @@ fn whatever_servers_may_do_is_accepted() {
             }
             Err(violation) => panic!("seed {seed}: {violation}"),
         }
+    }
+}
+
+/// What makes a tape a lie, if it finds an occasion after this step.
+type Lie = fn(&mut Tape, usize) -> Option<()>;
+
+/// The first answer, after a step, to a call that is so; with what was asked.
+fn answer_to(tape: &mut Tape, after: usize, is_so: impl Fn(&Asks, &Says) -> bool) -> Option<(usize, Asks)> {
+    let calls: Vec<&Asks> =
+        tape.steps.iter().filter_map(|step| if let Step::Call(_, asks) = step { Some(asks) } else { None }).collect();
+    let is_answer = |step: &Step| matches!(step, Step::Answer(call, says) if is_so(calls[*call], says));
+    let at = (after..tape.steps.len()).find(|at| is_answer(&tape.steps[*at]))?;
+    let Step::Answer(call, _) = &tape.steps[at] else { return None };
+    Some((at, calls[*call].clone()))
+}
+
+fn says(tape: &mut Tape, at: usize) -> &mut Says {
+    match &mut tape.steps[at] {
+        Step::Answer(_, says) => says,
+        other => panic!("{other:?} is no answer"),
+    }
+}
+
+const LIES: &[(&str, Lie)] = &[
+    ("a write was refused", |tape, after| {
+        let (at, _) = answer_to(tape, after, |asks, says| asks.verb() == Verb::Set && says.rev.is_some())?;
+        *says(tape, at) = Says::error(ErrCode::Readonly);
+        Some(())
+    }),
+    ("a write has another revision", |tape, after| {
+        let (at, _) = answer_to(tape, after, |asks, says| asks.verb() == Verb::Set && says.rev.is_some())?;
+        says(tape, at).rev = says(tape, at).rev.map(|rev| rev + 1);
+        Some(())
+    }),
+    ("a write was of something else", |tape, after| {
+        let (at, _) = answer_to(tape, after, |asks, says| asks.verb() == Verb::Set && says.rev.is_some())?;
+        let rev = says(tape, at).rev?;
+        tape.history[usize::try_from(rev - 1).ok()?].2.push(b'x');
+        Some(())
+    }),
+    ("a file was missing", |tape, after| {
+        let is_so = |asks: &Asks, says: &Says| asks.verb() == Verb::Get && asks.rev.is_some() && says.rev > Some(0);
+        let (at, _) = answer_to(tape, after, is_so)?;
+        *says(tape, at) = Says { rev: Some(0), value: Some(vec![]), ..Says::default() };
+        Some(())
+    }),
+    ("a directory had another size", |tape, after| {
+        let is_so = |asks: &Asks, says: &Says| asks.verb() == Verb::Stat && asks.rev.is_some() && says.rev == Some(-2);
+        let (at, _) = answer_to(tape, after, is_so)?;
+        says(tape, at).len = says(tape, at).len.map(|len| len + 1);
+        Some(())
+    }),
+    ("a directory held something else", |tape, after| {
+        let is_so = |asks: &Asks, says: &Says| asks.verb() == Verb::Getdir && says.path.is_some();
+        let (at, _) = answer_to(tape, after, is_so)?;
+        says(tape, at).path.as_mut()?.push(b'x');
+        Some(())
+    }),
+    ("a walk ended early", |tape, after| {
+        let is_so = |asks: &Asks, says: &Says| asks.verb() == Verb::Walk && asks.rev.is_some() && says.path.is_some();
+        let (at, _) = answer_to(tape, after, is_so)?;
+        *says(tape, at) = Says::error(ErrCode::Range);
+        Some(())
+    }),
+    ("a walk began elsewhere", |tape, after| {
+        let is_so = |asks: &Asks, says: &Says| asks.verb() == Verb::Walk && asks.rev.is_some() && says.path.is_some();
+        let (at, _) = answer_to(tape, after, is_so)?;
+        let Step::Answer(answered, _) = tape.steps[at] else { return None };
+        let calls =
+            tape.steps.iter_mut().filter_map(|step| if let Step::Call(_, asks) = step { Some(asks) } else { None });
+        let offset = &mut calls.into_iter().nth(answered)?.offset;
+        *offset = offset.map(|n| n + 1);
+        Some(())
+    }),
+    ("an event was skipped", |tape, after| {
+        let is_so = |asks: &Asks, says: &Says| {
+            asks.verb() == Verb::Wait && asks.path.as_deref() == Some(b"/**") && says.rev.is_some()
+        };
+        let (at, _) = answer_to(tape, after, is_so)?;
+        let rev = says(tape, at).rev? + 1;
+        let (flags, path, value) = tape.history.get(usize::try_from(rev - 1).ok()?)?.clone();
+        *says(tape, at) =
+            Says { flags: Some(flags), rev: Some(rev), path: Some(path), value: Some(value), ..Says::default() };
+        Some(())
+    }),
+    ("a SYNC was behind", |tape, after| {
+        let (at, _) = answer_to(tape, after, |asks, says| asks.verb() == Verb::Sync && says.rev > Some(30))?;
+        says(tape, at).rev = Some(2);
+        Some(())
+    }),
+    ("a revision was swapped with the next", |tape, _| {
+        let named = |at: &usize| tape.history[*at..at + 2].iter().all(|(.., value)| value.starts_with(b"w "));
+        let at = (tape.history.len() / 2..tape.history.len() - 1).find(named)?;
+        tape.history.swap(at, at + 1);
+        Some(())
+    }),
+    ("a deletion never was", |tape, after| {
+        let event = tape.history.iter_mut().skip(after / 10).find(|(flags, ..)| *flags == FLAG_DEL)?;
+        *event = (0, b"/".to_vec(), Vec::new());
+        Some(())
+    }),
+];
+
+/// Among thousands of right answers, in all that goes on at the same time, a single wrong one stands out.
+#[test]
+fn every_lie_is_noticed_among_the_rest() {
+    for (what, lie) in LIES {
+        let mut told = 0;
+        for seed in 0..12 {
+            let mut tape = play(1_000 + seed, 8_000, 1_000_000);
+            let after = tape.steps.len() / 3;
+            if lie(&mut tape, after).is_some() {
+                told += 1;
+                assert!(tape.judge().is_err(), "nobody notices the lie that {what}, seed {seed}");
+            }
+        }
+        assert!(told > 6, "there is hardly an occasion for the lie that {what}");
+    }
+}
+
+/// Run with `--ignored --nocapture`: how long the checker takes, per call.
+#[test]
+#[ignore = "a measurement"]
+fn how_long_it_takes() {
+    for steps in [30_000, 300_000, 1_000_000] {
+        let tape = play(1, steps, 1_000_000);
+        let calls = tape.steps.iter().filter(|step| matches!(step, Step::Call(..))).count();
+        #[allow(clippy::disallowed_methods, reason = "a measurement")]
+        let began = std::time::Instant::now();
+        let statistics = tape.judge().unwrap();
+        println!("{calls} calls in {:?}: {statistics:?}", began.elapsed());
     }
 }

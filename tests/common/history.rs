@@ -1,17 +1,14 @@
 //! Writers all over a cluster that note what they were told, and the check of it against what the nodes remember.
 //!
-//! Every mutation names itself: a set by its value, a deletion by its path, a nop by nothing, so nops are counted. The
-//! nodes' histories, read event by event from the first revision on, must be one and the same, without a gap, and:
-//! * every acknowledged mutation is in it exactly once, with the revision it was given;
-//! * one that was refused, or met READONLY, is not in it;
-//! * one whose outcome the writer could not learn is in it at most once;
-//! * a mutation, and a SYNC, that was sent after another was acknowledged has a later revision (SYNC: or the same);
-//! * what one connection sent was applied in the order in which it was sent;
-//! * a compare-and-set found what it compared with, and one that was refused for a mismatch did not;
-//! * a read shows what the history holds, nothing older than what its connection had been told before.
+//! They do all that a client can: set and delete by compare-and-set or without, on files of their own and on such that all write to,
+//! read the present, the past and the future, list, walk, wait, and synchronize. What they were told, and the nodes' histories, read
+//! event by event from the first revision on, go to the [`checker`], which says what is checked. Beside that: who may
+//! have seen an error, and how long things took.
 
-use std::collections::BTreeMap;
-use std::collections::VecDeque;
+#[path = "../shared/checker.rs"]
+pub mod checker;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -19,51 +16,66 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use doozer::wire::{ErrCode, Request, Verb};
+use checker::{Checker, Conn};
+use doozer::wire::{ErrCode, Request, Response, Verb};
 
 use super::cluster::{Cluster, Downtime};
 use super::wire::*;
 use super::{Random, eventually};
 
-/// Requests that a writer has outstanding at a time, at most.
+/// Requests that a writer has outstanding at a time, at most; beside those that may have to wait.
 const WINDOW: usize = 16;
+/// Requests that may have to wait for others' writes.
+const PATIENT: usize = 4;
 /// Events that are asked for at a time.
 const CHUNK: i64 = 500;
 
 // ---- what was asked, and what was told ----
 
-/// What a writer asked for.
+/// What a writer asks for. The value of a SET follows from who sends it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Op {
-    Set { path: String, rev: i64 },
-    Del { path: String, rev: i64 },
-    Nop,
-    Get { path: String },
-    Sync,
+pub struct Op {
+    pub verb: Verb,
+    pub path: String,
+    pub rev: Option<i64>,
+    pub offset: Option<i32>,
 }
 
 impl Op {
+    fn new(verb: Verb, path: impl Into<String>, rev: impl Into<Option<i64>>) -> Op {
+        Op { verb, path: path.into(), rev: rev.into(), offset: None }
+    }
+
+    fn request<'a>(&'a self, value: &'a [u8]) -> Request<'a> {
+        let path = (!self.path.is_empty()).then_some(self.path.as_bytes());
+        let value = (self.verb == Verb::Set).then_some(value);
+        Request { path, value, rev: self.rev, offset: self.offset, ..Request::new(self.verb) }
+    }
+
     /// Whether it makes a revision.
     pub fn mutates(&self) -> bool {
-        matches!(self, Op::Set { .. } | Op::Del { .. } | Op::Nop)
+        matches!(self.verb, Verb::Set | Verb::Del | Verb::Nop)
     }
 }
 
 /// What became of it, as far as the writer knows.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was done. The revision and the value are those of the answer, where that has them.
-    Done { rev: Option<i64>, value: Option<Vec<u8>> },
-    /// A compare-and-set that did not find what it compared with.
-    Mismatch,
+    /// It was done.
+    Done,
+    /// What is in the files is the reason that it was not: a compare-and-set did not find what it compared with, a directory has no
+    /// entry of that number. Whether that is so is the checker's business.
+    Refused,
     /// No quorum: certainly not done.
     Readonly,
     /// The connection was lost before the answer.
     Lost,
     /// The server says that it cannot know.
     Unknown,
+    /// It was not answered when the writer stopped, and need not have been.
+    Open,
     /// Any other error.
-    Refused(String),
+    Error,
 }
 
 /// One request of a writer.
@@ -78,7 +90,11 @@ pub struct Call {
     /// Some moment before that was made.
     pub connected: Instant,
     pub op: Op,
-    pub outcome: Outcome,
+    pub reply: Option<Reply>,
+    /// It may have to wait for others' writes.
+    patient: bool,
+    /// It will not be answered, for its connection is lost.
+    pub lost: bool,
     /// Some moment before it left.
     pub sent: Instant,
     /// Some moment after its outcome came.
@@ -89,11 +105,11 @@ pub struct Call {
 
 impl fmt::Debug for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Call { node, writer, number, connection, op, outcome, .. } = self;
+        let Call { node, writer, number, connection, op, reply, .. } = self;
         write!(f, "number {number} of writer {writer}, connection {connection} to node {node}: {op:?}, ")?;
-        match outcome {
-            Outcome::Done { rev, value } => write!(f, "done: {rev:?} {}", short(value.as_deref().unwrap_or_default()))?,
-            other => write!(f, "{other:?}")?,
+        match reply {
+            Some(reply) => write!(f, "answered: {reply}")?,
+            None => write!(f, "{:?}", self.outcome())?,
         }
         write!(f, " (sent {:?} ago, took {:?})", self.sent.elapsed(), self.done - self.sent)
     }
@@ -108,30 +124,42 @@ fn short(value: &[u8]) -> String {
 }
 
 impl Call {
-    fn acknowledged(&self) -> bool {
-        self.op.mutates() && matches!(self.outcome, Outcome::Done { .. })
+    pub fn outcome(&self) -> Outcome {
+        let Some(reply) = &self.reply else {
+            return if self.lost { Outcome::Lost } else { Outcome::Open };
+        };
+        let detail = reply.err_detail.as_deref().unwrap_or_default();
+        match reply.err_code.map(|code| ErrCode::try_from(code).expect("a known error")) {
+            None => Outcome::Done,
+            Some(ErrCode::RevMismatch | ErrCode::Isdir | ErrCode::Notdir | ErrCode::Noent | ErrCode::Range) => {
+                Outcome::Refused
+            }
+            Some(ErrCode::Readonly) => Outcome::Readonly,
+            Some(ErrCode::Other) if detail == b"outcome unknown" => Outcome::Unknown,
+            Some(_) => Outcome::Error,
+        }
     }
 
-    /// The revision that the answer told.
-    fn told(&self) -> Option<i64> {
-        match self.outcome {
-            Outcome::Done { rev, .. } => rev,
-            _ => None,
-        }
+    fn acknowledged(&self) -> bool {
+        self.op.mutates() && self.outcome() == Outcome::Done
+    }
+
+    /// The value of its SET.
+    fn value(&self) -> Vec<u8> {
+        value(self.writer, self.number, self.more)
     }
 }
 
 /// The value that a writer's set of this number has, made longer by `more` bytes.
 fn value(writer: usize, number: usize, more: usize) -> Vec<u8> {
-    let mut random = Random(writer as u64 * 1_000_003 + number as u64);
+    let name = (writer as u64) << 32 | number as u64;
+    let mut random = Random(name);
     let len = match random.below(100) {
         0 => 10_000 + random.below(20_000),
         n if n < 20 => 0,
         _ => random.below(300),
     };
-    let mut value = format!("{writer} {number} ").into_bytes();
-    value.extend(random.bytes(len + more));
-    value
+    checker::value(name, len + more)
 }
 
 // ---- the writers ----
@@ -225,6 +253,8 @@ struct Writer {
     connected: Instant,
     /// Calls without an outcome.
     outstanding: VecDeque<usize>,
+    /// The highest revision that the node has told of over this connection.
+    known: i64,
     /// Contended files, as last seen.
     seen: BTreeMap<String, i64>,
     /// Contended files that are to be looked at.
@@ -236,7 +266,7 @@ struct Writer {
 impl Writer {
     fn new(node: usize, addr: SocketAddr, id: usize, pause: Duration, more: usize, shared: Arc<Shared>) -> Writer {
         let random = Random(id as u64 * 7_919 + 1);
-        let (calls, connection, outstanding) = Default::default();
+        let (calls, connection, outstanding, known) = Default::default();
         let (seen, ask, own) = Default::default();
         let connected = Instant::now();
         Writer {
@@ -251,6 +281,7 @@ impl Writer {
             connection,
             connected,
             outstanding,
+            known,
             seen,
             ask,
             own,
@@ -265,11 +296,11 @@ impl Writer {
         while !self.stopping() {
             self.connected = Instant::now();
             if let Ok(stream) = TcpStream::connect_timeout(&self.addr, Duration::from_secs(1)) {
-                self.connection += 1;
-                self.converse(Client::over(stream));
+                (self.connection, self.known) = (self.connection + 1, 0);
+                let lost = self.converse(Client::over(stream)).is_none();
                 let now = Instant::now();
                 for call in std::mem::take(&mut self.outstanding) {
-                    self.calls[call].done = now;
+                    (self.calls[call].done, self.calls[call].lost) = (now, lost);
                 }
             }
             // The node is down; it is asked again, gently.
@@ -278,50 +309,88 @@ impl Writer {
         self.calls
     }
 
-    /// Until the connection is lost; or the writer is to stop, and has all answers.
-    fn converse(&mut self, mut c: Client) {
+    /// Until the writer is to stop, and has all answers that need not wait for others; `None` if the connection is lost.
+    fn converse(&mut self, mut c: Client) -> Option<()> {
         loop {
             let mut bytes = Vec::new();
-            while !self.stopping() && self.outstanding.len() < WINDOW {
+            while !self.stopping() && self.urgent() < WINDOW {
                 let op = self.choose();
                 self.begin(op, &mut bytes);
             }
-            if self.outstanding.is_empty() {
-                return;
+            if self.urgent() == 0 {
+                return Some(());
             }
             let sent = c.try_raw(&bytes);
             // What is acknowledged before the end may still be on its way to us.
             let keep = if sent && !self.stopping() { WINDOW / 2 } else { 0 };
-            while self.outstanding.len() > keep {
-                let Some(reply) = c.try_next() else { return };
-                self.told(&reply);
+            while self.urgent() > keep {
+                self.told(c.try_next()?);
             }
             std::thread::sleep(self.pause);
         }
     }
 
+    /// Calls without an outcome that do not have to wait.
+    fn urgent(&self) -> usize {
+        self.outstanding.iter().filter(|call| !self.calls[**call].patient).count()
+    }
+
     fn choose(&mut self) -> Op {
         if let Some(path) = self.ask.pop_front() {
-            return Op::Get { path };
+            return Op::new(Verb::Get, path, None);
+        }
+        // Whatever becomes of its writes, there is one that is answered soon: with READONLY, where no quorum is within reach.
+        let syncs = self.outstanding.iter().filter(|call| self.calls[**call].op.verb == Verb::Sync);
+        if self.urgent() + 1 == WINDOW && syncs.count() == 0 {
+            return Op::new(Verb::Sync, "", None);
         }
         let (id, number) = (self.id, self.calls.len());
-        match self.random.below(100) {
-            n if n < 45 => Op::Set { path: format!("/h/shared/{}", self.random.below(40)), rev: -1 },
-            n if n < 60 => {
-                let path = format!("/h/cas/{}", self.random.below(8));
-                let rev = self.seen.get(&path).copied().unwrap_or(0);
-                Op::Set { path, rev }
+        let Writer { random, seen, own, known, .. } = self;
+        let shared = format!("/h/shared/{}", random.below(40));
+        let cas = format!("/h/cas/{}", random.below(8));
+        let compared = seen.get(&cas).copied().unwrap_or(0);
+        let past = i64::try_from(random.below(usize::try_from(*known).expect("a revision") + 1)).expect("a revision");
+        match random.below(200) {
+            0..76 => Op::new(Verb::Set, shared, -1),
+            76..102 => Op::new(Verb::Set, cas, compared),
+            102..118 => Op::new(Verb::Set, format!("/h/own/{id}/{number}"), 0),
+            n @ 118..134 if !own.is_empty() => {
+                let at = random.below(own.len());
+                let (path, rev) = own.swap_remove(at);
+                Op::new(Verb::Del, path, if n % 2 == 0 { rev } else { -1 })
             }
-            n if n < 70 => Op::Set { path: format!("/h/own/{id}/{number}"), rev: 0 },
-            n if n < 80 && !self.own.is_empty() => {
-                let own = self.random.below(self.own.len());
-                let (path, rev) = self.own.swap_remove(own);
-                Op::Del { path, rev: if n % 2 == 0 { rev } else { -1 } }
+            n @ 134..142 => Op::new(Verb::Del, shared, if n % 4 == 0 { 0 } else { -1 }),
+            142..147 => Op::new(Verb::Del, cas, compared),
+            147..152 => Op::new(Verb::Del, format!("/h/none/{id}/{number}"), 0),
+            // Where a directory or a file is: refused, as a rule. If one comes in the other's place, it goes again.
+            152 => Op::new(Verb::Set, "/h/cas", -1),
+            153 => Op::new(Verb::Del, "/h/cas", -1),
+            154 => Op::new(Verb::Set, format!("{cas}/below"), -1),
+            155 => Op::new(Verb::Del, format!("{cas}/below"), -1),
+            156..162 => Op::new(Verb::Nop, "", None),
+            162..170 => Op::new(Verb::Get, shared, None),
+            170..176 => Op::new(Verb::Get, shared, past),
+            176..178 => Op::new(Verb::Stat, if past % 2 == 0 { "/h/shared" } else { &shared }, past),
+            178..183 => {
+                let dir = ["/h", "/h/shared", "/h/cas", "/h/none", "/h/cas/1"][random.below(5)];
+                let offset = i32::try_from(random.below(45)).expect("a small number");
+                let rev = (past % 2 == 0).then_some(past);
+                Op { offset: Some(offset % if dir == "/h/shared" { 45 } else { 9 }), ..Op::new(Verb::Getdir, dir, rev) }
             }
-            n if n < 85 => Op::Del { path: format!("/h/none/{id}/{number}"), rev: 0 },
-            n if n < 90 => Op::Nop,
-            n if n < 97 => Op::Get { path: format!("/h/shared/{}", self.random.below(40)) },
-            _ => Op::Sync,
+            183..188 => {
+                let globs = ["/h/shared/*", "/h/cas/?", "/h/**/1", "/h/*/1?", "/h/s**", "/h/none/**"];
+                let offset = i32::try_from(random.below(14)).expect("a small number");
+                let rev = (past % 2 == 0).then_some(past);
+                Op { offset: Some(offset), ..Op::new(Verb::Walk, globs[random.below(6)], rev) }
+            }
+            n @ 188..195 if self.outstanding.len() - self.urgent() < PATIENT => {
+                let globs = ["/h/**", "/h/shared/?", "/h/cas/*", "/**/1", "/", "/h/none/**"];
+                let soon = self.known + i64::try_from(n - 188).expect("a small number");
+                Op::new(Verb::Wait, globs[self.random.below(6)], if n % 2 == 0 { past } else { soon })
+            }
+            195 if self.outstanding.len() - self.urgent() < PATIENT => Op::new(Verb::Get, shared, self.known + 20),
+            196 => Op::new(Verb::Rev, "", None),
+            _ => Op::new(Verb::Sync, "", None),
         }
     }
 
@@ -329,52 +398,42 @@ impl Writer {
         let number = self.calls.len();
         let tag = i32::try_from(number).expect("not so many calls");
         let value = value(self.id, number, self.more);
-        let request = match &op {
-            Op::Set { path, rev } => set(path, *rev, &value),
-            Op::Del { path, rev } => del(path, *rev),
-            Op::Nop => bare(Verb::Nop),
-            Op::Get { path } => get(path),
-            Op::Sync => bare(Verb::Sync),
-        };
-        request.tag(tag).encode(bytes);
+        op.request(&value).tag(tag).encode(bytes);
         let Writer { node, id: writer, connection, connected, more, .. } = *self;
-        let (now, outcome) = (Instant::now(), Outcome::Lost);
-        self.calls.push(Call { node, writer, number, connection, connected, op, outcome, sent: now, done: now, more });
+        let future = op.rev.is_some_and(|rev| rev > self.known) && !op.mutates();
+        let (patient, reply, lost) = (op.verb == Verb::Wait || future, None, false);
+        let (sent, done) = (Instant::now(), Instant::now());
+        let call = Call { node, writer, number, connection, connected, op, reply, patient, lost, sent, done, more };
+        self.calls.push(call);
         self.outstanding.push_back(number);
     }
 
-    fn told(&mut self, reply: &Reply) {
+    fn told(&mut self, reply: Reply) {
         let tag = reply.tag.and_then(|tag| usize::try_from(tag).ok());
         let at = self.outstanding.iter().position(|call| Some(*call) == tag);
         let at = at.unwrap_or_else(|| panic!("node {} answers what nobody asked: {reply}", self.node));
         let number = self.outstanding.remove(at).expect("it is there");
         let call = &mut self.calls[number];
-        call.done = Instant::now();
-        let code = reply.err_code.map(|code| ErrCode::try_from(code).expect("a known error"));
-        let cas = matches!(call.op, Op::Set { rev, .. } if rev >= 0);
-        call.outcome = match code {
-            None => Outcome::Done { rev: reply.rev, value: reply.value.clone() },
-            Some(ErrCode::RevMismatch) if cas => Outcome::Mismatch,
-            Some(ErrCode::Readonly) => Outcome::Readonly,
-            Some(ErrCode::Other) if reply.to_string().contains("outcome unknown") => Outcome::Unknown,
-            Some(_) => Outcome::Refused(reply.to_string()),
-        };
-        match (&call.op, &call.outcome, reply.rev) {
-            (Op::Set { path, .. }, Outcome::Done { .. }, Some(rev)) if path.starts_with("/h/own/") => {
-                self.own.push((path.clone(), rev));
+        let rev = reply.rev;
+        (call.done, call.reply) = (Instant::now(), Some(reply));
+        let Op { verb, path, .. } = &call.op;
+        let of_cas = path.starts_with("/h/cas/") && call.op.rev.is_none_or(|_| call.op.mutates());
+        match (verb, call.outcome(), rev) {
+            (Verb::Set, Outcome::Done, Some(rev)) if path.starts_with("/h/own/") => self.own.push((path.clone(), rev)),
+            (Verb::Set | Verb::Get, Outcome::Done, Some(rev)) if of_cas => _ = self.seen.insert(path.clone(), rev),
+            (Verb::Del, Outcome::Done, _) if of_cas => _ = self.seen.insert(path.clone(), 0),
+            (Verb::Set | Verb::Del, Outcome::Refused, _) if of_cas && !path.ends_with("/below") => {
+                self.ask.push_back(path.clone());
             }
-            (Op::Set { path, .. } | Op::Get { path }, Outcome::Done { .. }, Some(rev))
-                if path.starts_with("/h/cas/") =>
-            {
-                self.seen.insert(path.clone(), rev);
-            }
-            (Op::Set { path, .. }, Outcome::Mismatch, _) => self.ask.push_back(path.clone()),
             _ => {}
+        }
+        if call.outcome() == Outcome::Done {
+            self.known = self.known.max(rev.unwrap_or(0));
         }
         if call.acknowledged() {
             self.shared.acknowledged[&self.node].fetch_add(1, Ordering::Relaxed);
         }
-        if call.outcome == Outcome::Readonly {
+        if call.op.mutates() && call.outcome() == Outcome::Readonly {
             self.shared.refused[&self.node].fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -503,56 +562,115 @@ fn history(c: &mut Client, last: i64, mut each: impl FnMut(i64, Event)) {
     );
 }
 
-/// A history, and where in it each mutation was found.
-#[derive(Default)]
-pub struct Found {
-    pub events: Vec<Event>,
-    /// Of each path, the revisions that changed it, and whether it is there since.
-    versions: BTreeMap<String, Vec<(i64, bool)>>,
-    /// Of each writer's mutation, the revision.
-    revs: BTreeMap<(usize, usize), i64>,
-    nops: usize,
-}
-
 /// What the check of a load came to.
 #[derive(Debug)]
 pub struct Checked {
     /// The revision up to which the histories were compared.
     pub revision: i64,
     pub acknowledged: usize,
-    /// Those that were certainly not done: a mismatch, or READONLY.
+    /// Those that were certainly not done: for what they compared with, or for the lack of a quorum.
     pub refused: usize,
     pub unknown: usize,
 }
 
-/// Compares the histories of all live nodes with each other, and with what the writers were told.
+/// Tells the checker what the writers saw, in the order in which it was.
+fn tell(calls: &[Call]) -> Checker {
+    // What others have written is not recorded; the writers keep to themselves.
+    let mut checker = Checker::new().with_foreign(|path| !path.starts_with(b"/h/"));
+    let Some(first) = calls.iter().map(|call| call.sent).min() else { return checker };
+    let since = |at: Instant| u64::try_from((at - first).as_micros()).expect("a short time");
+    // Of what happens at the same moment, nothing is known to be after another: calls go first.
+    let mut steps: Vec<(Instant, bool, usize)> = Vec::with_capacity(2 * calls.len());
+    for (at, call) in calls.iter().enumerate() {
+        steps.push((call.sent, false, at));
+        if call.outcome() != Outcome::Open {
+            steps.push((call.done, true, at));
+        }
+    }
+    steps.sort_by_key(|(at, is_end, _)| (*at, *is_end));
+    let mut conns: BTreeMap<(usize, usize), Conn> = BTreeMap::new();
+    let mut open: BTreeMap<usize, checker::Call> = BTreeMap::new();
+    for (moment, is_end, at) in steps {
+        let (call, moment) = (&calls[at], since(moment));
+        if !is_end {
+            let conn = conns.entry((call.writer, call.connection));
+            let conn = *conn.or_insert_with(|| checker.connect(call.writer, call.node, moment));
+            let value = if call.op.verb == Verb::Set { call.value() } else { Vec::new() };
+            open.insert(at, checker.call(conn, moment, &call.op.request(&value)));
+            continue;
+        }
+        let asked = open.remove(&at).expect("it was asked before");
+        match &call.reply {
+            Some(reply) => checker.answer(asked, moment, &response(reply)),
+            None => checker.lost(asked, moment),
+        }
+    }
+    checker
+}
+
+fn response(reply: &Reply) -> Response<'_> {
+    let Reply { tag, flags, rev, path, value, len, err_code, err_detail } = reply;
+    Response {
+        tag: *tag,
+        flags: *flags,
+        rev: *rev,
+        path: path.as_deref(),
+        value: value.as_deref(),
+        len: *len,
+        err_code: *err_code,
+        err_detail: err_detail.as_deref(),
+    }
+}
+
+fn learn(checker: &mut Checker, node: usize, rev: i64, event: &Event) {
+    checker.learn(node, rev, event.flags, event.path.as_bytes(), &event.value);
+}
+
+#[track_caller]
+fn verdict(mut checker: Checker, last: i64, nodes: &[usize]) -> checker::Statistics {
+    checker.verify(last, nodes).unwrap_or_else(|violation| panic!("{violation}"))
+}
+
+/// Compares the histories of all live nodes, and the files that they hold, with each other and with what the writers were told.
 ///
 /// # Panics
-/// If anything is not as the description of this file says.
+/// If anything is not as it should be: see the [`checker`].
 #[track_caller]
 pub fn check(calls: &[Call], cluster: &Cluster) -> Checked {
     let last = cluster.converges();
     let nodes = cluster.live();
-    let mut events = Vec::new();
-    history(&mut cluster.connect(nodes[0]), last, |_, event| events.push(event));
-    for node in &nodes[1..] {
-        let mut expected = events.iter();
+    let mut checker = tell(calls);
+    let mut paths = BTreeSet::new();
+    for node in &nodes {
         history(&mut cluster.connect(*node), last, |rev, event| {
-            let other = expected.next().expect("as many");
-            assert!(event == *other, "revision {rev} is {event:?} on node {node}, and {other:?} on node {}", nodes[0]);
+            learn(&mut checker, *node, rev, &event);
+            if event.path != "/" {
+                paths.insert(event.path);
+            }
         });
     }
-    let found = judge(calls, events);
-    nodes.iter().for_each(|node| files(cluster, *node, last, &found));
-    let count = |is: fn(&Call) -> bool| calls.iter().filter(|call| is(call)).count();
-    let checked = Checked {
-        revision: last,
-        acknowledged: count(Call::acknowledged),
-        refused: count(|c| matches!(c.outcome, Outcome::Mismatch | Outcome::Readonly)),
-        unknown: count(|c| c.op.mutates() && matches!(c.outcome, Outcome::Lost | Outcome::Unknown)),
-    };
+    let paths: Vec<String> = paths.into_iter().collect();
+    nodes.iter().for_each(|node| files(cluster, *node, last, &paths, &mut checker));
+    let checker::Statistics { acknowledged, unavailable, refused, unknown, .. } = verdict(checker, last, &nodes);
+    let checked = Checked { revision: last, acknowledged, refused: refused + unavailable, unknown };
     eprintln!("{checked:?}");
     checked
+}
+
+/// Asks a node for all files that ever were, as of a revision.
+#[track_caller]
+fn files(cluster: &Cluster, node: usize, last: i64, paths: &[String], checker: &mut Checker) {
+    let conn = checker.connect(usize::MAX, node, 0);
+    let path = |n: i64| &paths[usize::try_from(n).expect("a place")];
+    ask_all(
+        &mut cluster.connect(node),
+        i64::try_from(paths.len()).expect("a small number"),
+        |n| get(path(n)).at(last),
+        |n, reply| {
+            let call = checker.call(conn, 0, &get(path(n)).at(last));
+            checker.answer(call, 0, &response(&reply));
+        },
+    );
 }
 
 /// Reads the history of a node.
@@ -568,204 +686,10 @@ pub fn read(cluster: &Cluster, node: usize) -> Vec<Event> {
 /// # Panics
 /// If they disagree.
 #[track_caller]
-pub fn judge(calls: &[Call], events: Vec<Event>) -> Found {
-    let mut found = Found { events, ..Found::default() };
-    find(calls, &mut found);
-    outcomes(calls, &found);
-    compared(calls, &found);
-    in_order(calls, &found);
-    in_time(calls, &found);
-    reads(calls, &found);
-    found
-}
-
-/// Finds whose each event is, and that it is what it was asked to be.
-#[track_caller]
-fn find(calls: &[Call], found: &mut Found) {
-    let names: BTreeMap<(usize, usize), &Call> = calls.iter().map(|c| ((c.writer, c.number), c)).collect();
-    let deletions: BTreeMap<&str, &Call> = calls
-        .iter()
-        .filter_map(|call| match &call.op {
-            Op::Del { path, .. } => Some((path.as_str(), call)),
-            _ => None,
-        })
-        .collect();
-    for (rev, event) in (1..).zip(&found.events) {
-        found.versions.entry(event.path.clone()).or_default().push((rev, event.flags == 4));
-        if event.path == "/" {
-            assert_eq!((event.flags, event.value.len()), (0, 0), "revision {rev}: {event:?}");
-            found.nops += 1;
-        }
-        if !event.path.starts_with("/h/") {
-            continue;
-        }
-        let call = match event.flags {
-            4 => named(&event.value).and_then(|name| names.get(&name)),
-            8 => deletions.get(event.path.as_str()),
-            _ => None,
-        };
-        let call = call.unwrap_or_else(|| panic!("nobody wrote revision {rev}: {event:?}"));
-        let expected = match &call.op {
-            Op::Set { path, .. } => (path, value(call.writer, call.number, call.more)),
-            Op::Del { path, .. } => (path, Vec::new()),
-            other => panic!("revision {rev} is of {other:?}: {event:?}"),
-        };
-        assert!((&event.path, &event.value) == (expected.0, &expected.1), "revision {rev} is not {call:?}: {event:?}");
-        let before = found.revs.insert((call.writer, call.number), rev);
-        assert_eq!(before, None, "done twice, the second time by revision {rev}: {call:?}");
-    }
-}
-
-/// The writer and number that a value names.
-fn named(value: &[u8]) -> Option<(usize, usize)> {
-    let mut words = value.splitn(3, |byte| *byte == b' ').map(|word| std::str::from_utf8(word).ok()?.parse().ok());
-    Some((words.next()??, words.next()??))
-}
-
-/// Acknowledged: there, under its revision. Refused: not there.
-#[track_caller]
-fn outcomes(calls: &[Call], found: &Found) {
-    let (mut nops, mut perhaps) = (0, 0);
-    for call in calls {
-        let rev = found.revs.get(&(call.writer, call.number)).copied();
-        match &call.outcome {
-            Outcome::Refused(why) => panic!("refused with {why}: {call:?}"),
-            Outcome::Done { .. } if call.op == Op::Nop => nops += 1,
-            Outcome::Lost | Outcome::Unknown if call.op == Op::Nop => perhaps += 1,
-            Outcome::Done { .. } if call.op.mutates() => {
-                assert!(rev.is_some(), "acknowledged and not there: {call:?}");
-                let told = call.told();
-                assert!(told.is_none() || told == rev, "acknowledged as {told:?}, there as {rev:?}: {call:?}");
-                assert_eq!(told.is_some(), matches!(call.op, Op::Set { .. }), "{call:?}");
-            }
-            Outcome::Mismatch | Outcome::Readonly => assert_eq!(rev, None, "refused and done: {call:?}"),
-            Outcome::Done { .. } | Outcome::Lost | Outcome::Unknown => {}
-        }
-    }
-    let there = found.nops;
-    assert!((nops..=nops + perhaps).contains(&there), "{nops} nops were acknowledged, {there} are there");
-}
-
-/// What a path had before a revision: the revision that wrote it, 0 if it was missing.
-fn before(found: &Found, path: &str, rev: i64) -> i64 {
-    let versions = found.versions.get(path).map_or(&[][..], Vec::as_slice);
-    match versions.partition_point(|(at, _)| *at < rev).checked_sub(1).map(|i| versions[i]) {
-        Some((at, true)) => at,
-        Some((_, false)) | None => 0,
-    }
-}
-
-/// A compare-and-set found what it compared with; one that was refused did not at some moment.
-#[track_caller]
-fn compared(calls: &[Call], found: &Found) {
-    for call in calls {
-        let (Op::Set { path, rev } | Op::Del { path, rev }) = &call.op else { continue };
-        if let Some(at) = found.revs.get(&(call.writer, call.number)) {
-            let was = before(found, path, *at);
-            assert!(*rev == -1 || was <= *rev, "done at {at} although the file was of {was}: {call:?}");
-        }
-        if call.outcome == Outcome::Mismatch {
-            let versions = found.versions.get(path).map_or(&[][..], Vec::as_slice);
-            let later = versions.iter().any(|(at, set)| *set && at > rev);
-            assert!(later, "a mismatch although the file was never later than that: {call:?}");
-        }
-    }
-}
-
-/// One connection's mutations were applied in their order.
-#[track_caller]
-fn in_order(calls: &[Call], found: &Found) {
-    let mut last: BTreeMap<(usize, usize), (i64, &Call)> = BTreeMap::new();
-    for call in calls {
-        let Some(rev) = found.revs.get(&(call.writer, call.number)) else { continue };
-        if let Some((before, earlier)) = last.insert((call.writer, call.connection), (*rev, call)) {
-            assert!(before < *rev, "revision {before} is {earlier:?}, sent before what is revision {rev}: {call:?}");
-        }
-    }
-}
-
-/// What was sent after another was acknowledged, by whichever node, comes after it.
-#[track_caller]
-fn in_time(calls: &[Call], found: &Found) {
-    let there = |call: &Call| match call.op {
-        Op::Sync => call.told(),
-        _ => found.revs.get(&(call.writer, call.number)).copied(),
-    };
-    let mut sent: Vec<(&Call, i64)> = calls.iter().filter_map(|call| Some((call, there(call)?))).collect();
-    let mut done: Vec<(&Call, i64)> =
-        sent.iter().filter(|(c, _)| matches!(c.outcome, Outcome::Done { .. })).copied().collect();
-    sent.sort_by_key(|(call, _)| call.sent);
-    done.sort_by_key(|(call, _)| call.done);
-    let mut done = done.into_iter().peekable();
-    let mut latest: Option<(&Call, i64)> = None;
-    for (call, rev) in sent {
-        while let Some(next) = done.next_if(|(earlier, _)| earlier.done < call.sent) {
-            if latest.is_none_or(|(_, known)| known < next.1) {
-                latest = Some(next);
-            }
-        }
-        if let Some((earlier, known)) = latest {
-            let after = rev > known || (call.op == Op::Sync && rev == known);
-            assert!(after, "revision {known} was told before revision {rev} was asked for: {earlier:?}, {call:?}");
-        }
-    }
-}
-
-/// Reads show what the history holds, as of a moment no earlier than what the connection had been told.
-#[track_caller]
-fn reads(calls: &[Call], found: &Found) {
-    let mut connections: BTreeMap<(usize, usize), Vec<&Call>> = BTreeMap::new();
-    for call in calls.iter().filter(|call| matches!(call.outcome, Outcome::Done { .. })) {
-        connections.entry((call.writer, call.connection)).or_default().push(call);
-    }
-    for of_one in connections.values() {
-        let told =
-            |call: &&Call| Some((call.done, call.told().or(found.revs.get(&(call.writer, call.number)).copied())?));
-        let mut known: Vec<(Instant, i64)> = of_one.iter().filter_map(told).collect();
-        known.sort();
-        let mut known = known.into_iter().peekable();
-        let mut least = 0;
-        for call in of_one {
-            while let Some((_, rev)) = known.next_if(|(done, _)| *done < call.sent) {
-                least = least.max(rev);
-            }
-            let Op::Get { path } = &call.op else { continue };
-            let Outcome::Done { rev: Some(rev), value } = &call.outcome else { panic!("no revision: {call:?}") };
-            let versions = found.versions.get(path).map_or(&[][..], Vec::as_slice);
-            if *rev == 0 {
-                let missing =
-                    before(found, path, least + 1) == 0 || versions.iter().any(|(at, set)| !set && *at > least);
-                assert!(missing, "not missing since revision {least}: {call:?}");
-                continue;
-            }
-            let at = versions.iter().position(|version| *version == (*rev, true));
-            let at = at.unwrap_or_else(|| panic!("what was read was never written: {call:?}"));
-            let event = &found.events[usize::try_from(*rev - 1).expect("a revision")];
-            assert!(value.as_ref() == Some(&event.value), "not the value of revision {rev}: {call:?}");
-            let until = versions.get(at + 1).map_or(i64::MAX, |(rev, _)| *rev);
-            assert!(until > least, "gone since revision {until}, told of {least} before it was asked: {call:?}");
-        }
-    }
-}
-
-/// A node holds the files that the history leaves.
-#[track_caller]
-fn files(cluster: &Cluster, node: usize, last: i64, found: &Found) {
-    let files = found.versions.keys().filter(|path| *path != "/");
-    let files: Vec<(&String, i64)> = files.map(|path| (path, before(found, path, last + 1))).collect();
-    let count = i64::try_from(files.len()).expect("a small number");
-    let file = |n: i64| files[usize::try_from(n).expect("a place")];
-    ask_all(
-        &mut cluster.connect(node),
-        count,
-        |n| get(file(n).0).at(last),
-        |n, reply| {
-            let (path, rev) = file(n);
-            let value = usize::try_from(rev - 1).map_or(&[][..], |at| &found.events[at].value);
-            assert_eq!(reply.rev, Some(rev), "{path} on node {node}: {reply}");
-            assert!(reply.value.as_deref() == Some(value), "{path} of revision {rev} on node {node}: {reply}");
-        },
-    );
+pub fn judge(calls: &[Call], events: &[Event]) {
+    let mut checker = tell(calls);
+    (1..).zip(events).for_each(|(rev, event)| learn(&mut checker, 0, rev, event));
+    verdict(checker, i64::try_from(events.len()).expect("a revision"), &[0]);
 }
 
 // ---- who may have seen an error ----
@@ -774,11 +698,11 @@ fn files(cluster: &Cluster, node: usize, last: i64, found: &Found) {
 #[track_caller]
 pub fn untroubled(calls: &[Call], downtimes: &[Downtime]) {
     for call in calls {
-        if matches!(call.outcome, Outcome::Done { .. } | Outcome::Mismatch) {
+        if matches!(call.outcome(), Outcome::Done | Outcome::Refused | Outcome::Open) {
             continue;
         }
         // A writer that slept meanwhile sends into a connection that is dead already.
-        let since = if call.outcome == Outcome::Lost { call.connected } else { call.sent };
+        let since = if call.lost { call.connected } else { call.sent };
         let down = downtimes.iter().any(|time| {
             time.node == call.node && time.from <= call.done && time.until.is_none_or(|until| since <= until)
         });

@@ -23,9 +23,9 @@
 //! # How
 //! Revisions that are known without a gap count as history ([`Model::advance`]). An answer waits in a queue until it is certain what
 //! it may have seen: the first event whose mutation was called after the answer is beyond it. So nearly everything is judged
-//! soon after it has happened, and forgotten. A SET names itself by its value ([`value`]); deletions and NOPs do not, and are matched
-//! with their events at the end.
-#![allow(dead_code, reason = "each test uses its own part")]
+//! soon after it has happened, and forgotten. A SET names itself by its value ([`value`]). Deletions and NOPs do not: where only one of
+//! them can be an event, it is this, and what is left is matched at the end.
+#![allow(dead_code, unused_imports, reason = "each test uses its own part")]
 
 #[path = "checker/authors.rs"]
 mod authors;
@@ -40,7 +40,7 @@ mod names;
 #[path = "checker/story.rs"]
 mod story;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
 use doozer::wire::{ErrCode, FLAG_DEL, FLAG_SET, Request, Response, Verb};
@@ -112,6 +112,14 @@ struct Answered {
     mutation: Option<u32>,
 }
 
+/// Who has made an event.
+enum Author {
+    Is(u32),
+    /// One of several, all of which were called at this place in the order of things, or later.
+    CalledFrom(u64),
+    Unknown,
+}
+
 /// Somebody was told of a revision that was not known to exist before.
 struct Telling {
     rev: i64,
@@ -138,8 +146,10 @@ pub struct Checker {
     queue: VecDeque<Answered>,
     /// Mutations by the names in their values.
     names: BTreeMap<u64, u32>,
-    /// What was asked for by mutations that do not name themselves.
-    nameless: BTreeSet<(PathId, Kind)>,
+    /// Mutations that do not name themselves, and are not found yet, by what they asked for.
+    nameless: BTreeMap<(PathId, Kind), Vec<u32>>,
+    /// The author of some event that counts was not called before this.
+    asked_at: u64,
     tellings: Vec<Telling>,
     syncs: Vec<Synced>,
     /// How far each node's history was read.
@@ -170,7 +180,8 @@ impl Checker {
             free: Vec::new(),
             queue: VecDeque::new(),
             names: BTreeMap::new(),
-            nameless: BTreeSet::new(),
+            nameless: BTreeMap::new(),
+            asked_at: 0,
             tellings: Vec::new(),
             syncs: Vec::new(),
             learned: BTreeMap::new(),
@@ -257,7 +268,7 @@ impl Checker {
             let before = self.names.insert(name, id);
             assert!(before.is_none(), "two calls have the name {name}");
         } else {
-            self.nameless.insert((path, kind));
+            self.nameless.entry((path, kind)).or_default().push(id);
         }
         self.mutations.push(Mutation {
             conn,
@@ -403,7 +414,7 @@ impl Checker {
         self.model.learn(rev, event);
         match author.or(named) {
             Some(id) => self.is_of(rev, event, id)?,
-            None if self.nameless.contains(&(path, kind)) || self.is_foreign(path) => {}
+            None if self.nameless.contains_key(&(path, kind)) || self.is_foreign(path) => {}
             None => return Err(Fault::new(format!("nobody asked for revision {rev}")).and(About::Event(rev))),
         }
         self.advance()
@@ -420,6 +431,9 @@ impl Checker {
         if (mutation.kind, mutation.path, mutation.body) != (event.kind, event.path, event.body) {
             return about(format!("revision {rev} is not what was asked for"));
         }
+        if let Some(before) = mutation.found.replace(rev) {
+            return about(format!("applied twice, as revisions {before} and {rev}"));
+        }
         match mutation.outcome {
             Outcome::Open | Outcome::Unknown | Outcome::Done(None) => {}
             Outcome::Done(Some(told)) if told == rev => {}
@@ -427,9 +441,6 @@ impl Checker {
                 return about(format!("acknowledged as revision {told}, and applied as {rev}"));
             }
             Outcome::Refused(_) => return about(format!("refused, and applied as revision {rev}")),
-        }
-        if let Some(before) = mutation.found.replace(rev) {
-            return about(format!("applied twice, as revisions {before} and {rev}"));
         }
         if rev <= mutation.floor {
             let floor = mutation.floor;
@@ -449,13 +460,64 @@ impl Checker {
                 Fault::new(format!("revision {next}: {what}")).and(About::Event(next)).and(About::Path(path, next))
             })?;
             let Some((rev, event, before)) = counted else { return Ok(()) };
-            if let Some(id) = event.author {
-                self.applied(rev, id, before)?;
-                let asked_at = self.mutations[id as usize].asked_at;
-                while let Some(answered) = self.queue.pop_front_if(|answered| answered.answered_at < asked_at) {
-                    self.judge_at_last(&answered, rev - 1)?;
+            let author = match event.author {
+                Some(id) => Author::Is(id),
+                None => self.author(rev, event, before)?,
+            };
+            let asked_at = match author {
+                Author::Unknown => continue,
+                Author::CalledFrom(asked_at) => asked_at,
+                Author::Is(id) => {
+                    self.applied(rev, id, before)?;
+                    self.mutations[id as usize].asked_at
                 }
+            };
+            self.asked_at = self.asked_at.max(asked_at);
+            while let Some(answered) = self.queue.pop_front_if(|answered| answered.answered_at < asked_at) {
+                self.judge_at_last(&answered, rev - 1)?;
             }
+        }
+    }
+
+    /// Who may have made an event that does not say it.
+    fn author(&mut self, rev: i64, event: Event, before: State) -> Result<Author, Fault> {
+        let is_foreign = self.is_foreign(event.path);
+        let Checker { nameless, mutations, connections, asked_at, .. } = self;
+        let mut possible = (0, 0, u64::MAX);
+        if let Some(ids) = nameless.get_mut(&(event.path, event.kind)) {
+            ids.retain(|id| {
+                let mutation = &mutations[*id as usize];
+                let is_over = match mutation.outcome {
+                    Outcome::Refused(_) => true,
+                    Outcome::Done(_) => mutation.answered_at < *asked_at,
+                    Outcome::Open | Outcome::Unknown => false,
+                };
+                let overtaken = connections[mutation.conn.0].applied.is_some_and(|(later, _)| later > *id);
+                let is_past = is_over || overtaken || mutation.found.is_some();
+                let compared = mutation.rev == -1 || before.rev() <= mutation.rev;
+                if !is_past && compared && rev > mutation.floor && mutation.body == event.body {
+                    possible = (possible.0 + 1, *id, possible.2.min(mutation.asked_at));
+                }
+                !is_past
+            });
+        }
+        match possible {
+            _ if is_foreign => Ok(Author::Unknown),
+            (0, ..) => {
+                let fault = Fault::new(format!("nobody can have made revision {rev}")).and(About::Event(rev));
+                // Those who asked for the same, and are out of the question.
+                let asked = |m: &Mutation| (m.kind, m.path, m.body) == (event.kind, event.path, event.body);
+                let others = (0..).zip(&self.mutations).filter(|(_, mutation)| asked(mutation)).map(|(id, _)| id);
+                let others: Vec<u32> = others.collect();
+                let last = others[others.len().saturating_sub(3)..].iter().map(|id| About::Mutation(*id));
+                Err(last.fold(fault, Fault::and).and(About::Path(event.path, rev)))
+            }
+            (1, id, _) => {
+                self.is_of(rev, event, id)?;
+                self.statistics.matched += 1;
+                Ok(Author::Is(id))
+            }
+            (.., asked_at) => Ok(Author::CalledFrom(asked_at)),
         }
     }
 

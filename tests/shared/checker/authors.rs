@@ -47,7 +47,7 @@ impl Checker {
             let group = match groups.get_mut(&(event.path, event.kind, event.body)) {
                 Some(group) => group,
                 None if self.is_foreign(event.path) => continue,
-                None => return Err(Fault::new(format!("nobody asked for revision {rev}")).and(About::Event(rev))),
+                None => return Err(Fault::new(format!("nobody can have made revision {rev}")).and(About::Event(rev))),
             };
             group.events.push((rev, self.model.state(event.path, rev - 1).rev()));
         }
@@ -122,7 +122,8 @@ impl Checker {
             && let Err(at) = cover(&by_event, mutations.len())
         {
             let (rev, before) = events[at];
-            let what = format!("nobody asked for revision {rev}, which was applied to what was of revision {before}");
+            let what =
+                format!("nobody can have made revision {rev}, which was applied to what was of revision {before}");
             let fault = Fault::new(what).and(About::Event(rev)).and(About::Path(path, rev));
             let could = by_event[at].iter().take(5).map(|place| About::Mutation(mutations[*place]));
             return Err(could.fold(fault, Fault::and));

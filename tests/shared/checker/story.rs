@@ -207,6 +207,6 @@ impl Checker {
         if from == until {
             return format!("it is not so as of revision {from} that {said}");
         }
-        format!("it was at no revision from {from} to {until} so that {said}")
+        format!("it was not so at any revision from {from} to {until} that {said}")
     }
 }
