@@ -4,6 +4,8 @@
 //! Each is hunted in the climate in which it thrives: that of all runs, or one in which something happens again and again that is
 //! rare there. Seeds that fail without the fault prove nothing, and do not count.
 
+#![allow(clippy::disallowed_methods, reason = "it measures how long a hunt takes")]
+
 use doozer::faults::{self, Fault};
 
 use crate::climate::Climate;
