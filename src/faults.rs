@@ -70,8 +70,8 @@ faults! {
 
     // ---- log ----
 
-    /// Recovery does not look at the checksums of blocks. Breaks: damage is never taken for data.
-    BlockSumUnchecked in "log/block.rs",
+    /// Recovery looks neither at the checksums of blocks nor at that of a snapshot. Breaks: damage is never taken for data.
+    SumsUnchecked in "log/block.rs",
     /// A write that has ended proves what was staged while it was under way too. Breaks: nothing is answered before it is durable.
     ProofOfTooMuch in "log/writer.rs",
     /// Recovery takes what is whole of a torn write, and goes on behind it. Breaks: a torn write is cut.
@@ -93,13 +93,12 @@ faults! {
     TermNotPersisted in "replica/group.rs",
     /// Nobody stands for election once the connection with the leader has ended. Breaks: the larger part goes on.
     NobodyStands in "replica/group.rs",
-    /// A leader that hands over never gives up, though its heir does not take over: it proposes nothing any more. Breaks: writes go on.
+    /// A leader that hands over does not tell its heir, and never gives up: it proposes nothing any more. Breaks: writes go on.
     HandOverForEver in "replica/group.rs",
-    /// The entries that a new leader replaces leave those behind them in memory after a restart. Breaks: logs that agree at an entry
-    /// agree before it.
-    ConflictingTailKept in "replica/rebuild.rs",
-    /// The entries that a new leader replaces leave those behind them in memory. Breaks: logs that agree at an entry agree before it.
-    ConflictingTailServed in "replica/entries.rs",
+    /// Of two entries of the same index recovery takes the first, which a new leader has replaced. Breaks: one history.
+    ConflictRecovered in "replica/rebuild.rs",
+    /// An entry that a new leader replaces stays in memory, and is applied. Breaks: one history.
+    ConflictServed in "replica/entries.rs",
     /// Recovery forgets the last entry of the log. Breaks: what was acknowledged to the leader is there.
     LastEntryForgotten in "replica/rebuild.rs",
     /// Recovery applies all entries that it finds, whether or not they are committed. Breaks: one history.
@@ -109,9 +108,10 @@ faults! {
 
     // ---- replica: commands ----
 
-    /// A command that was applied is applied again when it comes again. Breaks: a command is applied once.
+    /// What was applied is proposed again and applied again when it comes again. Breaks: a command is applied once.
     AppliedTwice in "replica/machine.rs",
-    /// A command is applied though some before it, of the same server, are missing. Breaks: those are then dropped for seen.
+    /// What comes while something before it, of the same server, is missing is taken and applied: the rest is then dropped for seen.
+    /// Breaks: a mutation that was received is applied.
     GapAccepted in "replica/machine.rs",
     /// Compare-and-set is decided when the request comes, and not when it is applied. Breaks: it is right at its place in the history.
     ComparedOnArrival in "replica/machine.rs",
@@ -173,10 +173,10 @@ faults! {
     DemotedStillVotes in "replica/stewardship.rs",
     /// A standby moves into an open slot whether or not it is heard and has caught up. Breaks: writes go on.
     PromotedUnseen in "replica/membership.rs",
-    /// A raft id that was removed is given again. Breaks: raft ids are never used twice.
-    RaftIdReused in "replica/members.rs",
-    /// A change that was overtaken by a client's takes effect all the same. Breaks: the slots are the face of the members.
-    ChangeUnchecked in "replica/members.rs",
+    /// A node that comes back without its data gets its old raft id. Breaks: a raft id never stands for less than it acknowledged.
+    OldIdGivenBack in "replica/members.rs",
+    /// The slots are not looked for in a snapshot's tree: servers judge a change of the members differently. Breaks: one history.
+    SlotsForgotten in "replica/members.rs",
 }
 
 /// Whether a fault is to happen here.

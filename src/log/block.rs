@@ -112,7 +112,7 @@ impl Head {
         if crc == 0 && is_zero(block) {
             return Err(Blank::Zero);
         }
-        if crc != crc32fast::hash(&block[LENGTH..]) && !faults::is_armed(faults::Fault::BlockSumUnchecked) {
+        if crc != crc32fast::hash(&block[LENGTH..]) && !faults::is_armed(faults::Fault::SumsUnchecked) {
             return Err(Blank::Bad);
         }
         let head = Head {

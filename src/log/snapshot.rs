@@ -18,6 +18,7 @@
 use super::block::{Block, HEAD, Head, LAST, PAYLOAD, bytes_of, get_u32, get_u64, narrow, put_u32, put_u64, widen};
 use super::name;
 use super::preface::{self, BODY, Kind, Unfit};
+use crate::faults;
 use crate::limits::{BLOCK, SNAPSHOT_RECORD_MAX, SNAPSHOT_WRITE};
 use std::collections::VecDeque;
 
@@ -441,7 +442,8 @@ impl SnapshotReader {
                 (END, Next::Another) if length == END_LENGTH => {
                     self.next_piece = Next::Nothing;
                     let sums = (get_u64(data, 0), get_u64(data, 8), get_u32(data, 16));
-                    if sums != (self.records, self.bytes, self.crc.clone().finalize()) {
+                    let sound = sums == (self.records, self.bytes, self.crc.clone().finalize());
+                    if !sound && !faults::is_armed(faults::Fault::SumsUnchecked) {
                         return Err(SnapshotFault::Sum);
                     }
                 }

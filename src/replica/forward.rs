@@ -149,7 +149,9 @@ impl Forward {
         let expected = self.expected.entry(node).or_insert_with(|| if any { (epoch, first) } else { seen() });
         let next = if epoch > expected.0 { 1 } else { expected.1 };
         let end = first.saturating_add(u64::from(count));
-        if epoch < expected.0 || first > next || end <= next {
+        let early = first > next && !faults::is_armed(Fault::GapAccepted);
+        let again = end <= next && !faults::is_armed(Fault::AppliedTwice);
+        if epoch < expected.0 || early || again {
             return;
         }
         *expected = (epoch, end);

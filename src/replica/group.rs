@@ -294,6 +294,10 @@ impl Group {
 
     /// Hands leadership over to a voter.
     pub fn hand_over(&mut self, to: u64) {
+        if faults::is_armed(Fault::HandOverForEver) {
+            self.node.raft.lead_transferee = Some(to);
+            return;
+        }
         self.node.transfer_leader(to);
         self.jitter();
     }

@@ -199,6 +199,9 @@ impl Members {
     /// Finds the slots in the tree of a snapshot.
     pub fn find_slots(&mut self, store: &mut Store) {
         self.slots.clear();
+        if faults::is_armed(Fault::SlotsForgotten) {
+            return;
+        }
         let rev = store.revision();
         let mut budget = usize::MAX;
         let mut name = Vec::new();
@@ -289,13 +292,11 @@ impl Members {
     pub fn register(&mut self, r: &Registration<'_>) -> Result<u64, Denied> {
         let addr = String::from_utf8_lossy(r.addr).into_owned();
         let id = if r.raft_id == 0 {
-            let known = self.nodes.iter().find(|(_, m)| m.node == r.node && m.incarnation == r.incarnation);
+            let any = faults::is_armed(Fault::OldIdGivenBack);
+            let known = self.nodes.iter().find(|(_, m)| m.node == r.node && (m.incarnation == r.incarnation || any));
             match known {
                 Some((id, _)) => *id,
                 None if self.nodes.len() >= limits::NODES_MAX => return Err(Denied::Crowded),
-                None if faults::is_armed(Fault::RaftIdReused) => {
-                    self.nodes.last_key_value().map_or(0, |(id, _)| id + 1)
-                }
                 None => self.next,
             }
         } else {
@@ -378,8 +379,7 @@ impl Members {
     /// What a change does to the tree, if it holds at this place of the log; it has taken effect here then.
     pub fn change(&mut self, change: &Change) -> Option<Vec<Write>> {
         let id = change.raft_id();
-        let unchecked = faults::is_armed(Fault::ChangeUnchecked);
-        let slot_is = |path: &Vec<u8>, rev: i64| self.slots.get(path).filter(|slot| slot.rev == rev || unchecked);
+        let slot_is = |path: &Vec<u8>, rev: i64| self.slots.get(path).filter(|slot| slot.rev == rev);
         let mut tree = Vec::new();
         match change {
             Change::Admit(_) => {

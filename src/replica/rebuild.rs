@@ -141,10 +141,8 @@ impl Rebuild {
                 if index <= self.applied.0 {
                     return Ok(());
                 }
-                if faults::is_armed(Fault::ConflictingTailKept)
-                    && let Some(old) = self.entries.iter_mut().find(|entry| entry.index == index)
-                {
-                    (old.term, old.data) = (term, bytes::Bytes::copy_from_slice(data));
+                let known = self.entries.back().is_some_and(|last| last.index >= index);
+                if known && faults::is_armed(Fault::ConflictRecovered) {
                     return Ok(());
                 }
                 while self.entries.back().is_some_and(|last| last.index >= index) {

@@ -298,7 +298,10 @@ impl Client {
             Plan::Hand => {}
             Plan::Watch => {
                 if self.asked.is_empty() {
-                    self.wait("/**", self.next, Asked::Event(self.next), outside);
+                    // Several may come at once, and be more than its server sends at a time.
+                    for rev in self.next..self.next + 8 {
+                        self.wait("/**", rev, Asked::Event(rev), outside);
+                    }
                 }
             }
             Plan::History(last) => {

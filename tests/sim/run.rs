@@ -49,9 +49,9 @@ pub fn run(seed: u64, mix: &Mix) -> Report {
     let until = world.now() + mix.seconds * 1_000;
     weather.rage(&mut world, until);
     weather.end_all(&mut world);
-    let lost = weather.is_too_much(&world);
+    let mut lost = weather.is_too_much(&world);
     if lost {
-        world.finish_without_a_majority();
+        lost = world.finish_without_a_majority();
     } else {
         world.finish();
     }

@@ -580,11 +580,15 @@ impl World {
         &self.members.1
     }
 
-    /// Whether so few disks have what they had that the cluster may stop for good.
+    /// Whether so few disks have what they had that the cluster may stop for good: by what any node takes for the members, for a
+    /// change of them that not all know of may never get through.
     pub fn has_lost_its_majority(&self, harmed: impl Fn(Host) -> bool) -> bool {
-        let sound = self.nodes.iter().filter(|node| !harmed(node.host));
-        let sound = sound.filter(|node| node.last_raft_id.is_some_and(|id| self.members.1.contains(&id))).count();
-        sound <= self.members.1.len() / 2
+        let sound: Vec<u64> =
+            self.nodes.iter().filter(|node| !harmed(node.host)).filter_map(|node| node.last_raft_id).collect();
+        let lost = |members: &[u64]| members.iter().filter(|id| sound.contains(id)).count() <= members.len() / 2;
+        let known = self.nodes.iter().filter(|node| !harmed(node.host));
+        let known = known.filter_map(|node| node.running()).map(|running| running.replica.voters());
+        lost(&self.members.1) || known.filter(|members| !members.is_empty()).any(lost)
     }
 
     /// Nodes that run and are connected, if only by way of others.
@@ -674,21 +678,30 @@ impl World {
         });
     }
 
-    /// The end of a cluster that has too few of its disks: it says so, accepts nothing, and what can be read is true.
-    pub fn finish_without_a_majority(&mut self) {
+    /// The end of a cluster that may have too few of its disks: it says so, accepts nothing, and what can be read is true. Returns
+    /// whether that was so.
+    pub fn finish_without_a_majority(&mut self) -> bool {
         self.heal_everything();
         self.settle();
-        let mut last = 0;
+        self.settle();
+        if self.leader().is_some() {
+            self.finish();
+            return false;
+        }
         for host in 0..self.nodes.len() {
             if self.nodes[host].running().is_none_or(|running| !running.replica.serving()) {
                 continue;
             }
             let answer = self.call(host, &set("/probe", -1, b"probe"), self.patience());
+            if answer.err.is_none() {
+                self.finish();
+                return false;
+            }
             assert_eq!(answer.err, Some(ErrCode::Readonly), "a write at node {host}, without a majority: {answer:?}");
             let rev = self.nodes[host].running().map_or(0, |running| running.replica.revision());
             self.read_history(host, 1, rev);
-            last = last.max(rev);
         }
+        true
     }
 
     /// All nodes have the same history, and it is what the clients were told.
@@ -702,15 +715,15 @@ impl World {
             for node in nodes {
                 self.read_history(*node, known + 1, last);
             }
-            if self.checker.told() <= last {
+            if self.revision() <= last {
                 for node in nodes {
                     self.read_files(*node, last);
                 }
             }
-            if self.checker.told() <= last {
+            if self.revision() <= last {
                 return self.verify(last, nodes);
             }
-            known = std::mem::replace(&mut last, self.checker.told());
+            known = std::mem::replace(&mut last, self.revision());
         }
     }
 
