@@ -19,6 +19,8 @@ enum Turn {
     Relief(Relief),
     /// Processes that have ended are started again.
     Supervise,
+    /// Somebody reads.
+    Read,
 }
 
 /// What ends a fault.
@@ -65,6 +67,7 @@ impl Weather {
             weather.next_strike(*kind, now);
         }
         weather.at(now + 1_000, Turn::Supervise);
+        weather.at(now + 2_000, Turn::Read);
         weather
     }
 
@@ -85,6 +88,11 @@ impl Weather {
                     self.next_strike(kind, world.now());
                 }
                 Turn::Relief(relief) => self.relieve(world, &relief),
+                Turn::Read => {
+                    let host = usize::try_from(self.planned).expect("a small number") % world.nodes.len();
+                    world.must_read(host);
+                    self.at(world.now() + 100 * self.mix.flags.heartbeat_ms, Turn::Read);
+                }
                 Turn::Supervise => {
                     for host in 0..world.nodes.len() {
                         if world.nodes[host].refused && self.leads_back(world, host) {

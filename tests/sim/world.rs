@@ -36,6 +36,10 @@ pub enum Event {
     Led(Host, u64),
 }
 
+/// How long a read of the present takes at most, in milliseconds.
+const READ: u64 = 1_000;
+/// How many steps the longest run has; one that has more gets nowhere.
+const STEPS: u64 = 500_000_000;
 /// Lines of what happened that a failed run tells, unless it is to tell all.
 const LAST_LINES: usize = 60;
 
@@ -153,6 +157,7 @@ impl World {
     fn step(&mut self, until: u64) -> bool {
         let Some(event) = self.queue.next(until) else { return false };
         self.steps += 1;
+        assert!(self.steps < STEPS, "this never comes to an end");
         let mut hasher = crc32fast::Hasher::new_with_initial(self.trace);
         hasher.update(&self.queue.now().to_le_bytes());
         hasher.update(&[match &event {
@@ -632,6 +637,20 @@ impl World {
                 let answer = self.call(host, &get("/probe"), 2_000);
                 assert_eq!(answer.err, None, "a read at node {host}: {answer:?}");
             }
+        }
+    }
+
+    /// A node that serves is read from, whatever has become of the others; unless its process ends just then.
+    #[track_caller]
+    pub fn must_read(&mut self, host: Host) {
+        let node = &self.nodes[host];
+        let serves = node.runs() && !node.is_stopping() && node.running().is_some_and(|r| r.replica.serving());
+        let process = node.process;
+        if serves && self.net.gets_through(CLIENTS, host) {
+            let answer = self.try_call(host, &get("/probe"), READ);
+            let node = &self.nodes[host];
+            let same = node.process == process && node.runs() && !node.is_stopping();
+            assert!(!same || answer.is_some_and(|answer| answer.err.is_none()), "node {host} cannot be read from");
         }
     }
 
