@@ -33,6 +33,22 @@ fn a_revision_that_a_node_has_not_is_noticed() {
     });
 }
 
+/// A node that was behind goes on from a snapshot, and its history begins where that does.
+#[test]
+fn a_history_may_begin_later_if_that_is_said() {
+    differ("revision 3 of node 7 follows on revision 1", |tale, lie| {
+        let conn = tale.connect();
+        (0..3).for_each(|_| _ = tale.writes(conn, "/a", -1));
+        for rev in [1, 3] {
+            if rev == 3 && !lie {
+                tale.checker.learn_from(7, rev);
+            }
+            let (flags, path, value) = tale.event(rev).clone();
+            tale.checker.learn(7, rev, flags, path.as_bytes(), &value);
+        }
+    });
+}
+
 #[test]
 fn a_node_that_lacks_the_end_of_the_history_is_noticed() {
     let mut tale = Tale::new();

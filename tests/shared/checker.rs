@@ -46,7 +46,6 @@ use std::fmt;
 use doozer::wire::{ErrCode, FLAG_DEL, FLAG_SET, Request, Response, Verb};
 
 pub use calls::{Call, Conn, Outcome};
-#[allow(unused_imports, reason = "each test uses its own part")]
 pub use names::{matches, value};
 
 use calls::{Asked, Connection, Mutation, Said, What};

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use clap::Parser;
 
+use crate::climate::Climate;
 use crate::failure::{self, Failure, Tell};
 use crate::mix::{Kind, Less, Mix};
 use crate::run::{self, Report};
@@ -35,6 +36,9 @@ struct Args {
     /// Says how much faster than the world the simulator is, for three nodes under usual faults
     #[arg(long, exclusive = true)]
     speed: bool,
+    /// Has what is usual in this climate, and not what the seed chooses
+    #[arg(long, value_parser = climate, default_value = "usual")]
+    climate: Climate,
     /// Leaves out kinds of faults
     #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = kind)]
     without: Vec<Kind>,
@@ -59,6 +63,11 @@ struct Args {
 fn kind(name: &str) -> Result<Kind, String> {
     let names = || Kind::ALL.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
     Kind::by_name(name).ok_or_else(|| format!("no such kind of fault; there are {}", names()))
+}
+
+fn climate(name: &str) -> Result<Climate, String> {
+    let names = || Climate::ALL.iter().map(|climate| climate.name()).collect::<Vec<_>>().join(", ");
+    Climate::by_name(name).ok_or_else(|| format!("no such climate; there are {}", names()))
 }
 
 #[cfg(feature = "faults")]
@@ -95,16 +104,16 @@ pub fn main(args: impl IntoIterator<Item = String>) -> ExitCode {
         seeds.push(fresh());
     }
     for seed in seeds {
-        let mix = Mix::of(seed).but(&less);
+        let mix = args.climate.mix(seed).but(&less);
         let began = Instant::now();
         match failure::try_run(seed, &mix, told) {
             Ok(report) => println!("{}", describe(seed, &mix, &report, began.elapsed())),
             Err(failure) => {
                 eprintln!("seed {seed} failed at {:.3} s: {}", seconds(failure.at), failure.why);
                 if less == Less::default() {
-                    say_smaller(seed, failure);
+                    say_smaller(seed, args.climate, failure);
                 } else {
-                    eprintln!("to run it again: cargo sim {seed}{less}");
+                    eprintln!("to run it again: {}{less}", again(seed, args.climate));
                 }
                 return ExitCode::FAILURE;
             }
@@ -152,12 +161,27 @@ fn describe(seed: u64, mix: &Mix, report: &Report, took: Duration) -> String {
     )
 }
 
+/// What runs a seed again.
+fn again(seed: u64, climate: Climate) -> String {
+    match climate {
+        Climate::Usual => format!("cargo sim {seed}"),
+        _ => format!("cargo sim {seed} --climate {}", climate.name()),
+    }
+}
+
+/// Every other run is usual, the others take the climates in turn.
+fn climate_of(seed: u64) -> Climate {
+    let others = Climate::ALL.len() as u64 - 1;
+    let place = if seed.is_multiple_of(2) { 0 } else { 1 + seed / 2 % others };
+    Climate::ALL[usize::try_from(place).expect("few climates")]
+}
+
 /// Looks for a smaller run that fails as well, and says how it can be had.
-fn say_smaller(seed: u64, failure: Failure) {
-    eprintln!("to run it again: cargo sim {seed}\nlooking for a smaller one");
-    let (less, failure) = failure::minimise(seed, failure, MINIMISING);
+fn say_smaller(seed: u64, climate: Climate, failure: Failure) {
+    eprintln!("to run it again: {}\nlooking for a smaller one", again(seed, climate));
+    let (less, failure) = failure::minimise(seed, &climate.mix(seed), failure, MINIMISING);
     eprintln!("it also fails at {:.3} s: {}", seconds(failure.at), failure.why);
-    eprintln!("smaller: cargo sim {seed}{less} --timeline");
+    eprintln!("smaller: {}{less} --timeline", again(seed, climate));
 }
 
 // ---- speed ----
@@ -243,7 +267,7 @@ fn soak(hours: f64, from: Option<u64>) -> ExitCode {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) && Instant::now() < until {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    match failure::try_run(seed, &Mix::of(seed), Tell::Nothing) {
+                    match failure::try_run(seed, &climate_of(seed).mix(seed), Tell::Nothing) {
                         Ok(report) => {
                             let mut sum = sum.lock().expect("nobody panics with it");
                             sum.add(&report);
@@ -269,7 +293,7 @@ fn soak(hours: f64, from: Option<u64>) -> ExitCode {
         None => ExitCode::SUCCESS,
         Some((seed, failure)) => {
             eprintln!("seed {seed} failed at {:.3} s: {}", seconds(failure.at), failure.why);
-            say_smaller(seed, failure);
+            say_smaller(seed, climate_of(seed), failure);
             ExitCode::FAILURE
         }
     }

@@ -82,6 +82,8 @@ pub struct Disk {
     pub full: bool,
     /// There is not even that.
     pub brimful: bool,
+    /// How many snapshots have been finished.
+    pub snapshots: usize,
     /// Operations fail.
     pub failing: bool,
     /// The next write of the log does not arrive as it was sent.
@@ -148,6 +150,7 @@ impl Disk {
                 self.files.entry(name::temporary(name)).or_default().write(size(part.offset), part.bytes());
             }
             Op::Commit(name) => {
+                self.snapshots += 1;
                 let file = self.take(&name::temporary(name));
                 self.files.insert(name.clone(), file);
             }

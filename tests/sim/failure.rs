@@ -74,8 +74,7 @@ pub fn try_run(seed: u64, mix: &Mix, tell: Tell) -> Result<Report, Failure> {
 }
 
 /// Leaves out of a failing run what it fails without, by at most so many more runs.
-pub fn minimise(seed: u64, failure: Failure, mut runs: usize) -> (Less, Failure) {
-    let whole = Mix::of(seed);
+pub fn minimise(seed: u64, whole: &Mix, failure: Failure, mut runs: usize) -> (Less, Failure) {
     let mut found = (Less::default(), failure);
     let mut try_less = |less: Less, found: &mut (Less, Failure)| {
         if runs == 0 {

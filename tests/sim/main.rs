@@ -4,7 +4,8 @@
 //! * `world` has it all, and its clock: `chance` (the seed, and what is to happen), `node` (a process around a replica, as the
 //!   server's shell is one), `boot` (how it starts), `disk`, `net`, `client`; the `checker` holds what clients are told, and what
 //!   each node applies, against one history.
-//! * `run` carries out what a seed chooses: the `mix` of nodes, clients and faults, and the `weather` that brings the faults.
+//! * `run` carries out what a seed chooses: the `mix` of nodes, clients and faults, and the `weather` that brings the
+//!   faults; a `climate` is what is chosen where a seed does not choose all of it.
 //! * `stories` are scenarios with names, `mutants` hunts faults that were put into the system on purpose.
 //! * `command` is `cargo sim`; `failure` makes failing runs smaller.
 //!
@@ -18,6 +19,7 @@ mod chance;
 #[path = "../shared/checker.rs"]
 mod checker;
 mod client;
+mod climate;
 mod command;
 mod disk;
 mod failure;

@@ -715,15 +715,15 @@ impl World {
             for node in nodes {
                 self.read_history(*node, known + 1, last);
             }
-            if self.checker.told() <= last {
+            if self.revision() <= last {
                 for node in nodes {
                     self.read_files(*node, last);
                 }
             }
-            if self.checker.told() <= last {
+            if self.revision() <= last {
                 return self.verify(last, nodes);
             }
-            known = std::mem::replace(&mut last, self.checker.told());
+            known = std::mem::replace(&mut last, self.revision());
         }
     }
 
