@@ -64,6 +64,8 @@ impl Climate {
             seconds: 60,
         };
         let often = |kinds: &[(Kind, u64)]| kinds.iter().copied().collect::<BTreeMap<_, _>>();
+        let small = chance.once_in(2);
+        let few = Sizes { segment: 256 << 10, keep: 50_000, ..Sizes::default() };
         match self {
             Climate::Usual => usual,
             Climate::Elections => Mix {
@@ -80,10 +82,11 @@ impl Climate {
                 ]),
                 ..base
             },
+            // What raft sends at once has to fit into a segment, or is never taken: so with small ones there is little of it.
             Climate::Crashes => Mix {
                 voters: chance.pick(&[1, 2, 3, 3]),
-                flags: Flags { sizes: Sizes { segment: 256 << 10, ..Sizes::default() }, ..Flags::default() },
-                clients: vec![load(8, 10_000, 5_000); 3],
+                flags: Flags { sizes: if small { few } else { Sizes::default() }, ..Flags::default() },
+                clients: vec![load(8, 10_000, if small { 1_000 } else { 5_000 }); 3],
                 faults: often(&[
                     (Kind::Crash, 300),
                     (Kind::Power, 1_500),
