@@ -58,7 +58,7 @@ fn said(info: &PanicHookInfo<'_>) -> String {
 }
 
 /// Does what may panic; nothing is printed of that but what `tell` says.
-pub fn catch<T>(tell: Tell, what: impl FnOnce() -> T) -> Result<T, Failure> {
+fn catch<T>(tell: Tell, what: impl FnOnce() -> T) -> Result<T, Failure> {
     hush();
     let before = (TELL.replace(tell), CATCHING.replace(true));
     AT.set(0);

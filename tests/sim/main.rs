@@ -46,14 +46,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const COMMAND: &str = "sim";
 
 fn main() -> ExitCode {
-    let args = std::env::args().skip(1);
     match std::env::args().nth(1).as_deref() {
-        Some(COMMAND) => command::main(args),
-        #[cfg(feature = "faults")]
-        Some("mutants") => {
-            mutants::main();
-            ExitCode::SUCCESS
-        }
+        Some(COMMAND) => command::main(std::env::args().skip(1)),
         _ => libtest_mimic::run(&Arguments::from_args(), trials()).exit_code(),
     }
 }

@@ -4,25 +4,17 @@
 //! Each is hunted in the climate in which it thrives: that of all runs, or one in which something happens again and again that is
 //! rare there. Seeds that fail without the fault prove nothing, and do not count.
 
-#![allow(clippy::disallowed_methods, reason = "it measures how long a hunt takes")]
-
 use doozer::faults::{self, Fault};
 
 use crate::climate::Climate;
 use crate::failure::{self, Tell};
 
-/// Runs a seed with a fault, or with none: why it fails, if it does.
-fn fails(fault: Option<Fault>, climate: Climate, seed: u64) -> Option<String> {
+/// Whether a seed fails with a fault, or with none.
+fn fails(fault: Option<Fault>, climate: Climate, seed: u64) -> bool {
     faults::arm(fault);
-    let failure = failure::catch(Tell::Nothing, || drop(crate::run::run(seed, &climate.mix(seed)))).err();
+    let failed = failure::try_run(seed, &climate.mix(seed), Tell::Nothing).is_err();
     faults::arm(None);
-    failure.map(|failure| failure.why)
-}
-
-/// Runs seeds with a fault until one fails: which, and why.
-pub fn hunt(fault: Fault, climate: Climate, seeds: impl IntoIterator<Item = u64>) -> Option<(u64, String)> {
-    let caught = |seed| fails(Some(fault), climate, seed).map(|why| (seed, why));
-    seeds.into_iter().filter_map(caught).find(|(seed, _)| fails(None, climate, *seed).is_none())
+    failed
 }
 
 /// How each fault is caught: in which climate, and by one of so many seeds at the latest.
@@ -94,39 +86,6 @@ const CAUGHT: &[(Fault, Climate, u64)] = &[
 /// When it is not caught.
 pub fn must_be_caught(fault: Fault) {
     let &(_, climate, seeds) = CAUGHT.iter().find(|(known, ..)| *known == fault).expect("each fault has its line");
-    let caught = hunt(fault, climate, 0..seeds);
-    assert!(caught.is_some(), "no seed of {seeds} has noticed {} in {}", fault.name(), fault.module());
-}
-
-/// `sim mutants [CLIMATE] [NAMES] [FROM..TO]`: hunts these faults, or all, as the table says or as it is said here, and
-/// prints a line for each.
-pub fn main() {
-    let (mut faults, mut climate, mut seeds) = (Vec::new(), None, None);
-    for arg in std::env::args().skip(2) {
-        if let Some((from, to)) = arg.split_once("..") {
-            seeds = Some(from.parse().unwrap()..to.parse().unwrap());
-        } else if let Some(named) = Climate::ALL.iter().find(|climate| climate.name() == arg) {
-            climate = Some(*named);
-        } else {
-            let by_name = |name: &str| Fault::by_name(name).unwrap_or_else(|| panic!("{name}: no fault"));
-            faults.extend(arg.split(',').map(by_name));
-        }
-    }
-    if faults.is_empty() {
-        faults.extend(Fault::ALL);
-    }
-    for fault in faults {
-        let line = CAUGHT.iter().find(|(known, ..)| *known == fault);
-        let &(_, usual, count) = line.unwrap_or(&(fault, Climate::Usual, 50));
-        let (climate, seeds) = (climate.unwrap_or(usual), seeds.clone().unwrap_or(0..count));
-        let caught = hunt(fault, climate, seeds.clone());
-        let (name, module) = (fault.name(), fault.module());
-        match caught {
-            Some((seed, why)) => {
-                let why: String = why.chars().map(|c| if c == '\n' { ' ' } else { c }).take(170).collect();
-                println!("{name} ({module}): {} {seed}: {why}", climate.name());
-            }
-            None => println!("{name} ({module}): not caught in {} {seeds:?}", climate.name()),
-        }
-    }
+    let caught = (0..seeds).any(|seed| fails(Some(fault), climate, seed) && !fails(None, climate, seed));
+    assert!(caught, "no seed of {seeds} has noticed {} in {}", fault.name(), fault.module());
 }
