@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::Parser;
+#[cfg(feature = "faults")]
+use doozer::faults::{self, Fault};
 
 use crate::climate::Climate;
 use crate::failure::{self, Failure, Tell};
@@ -57,7 +59,7 @@ struct Args {
     /// Arms a deliberate fault
     #[cfg(feature = "faults")]
     #[arg(long, value_parser = fault)]
-    fault: Option<doozer::faults::Fault>,
+    fault: Option<Fault>,
 }
 
 fn kind(name: &str) -> Result<Kind, String> {
@@ -71,9 +73,9 @@ fn climate(name: &str) -> Result<Climate, String> {
 }
 
 #[cfg(feature = "faults")]
-fn fault(name: &str) -> Result<doozer::faults::Fault, String> {
-    let names = || doozer::faults::Fault::ALL.iter().map(|fault| fault.name()).collect::<Vec<_>>().join(", ");
-    doozer::faults::Fault::by_name(name).ok_or_else(|| format!("no such deliberate fault; there are {}", names()))
+fn fault(name: &str) -> Result<Fault, String> {
+    let names = || Fault::ALL.iter().map(|fault| fault.name()).collect::<Vec<_>>().join(", ");
+    Fault::by_name(name).ok_or_else(|| format!("no such deliberate fault; there are {}", names()))
 }
 
 /// Does as the command line says.
@@ -88,7 +90,7 @@ pub fn main(args: impl IntoIterator<Item = String>) -> ExitCode {
     let less = Less { without: args.without, clients: args.clients, seconds: args.seconds, bare: args.bare };
     let told = if args.timeline { Tell::All } else { Tell::Last };
     #[cfg(feature = "faults")]
-    doozer::faults::arm(args.fault);
+    faults::arm(args.fault);
     let mut seeds = Vec::new();
     for words in &args.seeds {
         match range(words) {
@@ -163,10 +165,15 @@ fn describe(seed: u64, mix: &Mix, report: &Report, took: Duration) -> String {
 
 /// What runs a seed again.
 fn again(seed: u64, climate: Climate) -> String {
-    match climate {
-        Climate::Usual => format!("cargo sim {seed}"),
-        _ => format!("cargo sim {seed} --climate {}", climate.name()),
+    let mut line = format!("cargo sim {seed}");
+    if climate != Climate::Usual {
+        line += &format!(" --climate {}", climate.name());
     }
+    #[cfg(feature = "faults")]
+    if let Some(fault) = Fault::ALL.iter().find(|fault| faults::is_armed(**fault)) {
+        line += &format!(" --fault {}", fault.name());
+    }
+    line
 }
 
 /// Every other run is usual, the others take the climates in turn.
