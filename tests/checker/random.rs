@@ -1,39 +1,18 @@
 //! Servers that are right, and do everything at random that servers may: they lag behind each other, lose connections, refuse, and do
 //! not know. What their clients see has to be accepted, always; and a lie about it has to be noticed.
 
+#[path = "../shared/random.rs"]
+mod numbers;
+
 use std::collections::VecDeque;
 
 use doozer::store::{Event, Getdir, Glob, Kind, Lookup, Mutation, Refused, Store, Walk};
 use doozer::wire::{ErrCode, FLAG_DEL, FLAG_SET, Request, Response, Verb};
 
 use crate::checker::{Checker, Statistics, Violation, value};
+use numbers::Random;
 
 const NODES: usize = 3;
-
-/// Numbers that are the same for the same seed (SplitMix64).
-pub struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.next() % n as u64).unwrap()
-    }
-
-    fn once_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-
-    fn one_of<'a>(&mut self, all: &[&'a str]) -> &'a str {
-        all[self.below(all.len())]
-    }
-}
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Asks {
@@ -238,7 +217,7 @@ impl World {
 
     fn choose(&mut self) -> Asks {
         let random = &mut self.random;
-        let path = random.one_of(FILES).to_owned();
+        let path = random.pick(FILES).to_owned();
         let name = self.calls as u64;
         let set = |path: &str, rev| Asks { value: Some(value(name, 40)), ..Asks::of(Verb::Set, path, Some(rev)) };
         let near = |random: &mut Random| {
@@ -250,14 +229,14 @@ impl World {
             0..20 => set(&path, -1),
             20..32 => set(&path, self.cas[random.below(4)]),
             32..36 => set(&path, 0),
-            36 => set(random.one_of(STRANGE), -1),
+            36 => set(random.pick(STRANGE), -1),
             37..44 => Asks::of(Verb::Del, &path, Some(-1)),
             44..50 => Asks::of(Verb::Del, &path, Some(self.cas[random.below(4)])),
             50 => Asks::of(Verb::Del, &path, Some(-3)),
             51..55 => Asks::new(Verb::Nop),
             55..57 => Asks { value: Some(b"open".to_vec()), ..Asks::of(Verb::Set, "/ctl/cal/7", Some(-1)) },
             57 => Asks { path: None, ..Asks::of(random_verb(random), &path, Some(1)) },
-            58 => Asks::of(Verb::Get, random.one_of(STRANGE), None),
+            58 => Asks::of(Verb::Get, random.pick(STRANGE), None),
             59..70 => Asks::of(Verb::Get, &path, near(random)),
             70..74 => Asks::of(Verb::Stat, &path, near(random)),
             74..82 => {
@@ -265,10 +244,10 @@ impl World {
                 let dir = if random.once_in(4) { path } else { dir.to_owned() };
                 Asks { offset: Some(offset), ..Asks::of(Verb::Getdir, &dir, near(random)) }
             }
-            82..90 => Asks { offset: Some(offset), ..Asks::of(Verb::Walk, random.one_of(GLOBS), near(random)) },
+            82..90 => Asks { offset: Some(offset), ..Asks::of(Verb::Walk, random.pick(GLOBS), near(random)) },
             90..96 => {
                 let from = near(random).unwrap_or(self.latest);
-                Asks::of(Verb::Wait, random.one_of(GLOBS), Some(from))
+                Asks::of(Verb::Wait, random.pick(GLOBS), Some(from))
             }
             96 => Asks::new(Verb::Rev),
             _ => Asks::new(Verb::Sync),

@@ -3,21 +3,19 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// A small generator (SplitMix64; Steele, Lea, Flood, 2014).
+use crate::random::Random;
+
+/// See the module. It counts in 64 bits, as times and sizes do, on any machine.
 #[derive(Clone, Debug)]
-pub struct Chance(u64);
+pub struct Chance(Random);
 
 impl Chance {
     pub fn new(seed: u64) -> Chance {
-        Chance(seed)
+        Chance(Random(seed))
     }
 
     pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31)
+        self.0.next()
     }
 
     /// A number below `n`, which is not 0.
@@ -27,7 +25,7 @@ impl Chance {
 
     /// An index of something that has `n` elements.
     pub fn index(&mut self, n: usize) -> usize {
-        usize::try_from(self.below(n as u64)).expect("below a usize")
+        self.0.below(n)
     }
 
     /// A number of a range that has both its ends.
@@ -50,7 +48,7 @@ impl Chance {
     }
 
     pub fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.index(of.len())]
+        self.0.pick(of)
     }
 }
 

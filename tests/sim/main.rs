@@ -28,6 +28,8 @@ mod mix;
 mod mutants;
 mod net;
 mod node;
+#[path = "../shared/random.rs"]
+mod random;
 mod run;
 mod stories;
 mod weather;
