@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use clap::ValueEnum;
+
 use crate::boot::Sizes;
 use crate::chance::Chance;
 use crate::client::Load;
@@ -9,7 +11,7 @@ use crate::mix::{Kind, Mix};
 use crate::node::Flags;
 
 /// What happens to the cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Climate {
     /// Whatever a seed chooses, as in all other runs.
     Usual,
@@ -28,25 +30,6 @@ pub enum Climate {
 }
 
 impl Climate {
-    pub const ALL: &[Climate] = &[
-        Climate::Usual,
-        Climate::Elections,
-        Climate::Crashes,
-        Climate::Links,
-        Climate::Behind,
-        Climate::Large,
-        Climate::Members,
-    ];
-
-    /// Its name on the command line.
-    pub fn name(self) -> String {
-        format!("{self:?}").to_lowercase()
-    }
-
-    pub fn by_name(name: &str) -> Option<Climate> {
-        Self::ALL.iter().copied().find(|climate| climate.name() == name)
-    }
-
     /// What a seed does in it.
     pub fn mix(self, seed: u64) -> Mix {
         let mut chance = Chance::new(seed ^ 0x0c11_3a7e);

@@ -8,13 +8,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 #[cfg(feature = "faults")]
 use doozer::faults::{self, Fault};
 
 use crate::climate::Climate;
 use crate::failure::{self, Failure, Tell};
-use crate::mix::{Kind, Less, Mix};
+use crate::mix::{self, Kind, Less, Mix};
 use crate::run::{self, Report};
 
 /// Seeds that are run each time.
@@ -39,10 +39,10 @@ struct Args {
     #[arg(long, exclusive = true)]
     speed: bool,
     /// Has what is usual in this climate, and not what the seed chooses
-    #[arg(long, value_parser = climate, default_value = "usual")]
+    #[arg(long, value_enum, default_value_t = Climate::Usual)]
     climate: Climate,
     /// Leaves out kinds of faults
-    #[arg(long, value_name = "KINDS", value_delimiter = ',', value_parser = kind)]
+    #[arg(long, value_name = "KINDS", value_delimiter = ',', value_enum)]
     without: Vec<Kind>,
     /// Has faults for so many seconds of the simulated time at most
     #[arg(long)]
@@ -60,16 +60,6 @@ struct Args {
     #[cfg(feature = "faults")]
     #[arg(long, value_parser = fault)]
     fault: Option<Fault>,
-}
-
-fn kind(name: &str) -> Result<Kind, String> {
-    let names = || Kind::ALL.iter().map(|kind| kind.name()).collect::<Vec<_>>().join(", ");
-    Kind::by_name(name).ok_or_else(|| format!("no such kind of fault; there are {}", names()))
-}
-
-fn climate(name: &str) -> Result<Climate, String> {
-    let names = || Climate::ALL.iter().map(|climate| climate.name()).collect::<Vec<_>>().join(", ");
-    Climate::by_name(name).ok_or_else(|| format!("no such climate; there are {}", names()))
 }
 
 #[cfg(feature = "faults")]
@@ -146,7 +136,8 @@ fn seconds(us: u64) -> f64 {
 
 fn describe(seed: u64, mix: &Mix, report: &Report, took: Duration) -> String {
     let time = seconds(report.time);
-    let kinds: Vec<String> = report.strikes.iter().map(|(kind, count)| format!("{count} {}", kind.name())).collect();
+    let kinds: Vec<String> =
+        report.strikes.iter().map(|(kind, count)| format!("{count} {}", mix::name(*kind))).collect();
     format!(
         "seed {seed}: {} of {} nodes vote, {} clients, {time:.0} s in {:.2} s ({:.0} times as fast), trace {:08x}, \
          {} revisions, {} acknowledged{}; faults: {}",
@@ -167,7 +158,7 @@ fn describe(seed: u64, mix: &Mix, report: &Report, took: Duration) -> String {
 fn again(seed: u64, climate: Climate) -> String {
     let mut line = format!("cargo sim {seed}");
     if climate != Climate::Usual {
-        line += &format!(" --climate {}", climate.name());
+        line += &format!(" --climate {}", mix::name(climate));
     }
     #[cfg(feature = "faults")]
     if let Some(fault) = Fault::ALL.iter().find(|fault| faults::is_armed(**fault)) {
@@ -178,9 +169,10 @@ fn again(seed: u64, climate: Climate) -> String {
 
 /// Every other run is usual, the others take the climates in turn.
 fn climate_of(seed: u64) -> Climate {
-    let others = Climate::ALL.len() as u64 - 1;
+    let climates = Climate::value_variants();
+    let others = climates.len() as u64 - 1;
     let place = if seed.is_multiple_of(2) { 0 } else { 1 + seed / 2 % others };
-    Climate::ALL[usize::try_from(place).expect("few climates")]
+    climates[usize::try_from(place).expect("few climates")]
 }
 
 /// Looks for a smaller run that fails as well, and says how it can be had.
@@ -294,7 +286,7 @@ fn soak(hours: f64, from: Option<u64>) -> ExitCode {
     let sum = sum.into_inner().expect("nobody panics with it");
     println!("{}", sum.describe(began.elapsed()));
     for (kind, count) in &sum.strikes {
-        println!("  {count:>10} {}", kind.name());
+        println!("  {count:>10} {}", mix::name(*kind));
     }
     match failed.into_inner().expect("nobody panics with it") {
         None => ExitCode::SUCCESS,

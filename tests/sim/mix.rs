@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use clap::ValueEnum;
 use doozer::limits;
 
 use crate::boot::{HISTORY, Sizes};
@@ -12,7 +13,7 @@ use crate::client::Load;
 use crate::node::Flags;
 
 /// Kinds of faults.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Kind {
     /// A process is killed, and started again later.
     Kill,
@@ -67,54 +68,15 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: &[Kind] = &[
-        Kind::Kill,
-        Kind::Crash,
-        Kind::Power,
-        Kind::Pause,
-        Kind::Stop,
-        Kind::Blackout,
-        Kind::Cut,
-        Kind::OneWay,
-        Kind::Isolate,
-        Kind::Shape,
-        Kind::Break,
-        Kind::SlowWay,
-        Kind::Frames,
-        Kind::Clock,
-        Kind::SlowDisk,
-        Kind::StuckDisk,
-        Kind::DiskError,
-        Kind::FullDisk,
-        Kind::Flip,
-        Kind::LostSector,
-        Kind::Corrupt,
-        Kind::Wipe,
-        Kind::Slots,
-        Kind::Leave,
-        Kind::Snapshot,
-    ];
-
     /// What a disk held is not there any more, or not as it was.
     pub fn harms(self) -> bool {
         matches!(self, Kind::Flip | Kind::LostSector | Kind::Corrupt | Kind::Wipe)
     }
+}
 
-    /// Its name on the command line.
-    pub fn name(self) -> String {
-        let mut name = String::new();
-        for c in format!("{self:?}").chars() {
-            if c.is_ascii_uppercase() && !name.is_empty() {
-                name.push('-');
-            }
-            name.push(c.to_ascii_lowercase());
-        }
-        name
-    }
-
-    pub fn by_name(name: &str) -> Option<Kind> {
-        Self::ALL.iter().copied().find(|kind| kind.name() == name)
-    }
+/// What a choice is called on the command line.
+pub fn name(of: impl ValueEnum) -> String {
+    of.to_possible_value().expect("every choice has a name").get_name().to_owned()
 }
 
 /// See the module.
@@ -153,7 +115,7 @@ impl fmt::Display for Less {
     /// As it is said on the command line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.without.is_empty() {
-            let names: Vec<String> = self.without.iter().map(|kind| kind.name()).collect();
+            let names: Vec<String> = self.without.iter().map(|kind| name(*kind)).collect();
             write!(f, " --without {}", names.join(","))?;
         }
         if let Some(clients) = self.clients {
@@ -213,7 +175,7 @@ impl Mix {
         };
         let few = chance.once_in(3);
         let mut faults = BTreeMap::new();
-        for kind in Kind::ALL {
+        for kind in Kind::value_variants() {
             let on = if few { chance.once_in(8) } else { chance.once_in(2) };
             let mean = log_uniform(chance, 1_000, 120_000);
             if on && (!kind.harms() || voters >= 3) {
@@ -252,7 +214,8 @@ impl Mix {
     /// Three nodes, each kind of fault now and then: by which speed is measured.
     pub fn normal(seed: u64) -> Mix {
         let chance = &mut Chance::new(seed);
-        let kinds = Kind::ALL.iter().filter(|kind| !matches!(kind, Kind::Shape | Kind::Slots | Kind::Leave));
+        let kinds =
+            Kind::value_variants().iter().filter(|kind| !matches!(kind, Kind::Shape | Kind::Slots | Kind::Leave));
         Mix {
             voters: 3,
             standbys: 0,
