@@ -9,6 +9,9 @@ use doozer::log::{Erase, FileInfo, Prepare, SnapshotWrite, Step, Write, bytes_of
 
 use crate::chance::Chance;
 
+/// Time that an operation usually takes, in microseconds.
+const LATENCY: (u64, u64) = (100, 500);
+
 /// A file: its length, and what it begins with. Zeros come behind that.
 #[derive(Clone, Debug, Default)]
 pub struct File {
@@ -97,7 +100,12 @@ pub struct Disk {
 impl Disk {
     /// An empty disk, of the kind that is found in servers.
     pub fn new() -> Disk {
-        Disk { latency: (100, 500), ..Disk::default() }
+        Disk { latency: LATENCY, ..Disk::default() }
+    }
+
+    /// It is as fast as usual, and has room. One that fails goes on to, until the process that uses it has died of that.
+    pub fn heal(&mut self) {
+        (self.stalled, self.full, self.brimful, self.latency) = (false, false, false, LATENCY);
     }
 
     /// Begins an operation, to be ended by [`Disk::end`].

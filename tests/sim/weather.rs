@@ -275,11 +275,7 @@ impl Weather {
             }
             Relief::Heal(a, b) => world.heal(a, b),
             Relief::HealAll => world.heal_all(),
-            Relief::Disk(host) => {
-                let disk = world.disk(host);
-                (disk.stalled, disk.full, disk.brimful) = (false, false, false);
-                disk.latency = (100, 500);
-            }
+            Relief::Disk(host) => world.disk(host).heal(),
             Relief::Way(a, b) => world.net.clear_delay(a, b),
             Relief::Snapshots(host) => {
                 let after = self.mix.flags.sizes.snapshot_after;

@@ -558,9 +558,8 @@ impl World {
         self.net.chaos = Chaos::default();
         for host in 0..self.nodes.len() {
             let node = &mut self.nodes[host];
-            (node.disk.stalled, node.disk.failing, node.disk.latency) = (false, false, (100, 500));
-            (node.disk.full, node.disk.brimful) = (false, false);
-            node.doom = None;
+            node.disk.heal();
+            (node.disk.failing, node.doom) = (false, None);
             if !node.is_up() && node.process > 0 {
                 self.start(host);
             } else if node.paused {
