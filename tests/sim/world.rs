@@ -56,8 +56,8 @@ pub struct World {
     connections: u64,
     /// Who led, by term.
     leaders: BTreeMap<u64, Host>,
-    /// Of each node, the process and its revision that the checker has been told of.
-    known: Vec<(u32, i64)>,
+    /// Of each node, up to which revision of its process the checker has been told.
+    known: Vec<i64>,
     /// The last entry that anyone has applied, and the members as of it.
     members: (u64, Vec<u64>),
     /// What happened, as one number.
@@ -69,7 +69,6 @@ impl World {
     /// So many nodes, none of which runs. The first is to found the cluster, the others to attach to it.
     pub fn new(seed: u64, nodes: usize, flags: Flags) -> World {
         let mut chance = Chance::new(seed);
-        let count = nodes;
         let mut nodes: Vec<Node> = (0..nodes).map(|host| Node::new(host, flags, &mut chance)).collect();
         let first = nodes[0].addr.clone();
         for node in &mut nodes[1..] {
@@ -77,6 +76,7 @@ impl World {
         }
         World {
             seed,
+            known: vec![0; nodes.len()],
             nodes,
             net: Net::new(),
             queue: Queue::default(),
@@ -86,7 +86,6 @@ impl World {
             names: 0,
             connections: 0,
             leaders: BTreeMap::new(),
-            known: vec![(0, 0); count],
             members: (0, Vec::new()),
             trace: 0,
             steps: 0,
@@ -204,7 +203,7 @@ impl World {
             if running.replica.applied() > self.members.0 {
                 self.members = (running.replica.applied(), running.replica.voters().to_vec());
             }
-            if running.replica.revision() != self.known[host].1 {
+            if running.replica.revision() != self.known[host] {
                 learn(running, host, &mut self.known[host], &mut self.checker);
             }
         }
@@ -289,7 +288,7 @@ impl World {
         self.net.set_dark(host, false, &mut self.queue);
         self.net.probe(host, &mut At { queue: &mut self.queue, chance: &mut self.chance });
         self.nodes[host].start(&mut self.queue, &mut self.chance);
-        self.known[host] = (self.nodes[host].process, 0);
+        self.known[host] = 0;
     }
 
     /// Kills a node's process (SIGKILL).
@@ -780,11 +779,11 @@ impl World {
 }
 
 /// Tells the checker what a node has applied, since it was asked last.
-fn learn(running: &node::Running, host: Host, known: &mut (u32, i64), checker: &mut Checker) {
+fn learn(running: &node::Running, host: Host, known: &mut i64, checker: &mut Checker) {
     let replica = &running.replica;
     let mut path = Vec::new();
-    let (mut next, last) = (known.1 + 1, replica.revision());
-    assert!(next <= last + 1, "node {host} was at revision {}, and is at {last}", known.1);
+    let (mut next, last) = (*known + 1, replica.revision());
+    assert!(next <= last + 1, "node {host} was at revision {known}, and is at {last}");
     if next == 1 || replica.event(next, &mut path).is_none() {
         // It begins, or goes on, with a state, and with what of the past comes with it.
         while next <= last && replica.event(next, &mut path).is_none() {
@@ -801,7 +800,7 @@ fn learn(running: &node::Running, host: Host, known: &mut (u32, i64), checker: &
         };
         checker.learn(host, rev, flags, &path, event.value);
     }
-    known.1 = last;
+    *known = last;
     if let Some(violation) = checker.violation() {
         panic!("{violation}");
     }
