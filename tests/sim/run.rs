@@ -48,7 +48,6 @@ pub fn run(seed: u64, mix: &Mix) -> Report {
     let mut weather = Weather::new(seed, mix, world.now());
     let until = world.now() + mix.seconds * 1_000;
     weather.rage(&mut world, until);
-    weather.end_all(&mut world);
     let mut lost = weather.is_too_much(&world);
     if lost {
         lost = world.finish_without_a_majority();

@@ -47,7 +47,7 @@ pub struct Weather {
     down: BTreeSet<Host>,
     /// Hosts whose disks do not have what they had, with the process that may still not know it.
     harmed: BTreeMap<Host, u32>,
-    /// Slots that the clients emptied or deleted make no cluster smaller than this.
+    /// How often each kind came.
     pub strikes: BTreeMap<Kind, u64>,
 }
 
@@ -435,10 +435,5 @@ impl Weather {
         self.plan.retain(|(_, _, turn)| !matches!(turn, Turn::Relief(Relief::Start(_))));
         self.down.clear();
         world.heal_everything();
-    }
-
-    /// The end of all faults.
-    pub fn end_all(&mut self, world: &mut World) {
-        self.calm(world);
     }
 }
