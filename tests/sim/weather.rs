@@ -361,13 +361,13 @@ impl Weather {
             return;
         }
         let path = format!("/ctl/cal/{}", chance.index(self.mix.voters + 2));
-        let request = set(&path, -1, b"");
-        let request = match chance.below(3) {
-            0 if self.harmed.is_empty() => Request { value: None, verb: Some(Verb::Del.code()), ..request },
-            // An open slot where none was makes a larger cluster; one that was held makes a smaller one for a while.
-            _ if self.harmed.is_empty() => request,
-            _ => return,
-        };
+        let deletes = chance.once_in(3);
+        if !self.harmed.is_empty() {
+            return;
+        }
+        // An open slot where none was makes a larger cluster; one that was held makes a smaller one for a while.
+        let open = set(&path, -1, b"");
+        let request = if deletes { Request { value: None, verb: Some(Verb::Del.code()), ..open } } else { open };
         world.demand(host, &request);
     }
 
