@@ -211,7 +211,17 @@ impl Weather {
                 let off = chance.pick(&[1_000, 50_000, 400_000]);
                 world.nodes[host].clock = 1_000_000 - off + chance.below(2 * off + 1);
             }
-            _ => self.strike_disk(world, host, kind, chance),
+            Kind::SlowDisk | Kind::StuckDisk | Kind::DiskError | Kind::FullDisk => {
+                self.strike_disk(world, host, kind, chance)
+            }
+            Kind::Flip | Kind::LostSector | Kind::Corrupt | Kind::Wipe => self.harm(world, host, kind, chance),
+            Kind::Slots => self.slots(world, host, chance),
+            Kind::Snapshot => {
+                if let Some(replica) = world.nodes[host].replica() {
+                    replica.hurry(usize::MAX, 1);
+                    self.at(world.now() + 2 * self.mix.flags.heartbeat_ms, Turn::Relief(Relief::Snapshots(host)));
+                }
+            }
         }
     }
 
@@ -226,15 +236,6 @@ impl Weather {
                 return;
             }
             Kind::FullDisk => (world.disk(host).full, world.disk(host).brimful) = (true, chance.once_in(2)),
-            Kind::Flip | Kind::LostSector | Kind::Corrupt | Kind::Wipe => return self.harm(world, host, kind, chance),
-            Kind::Snapshot => {
-                if let Some(replica) = world.nodes[host].replica() {
-                    replica.hurry(usize::MAX, 1);
-                    self.at(world.now() + 2 * self.mix.flags.heartbeat_ms, Turn::Relief(Relief::Snapshots(host)));
-                }
-                return;
-            }
-            Kind::Slots => return self.slots(world, host, chance),
             _ => unreachable!("{kind:?} is no fault of a disk"),
         }
         self.relief(world, chance, Relief::Disk(host));
