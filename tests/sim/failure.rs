@@ -46,9 +46,7 @@ fn hush() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         let usual = panic::take_hook();
-        panic::set_hook(Box::new(
-            move |info| if CATCHING.get() { SAID.replace(said(info)).clear() } else { usual(info) },
-        ));
+        panic::set_hook(Box::new(move |info| if CATCHING.get() { SAID.set(said(info)) } else { usual(info) }));
     });
 }
 
