@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use doozer::wire::peer::{self, PREAMBLE, Split};
+use doozer::wire::peer::{self, Frame, PREAMBLE, Split};
 
 use crate::Event;
 use crate::chance::{Chance, Queue};
@@ -433,9 +433,8 @@ impl Stream {
         while let Split::Whole { size } = peer::split(&self.partial).expect("nodes send frames") {
             let rest = self.partial.split_off(size);
             let frame = std::mem::replace(&mut self.partial, rest);
-            // Only what is for raft, for the leader, or of a snapshot: it may have been passed on by others.
-            let may = frame[8] >= 7;
-            let dice = if may && chaos != Chaos::default() { chance.below(10_000) } else { u64::MAX };
+            let may = chaos != Chaos::default() && may_be_relayed(&frame);
+            let dice = if may { chance.below(10_000) } else { u64::MAX };
             if dice < chaos.lost {
                 continue;
             } else if dice < chaos.lost + chaos.twice {
@@ -470,6 +469,12 @@ fn whole(bytes: &[u8]) -> bool {
         rest = &rest[size..];
     }
     rest.is_empty()
+}
+
+/// Whether a frame is for raft, for the leader, or of a snapshot: these may be relayed by others.
+fn may_be_relayed(frame: &[u8]) -> bool {
+    let received = peer::decode(frame).expect("nodes send frames");
+    matches!(received.frame, Frame::Raft(_) | Frame::Forward(_) | Frame::Chunk { .. } | Frame::ChunkAck { .. })
 }
 
 impl Packet {
