@@ -590,17 +590,7 @@ impl Checker {
             Claim::First { rev, .. } => Some(rev),
             _ => asked.at,
         };
-        self.judge(Answered {
-            conn: asked.conn,
-            verb: asked.verb,
-            called: asked.called,
-            answered: self.now,
-            answered_at: self.order,
-            at,
-            from: asked.known,
-            claim,
-            mutation: None,
-        })
+        self.judge(Answered { at, ..self.claiming(asked, claim) })
     }
 
     fn rev_answered(&mut self, asked: &Asked, answer: &Response<'_>) -> Result<(), Fault> {
@@ -739,17 +729,7 @@ impl Checker {
             return Err(Fault::new(what).and(About::Mutation(id)).and(About::Event(rev)));
         }
         let Some(claim) = claim else { return Ok(()) };
-        self.judge(Answered {
-            conn: asked.conn,
-            verb: asked.verb,
-            called: asked.called,
-            answered: self.now,
-            answered_at: self.order,
-            at: None,
-            from: asked.floor,
-            claim,
-            mutation: Some(id),
-        })
+        self.judge(Answered { from: asked.floor, mutation: Some(id), ..self.claiming(asked, claim) })
     }
 
     fn acknowledge(&mut self, id: u32, asked: &Asked, answer: &Response<'_>) -> Result<(), Fault> {
@@ -807,6 +787,21 @@ impl Checker {
     }
 
     // ---- judgement ----
+
+    /// An answer that has just come, and what it claims: of no certain revision, but of none before what its connection knew.
+    fn claiming(&self, asked: &Asked, claim: Claim) -> Answered {
+        Answered {
+            conn: asked.conn,
+            verb: asked.verb,
+            called: asked.called,
+            answered: self.now,
+            answered_at: self.order,
+            at: None,
+            from: asked.known,
+            claim,
+            mutation: None,
+        }
+    }
 
     /// Judges an answer now, if that can be done, or puts it aside until it can.
     fn judge(&mut self, answered: Answered) -> Result<(), Fault> {
