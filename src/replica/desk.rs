@@ -259,6 +259,15 @@ impl Desk {
         }
     }
 
+    /// Answers a read at a revision that has come, and may have left the history since: a snapshot from the leader skips revisions.
+    fn read_retained(&mut self, store: &mut Store, conn: Conn, tag: Option<i32>, op: Op, path: &[u8], rev: i64) {
+        if rev < store.first_revision() {
+            self.fail(conn, tag, ErrCode::TooLate);
+        } else {
+            self.read_at(store, conn, tag, op, path, rev);
+        }
+    }
+
     /// Answers a read at a revision that is in the history.
     fn read_at(&mut self, store: &mut Store, conn: Conn, tag: Option<i32>, op: Op, path: &[u8], rev: i64) {
         let mut budget = self.first_budget();
@@ -361,7 +370,7 @@ impl Desk {
                     if self.full(parked.conn) {
                         self.defer(parked.conn, Deferred::Read { tag: parked.tag, op, path, rev });
                     } else {
-                        self.read_at(store, parked.conn, parked.tag, op, &path, rev);
+                        self.read_retained(store, parked.conn, parked.tag, op, &path, rev);
                     }
                 }
                 (work, woken) => unreachable!("{woken:?} wakes {work:?}"),
@@ -466,13 +475,7 @@ impl Desk {
             self.parked_bytes -= deferred.cost();
             match deferred {
                 Deferred::Event { tag, rev } => self.event(store, conn, tag, rev),
-                Deferred::Read { tag, op, path, rev } => {
-                    if rev < store.first_revision() {
-                        self.fail(conn, tag, ErrCode::TooLate);
-                    } else {
-                        self.read_at(store, conn, tag, op, &path, rev);
-                    }
-                }
+                Deferred::Read { tag, op, path, rev } => self.read_retained(store, conn, tag, op, &path, rev),
             }
         }
         self.sessions.output(conn, into)

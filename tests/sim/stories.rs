@@ -50,6 +50,7 @@ list! {
     snapshots:
         a_leader_that_was_started_anew_brings_up_to_date_the_one_that_it_cannot_do_without,
         a_node_that_was_away_for_long_gets_the_state,
+        a_read_of_a_revision_that_the_state_skips_is_too_late,
         a_transfer_that_is_cut_goes_on_or_comes_again,
         a_transfer_goes_on_over_another_way,
         a_transfer_whose_leader_dies_is_begun_by_the_next,

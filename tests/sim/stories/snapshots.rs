@@ -1,7 +1,7 @@
 //! Nodes that are so far behind that the leader's log does not go back to where they are: it sends them its state. Most of these tests
 //! have nodes keep less of their log than servers do, so that little is needed to be far behind.
 
-use doozer::wire::{Request, Verb};
+use doozer::wire::{ErrCode, Request, Verb};
 
 use crate::boot::Sizes;
 use crate::client::{Load, Plan};
@@ -90,6 +90,31 @@ pub fn a_node_that_was_away_for_long_gets_the_state() {
         assert!(answers.iter().all(|answer| answer.err.is_none()), "{answers:?}");
         world.finish();
     }
+}
+
+/// Those who wait for a revision which the state skips, and which is older than any that is still readable when it comes, are told
+/// that they are too late. Found by seed 2000000047 in the climate behind, where they were told that there was no such file.
+pub fn a_read_of_a_revision_that_the_state_skips_is_too_late() {
+    let mut world = World::with(2_060, 3, 3, Flags { history: 10, ..forgetful() });
+    let behind = 2;
+    world.isolate(behind);
+    world.run(2_000);
+    let old = world.revision();
+    let client = world.add_client(behind, Plan::Hand);
+    world.until(LIMIT, "it is connected", |world| world.clients[client].is_connected());
+    world.fill(0, 60, 100_000);
+    let new = world.revision();
+    for rev in [old + 1, old + 30, new - 5] {
+        world.ask(client, &Request { rev: Some(rev), ..get("/fill/0/0") });
+    }
+    world.run(50);
+    assert!(world.clients[client].answers.is_empty(), "these revisions are to come");
+    world.heal_all();
+    until_it_is_there(&mut world, behind);
+    world.until(LIMIT, "all are answered", |world| world.clients[client].answers.len() == 3);
+    let codes: Vec<_> = world.clients[client].answers.iter().map(|answer| answer.err).collect();
+    assert_eq!(codes, [Some(ErrCode::TooLate), Some(ErrCode::TooLate), None]);
+    world.finish();
 }
 
 /// The way is cut in the middle of the transfer, for a moment and for long. It goes on, or another takes its place.
