@@ -285,6 +285,12 @@ impl Members {
         self.nodes.values().any(|m| m.node == member.node && m.incarnation > member.incarnation)
     }
 
+    /// Whether another node has come to its address since: as one whose disk was lost does, for it knows nothing of its old life.
+    pub fn is_replaced(&self, raft_id: u64) -> bool {
+        let Some(member) = self.nodes.get(&raft_id) else { return false };
+        self.nodes.range(raft_id + 1..).any(|(_, m)| m.addr == member.addr)
+    }
+
     /// Registers a node, or its new address, and gives its raft id.
     ///
     /// # Errors

@@ -123,7 +123,12 @@ impl View<'_> {
 
     fn forget(&self) -> Option<Step> {
         let patience = STANDBY_PATIENCE.saturating_mul(self.timeout_ms);
-        let gone = |id: &u64| self.members.is_superseded(*id) || (self.silent_ms)(*id) >= patience;
+        // A node whose disk is lost again and again must not fill the table with what it was.
+        let gone = |id: &u64| {
+            self.members.is_superseded(*id)
+                || self.members.is_replaced(*id) && !self.live(*id)
+                || (self.silent_ms)(*id) >= patience
+        };
         let id = self.members.standbys().iter().copied().find(gone)?;
         Some(Step::Propose(Change::Remove(id)))
     }
@@ -190,7 +195,8 @@ mod tests {
 
         fn register(&mut self, id: u64, incarnation: u64) {
             let raft_id = u64::from(id == 1);
-            let r = Registration { raft_id, node: node(id), incarnation, addr: b"x" };
+            let addr = format!("10.0.0.{id}:8046");
+            let r = Registration { raft_id, node: node(id), incarnation, addr: addr.as_bytes() };
             self.members.register(&r).unwrap();
         }
 
@@ -296,6 +302,20 @@ mod tests {
         assert_eq!(cluster.next(1), Step::Propose(Change::Remove(3)));
         cluster.members.change(&Change::Remove(3)).unwrap();
         assert_eq!(cluster.next(1), Step::Rest);
+    }
+
+    /// A node whose disk was lost is another one to the cluster, at the same address. What it was does not come back.
+    #[test]
+    fn a_standby_is_forgotten_when_another_node_has_come_to_its_address() {
+        let mut cluster = Cluster::new(3, 1);
+        (cluster.silent, cluster.silent_ms) = (vec![4], 2_000);
+        assert_eq!(cluster.next(1), Step::Rest);
+        let r = Registration { raft_id: 0, node: node(5), incarnation: 0, addr: b"10.0.0.4:8046" };
+        assert_eq!(cluster.members.register(&r), Ok(5));
+        cluster.members.change(&Change::Admit(5)).unwrap();
+        assert_eq!(cluster.next(1), Step::Propose(Change::Remove(4)));
+        cluster.silent = vec![5];
+        assert_eq!(cluster.next(1), Step::Rest, "both are there: somebody has set up the same address twice");
     }
 
     /// Whoever asks for what would stop the cluster must be told why not.

@@ -188,3 +188,21 @@ pub fn a_node_that_lost_its_disk_joins_as_a_new_one() {
     assert!(rev > Some(0), "it has all the data");
     world.finish();
 }
+
+/// A node loses its disk again and again, and is a new one each time. What it was is forgotten when the next comes from the same
+/// address: the cluster, which waits for its dead for much longer than this takes, never has so many of them that it takes in no
+/// more. Found by seed 2100000364, whose three wiped nodes were refused for good by a leader that never led for long.
+pub fn a_node_that_loses_its_disk_again_and_again_is_always_taken_in() {
+    let mut world = World::cluster(9, 3);
+    world.load([0, 1], Load::default());
+    for _ in 0..doozer::limits::NODES_MAX + 2 {
+        world.kill(2);
+        world.disk(2).wipe();
+        world.start(2);
+        world.until(LIMIT, "it is taken in", |world| world.nodes[2].runs());
+        // By then the leader has missed the one that it was.
+        world.run(1_000);
+    }
+    nobody_noticed(&world);
+    world.finish();
+}
