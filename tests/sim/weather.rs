@@ -95,10 +95,7 @@ impl Weather {
                 }
                 Turn::Supervise => {
                     for host in 0..world.nodes.len() {
-                        if world.nodes[host].refused && self.leads_back(world, host) {
-                            world.note(host, "the operator gives it an empty disk");
-                            world.disk(host).wipe();
-                        }
+                        world.replace_refused_disk(host);
                         if !world.nodes[host].is_up() && !self.down.contains(&host) && world.nodes[host].process > 0 {
                             world.start(host);
                         }
@@ -324,7 +321,7 @@ impl Weather {
             return;
         }
         let wiped = kind == Kind::Wipe;
-        if wiped && !self.leads_back(world, host) {
+        if wiped && !world.lead_back(host) {
             return;
         }
         // What is lost at rest shows when it is read.
@@ -344,14 +341,6 @@ impl Weather {
             let harmed: Vec<Host> = self.harmed.keys().copied().collect();
             world.note(host, &format!("its disk has lost {what} (harmed: {harmed:?}, members: {:?})", world.members()));
         }
-    }
-
-    /// Whoever lost everything has to be told where the others are.
-    fn leads_back(&self, world: &mut World, host: Host) -> bool {
-        let others: Vec<String> =
-            world.nodes.iter().filter(|node| node.host != host).map(|node| node.addr.clone()).collect();
-        world.nodes[host].attach = others;
-        world.nodes.len() > 1
     }
 
     // ---- slots ----

@@ -297,6 +297,21 @@ impl World {
         self.end_process(host, true);
     }
 
+    /// Tells a node where the others are, if there are any, as whoever lost everything has to be.
+    pub fn lead_back(&mut self, host: Host) -> bool {
+        let others = self.nodes.iter().filter(|node| node.host != host).map(|node| node.addr.clone()).collect();
+        self.nodes[host].attach = others;
+        self.nodes.len() > 1
+    }
+
+    /// Does as the operator of a cluster whose node refuses to start with what it finds: gives it an empty disk.
+    pub fn replace_refused_disk(&mut self, host: Host) {
+        if self.nodes[host].refused && self.lead_back(host) {
+            self.note(host, "the operator gives it an empty disk");
+            self.disk(host).wipe();
+        }
+    }
+
     /// Takes the power from a node's host: nobody is told.
     pub fn power_off(&mut self, host: Host) {
         self.note(host, "without power");
@@ -671,6 +686,7 @@ impl World {
         let up: Vec<Host> = all.filter(|host| self.nodes[*host].process > 0).collect();
         self.until(self.patience(), "all run", |world| {
             for host in &up {
+                world.replace_refused_disk(*host);
                 // One that was told to stop has done so.
                 if !world.nodes[*host].is_up() {
                     world.start(*host);
