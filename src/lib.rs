@@ -13,6 +13,7 @@
 //! | 5 | `replica` | sans-IO: what happened in, what is to be done out. Sessions, the raft group, apply |
 //! | 4 | [`log`] | bytes of segments, records, snapshots; recovery as a decision table |
 //! | 2 | [`store`] | paths, globs, the versioned tree, history, waiters |
+//! | 1 | [`stats`] | what a server measures of itself, and its text |
 //! | 1 | [`wire`] | frames and messages of the client protocol |
 //! | 0 | [`limits`] | every bound in one place, related to each other at compile time |
 //! | 0 | [`faults`] | mistakes that the tests make on purpose; nothing in a build for use |
@@ -62,5 +63,6 @@ pub mod log;
 pub mod replica;
 #[cfg(feature = "server")]
 pub mod server;
+pub mod stats;
 pub mod store;
 pub mod wire;

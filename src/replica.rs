@@ -14,7 +14,8 @@
 //! state, to a file and back), [`rebuild`] (the state, from the disk), `introduce` (what it says of itself). For the cluster: [`mesh`] and
 //! [`routes`] (links), `peers` (what comes over them), `quorum` (who leads, and whether writes are taken), [`membership`] and
 //! `stewardship` (what the leader does about the members), [`transfer`] and `catch_up` (snapshots to peers), [`join`] (how a node gets
-//! its raft id).
+//! its raft id). Beside all of it: [`stages`]
+//! (where the time of a commit goes) and `figures` (what is told of it).
 //!
 //! Invariants:
 //! * nothing is answered before what it promises is durable: the log says what is ([`crate::log::Durable`]), and only
@@ -26,6 +27,7 @@ pub mod batch;
 mod catch_up;
 pub mod desk;
 pub mod entries;
+mod figures;
 pub mod forward;
 pub mod group;
 mod introduce;
@@ -41,6 +43,7 @@ mod requests;
 pub mod routes;
 pub mod session;
 pub mod snapshot;
+pub mod stages;
 mod stewardship;
 pub mod transfer;
 
@@ -58,6 +61,7 @@ use mesh::{Me, Mesh, Timing};
 use requests::{Asker, Pending, answer};
 use session::Pause;
 pub use session::{Access, Conn, Output};
+use stages::{Stages, Stopwatch};
 pub use stewardship::Standing;
 use transfer::Sending;
 
@@ -105,6 +109,8 @@ pub struct Config {
     pub pulse_ms: u64,
     /// The data directory, for messages to clients.
     pub dir: String,
+    /// What the time of commits is measured with; nothing but what is told of it depends on it.
+    pub stopwatch: Stopwatch,
 }
 
 /// What became of the bytes that were handed in.
@@ -228,6 +234,7 @@ pub struct Replica {
     removals: Vec<String>,
     /// Lines for the operator.
     lines: Vec<String>,
+    stages: Stages,
 }
 
 impl Replica {
@@ -241,6 +248,7 @@ impl Replica {
         let origin = Origin { node: config.raft_id, epoch: config.epoch };
         let election_ticks = config.election_ms.div_ceil(config.heartbeat_ms).max(2);
         let life = start.seed;
+        let stages = Stages::new(config.stopwatch);
         let group = Group::new(start, usize::try_from(election_ticks).unwrap_or(usize::MAX))?;
         let me = Me {
             node: config.node,
@@ -299,6 +307,7 @@ impl Replica {
             writing_since: None,
             removals: Vec::new(),
             lines: Vec::new(),
+            stages,
         })
     }
 
@@ -347,6 +356,11 @@ impl Replica {
     /// The raft ids of the members, as of what is applied here.
     pub fn voters(&self) -> &[u64] {
         self.machine.members.voters()
+    }
+
+    /// A change of the members is on its way: it is in the log, and not applied here.
+    pub fn is_changing_members(&self) -> bool {
+        self.group.has_change()
     }
 
     /// The event of a revision that is in the history; its path is written over `path`.
@@ -450,7 +464,11 @@ impl Replica {
 
     /// Takes what there is to send on a connection into `into`, which must be empty.
     pub fn output(&mut self, conn: Conn, into: &mut Vec<u8>) -> Output {
-        self.desk.output(&mut self.machine.store, conn, into)
+        let output = self.desk.output(&mut self.machine.store, conn, into);
+        if output == Output::Send && !self.is_peer(conn) {
+            self.stages.handed_out();
+        }
+        output
     }
 
     /// The output last taken has been sent.
@@ -477,6 +495,7 @@ impl Replica {
 
     /// Ends a turn of the loop: everything that came in it is on its way, or done.
     pub fn turn(&mut self) {
+        self.stages.end_turn();
         self.desk.begin_turn();
         self.desk.run_matches(&mut self.machine.store);
         self.desk.run_scans(&mut self.machine.store);
@@ -518,14 +537,21 @@ impl Replica {
                 && let Some(batch) = self.gather.take()
             {
                 self.gather.reserve(batch.len());
+                let next = self.pending_first + self.pending.len() as u64;
+                self.stages.gathered(next, self.pending.len() as u64, true);
                 let batch = bytes::Bytes::from(batch);
                 self.forward.keep(batch.clone(), now);
                 self.forward.take(batch, &self.machine);
                 self.resume_stalled();
             }
-            let (group, log) = (&mut self.group, &self.log);
+            let (group, log, stages) = (&mut self.group, &self.log, &mut self.stages);
             self.forward.propose(|batch| {
-                log.can_accept(requests::RECORDS, batch.len() + requests::GATHER_OVERHEAD) && group.propose(batch)
+                let room = log.can_accept(requests::RECORDS, batch.len() + requests::GATHER_OVERHEAD);
+                let taken = room && group.propose(batch);
+                if taken {
+                    stages.proposed();
+                }
+                taken
             });
         } else if let Some(leader) = self.leader().filter(|leader| *leader != self.config.raft_id) {
             let (mesh, sessions) = (&mut self.mesh, &mut self.desk.sessions);
@@ -543,6 +569,8 @@ impl Replica {
                 && let Some(batch) = self.gather.take()
             {
                 self.gather.reserve(batch.len());
+                let next = self.pending_first + self.pending.len() as u64;
+                self.stages.gathered(next, self.pending.len() as u64, false);
                 self.forward.keep(batch.into(), now);
                 if let Some(batch) = self.forward.last() {
                     arrives = send(batch);
@@ -612,6 +640,7 @@ impl Replica {
         if entry.get_entry_type() != EntryType::EntryNormal || entry.data.is_empty() {
             return;
         }
+        self.stages.committed();
         let Replica { machine, desk, pending, pending_first, origin, mesh, config, .. } = self;
         let outcome = machine.apply(&entry.data, |store, from, seq, outcome| {
             if from == *origin {
@@ -632,6 +661,7 @@ impl Replica {
         if let Err(e) = outcome {
             panic!("entry {}: {e}", entry.index);
         }
+        self.stages.applied(self.pending_first);
     }
 
     // ---- time ----
@@ -681,6 +711,7 @@ impl Replica {
     /// The next write of the log, one at a time.
     pub fn next_write(&mut self) -> Option<log::Write> {
         let write = self.log.next_write()?;
+        self.stages.submitted(write.blocks.len());
         self.writing = true;
         self.writing_since = Some(self.now_ms);
         Some(write)
@@ -688,6 +719,7 @@ impl Replica {
 
     /// A write is durable.
     pub fn written(&mut self, write: log::Write) {
+        self.stages.written();
         let durable = self.log.written(write);
         self.writing = false;
         self.writing_since = None;

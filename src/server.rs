@@ -29,6 +29,7 @@ use std::io::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use tokio_uring::net::{TcpListener, TcpStream};
@@ -229,6 +230,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
             secrets: options.secrets,
             pulse_ms: millis(options.pulse),
             dir: options.dir.display().to_string(),
+            stopwatch: nanos,
         };
         let failed = |e| StartError::new(format!("cannot start the raft group: {e}"));
         let mut replica = Replica::new(config, opened.recovered).map_err(failed)?;
@@ -584,6 +586,12 @@ fn advertised(addr: SocketAddr, towards: Option<&String>) -> String {
         Ok(own) => SocketAddr::new(own.ip(), addr.port()).to_string(),
         Err(_) => addr.to_string(),
     }
+}
+
+/// Nanoseconds since this was first asked.
+fn nanos() -> u64 {
+    static FIRST: OnceLock<Instant> = OnceLock::new();
+    u64::try_from(FIRST.get_or_init(Instant::now).elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn millis(duration: Duration) -> u64 {

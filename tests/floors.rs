@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[(&str, u32)] = &[
     ("faults", 0),
     ("limits", 0),
+    ("stats", 1),
     ("wire", 1),
     ("store", 2),
     ("log", 4),
@@ -19,7 +20,7 @@ const FLOORS: &[(&str, u32)] = &[
 ];
 
 /// Floors below the shell: deterministic, without I/O.
-const PURE: &[&str] = &["faults", "limits", "wire", "store", "log", "replica"];
+const PURE: &[&str] = &["faults", "limits", "stats", "wire", "store", "log", "replica"];
 
 /// What only the world has: not to be named in a pure module.
 const WORLDLY: &[&str] = &[

@@ -74,6 +74,7 @@ impl Ask {
             | Verb::Stat
             | Verb::SelfId
             | Verb::Sync
+            | Verb::Stats
             | Verb::Access => Kind::Read,
         }
     }

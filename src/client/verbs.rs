@@ -7,6 +7,7 @@ use super::error::{Error, Lost};
 use super::options::Options;
 use super::streams::{Entries, Getdir, Walk, Watch};
 use crate::limits::FRAME_MAX;
+use crate::stats::Stats;
 use crate::wire::{FLAG_DEL, FLAG_SET, Verb};
 
 /// The revision of a file that is not there. As an argument of [`Client::set`]: create it.
@@ -159,6 +160,16 @@ impl Client {
     /// `UNKNOWN_VERB` from a server of the original.
     pub async fn sync(&self) -> Result<i64, Error> {
         self.call(Ask::new(Verb::Sync)).await?.rev()
+    }
+
+    /// What the server measures of itself.
+    ///
+    /// # Errors
+    /// `UNKNOWN_VERB` from a server of the original, permission denied.
+    pub async fn stats(&self) -> Result<Stats, Error> {
+        let mut answer = self.call(Ask::new(Verb::Stats)).await?;
+        let text = String::from_utf8(answer.value()).map_err(|_| answer.bad("value"))?;
+        Stats::decode(&text).map_err(|_| answer.bad("value"))
     }
 
     /// The server's id.

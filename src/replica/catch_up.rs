@@ -200,6 +200,7 @@ impl Replica {
                 self.desk.answered(conn, &Response::error(tag, ErrCode::Other, Some(b"outcome unknown")));
             }
         }
+        self.stages.skipped(self.pending_first);
         self.forward.applied(last, self.now_ms);
         self.resume_stalled();
         self.notice_retirement();

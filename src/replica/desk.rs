@@ -346,6 +346,11 @@ impl Desk {
         }
     }
 
+    /// How many requests are parked.
+    pub fn parked(&self) -> usize {
+        self.parked.len()
+    }
+
     /// Goes on with matching events against waits, where that was too much for once, and wakes what it finds.
     pub fn run_matches(&mut self, store: &mut Store) {
         if store.has_pending_matches() {

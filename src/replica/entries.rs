@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use crate::faults::{self, Fault};
 use crate::limits;
-use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
+use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, StorageError};
 
 /// The in-memory log, shared between raft, which reads it, and the replica, which appends.
@@ -73,6 +73,13 @@ impl Entries {
     /// Remembers how far the entries are applied.
     pub fn set_applied(&self, applied: (u64, u64)) {
         self.inner.borrow_mut().applied = applied;
+    }
+
+    /// Whether a change of the members is behind this index.
+    pub fn changes_members_behind(&self, index: u64) -> bool {
+        let inner = self.inner.borrow();
+        let mut behind = inner.entries.iter().rev().take_while(|entry| entry.index > index);
+        behind.any(|entry| entry.get_entry_type() != EntryType::EntryNormal)
     }
 
     /// Forgets entries up to and including `applied`, the oldest first, until no more than `keep` bytes are held. Those behind `hold`

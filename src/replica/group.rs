@@ -214,7 +214,12 @@ impl Group {
         Some(Progress { matched: progress.matched, replicating: progress.state == ProgressState::Replicate })
     }
 
-    /// A change of the members is not applied yet.
+    /// A change of the members is in the log, and not applied here: with the next leader it may be, or may be gone.
+    pub fn has_change(&self) -> bool {
+        self.entries.changes_members_behind(self.applied)
+    }
+
+    /// A change of the members is not applied yet, or may not be: only the leader knows.
     pub fn is_changing(&self) -> bool {
         self.node.raft.has_pending_conf()
     }

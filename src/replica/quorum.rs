@@ -106,6 +106,7 @@ impl Replica {
 
     /// Refuses what was not sent to anyone yet.
     pub(super) fn withdraw(&mut self) {
+        self.stages.withdrawn();
         if faults::is_armed(Fault::ReadonlyThoughSent) {
             for pending in &mut self.pending {
                 if let Asker::Client { conn, tag, .. } = std::mem::replace(&mut pending.asker, Asker::Own) {

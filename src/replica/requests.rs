@@ -57,7 +57,7 @@ impl Replica {
         }
         let allowed = match verb {
             Verb::Set | Verb::Del | Verb::Nop => access.write,
-            Verb::Get | Verb::Stat | Verb::Getdir | Verb::Walk | Verb::Wait | Verb::Sync => access.read,
+            Verb::Get | Verb::Stat | Verb::Getdir | Verb::Walk | Verb::Wait | Verb::Sync | Verb::Stats => access.read,
             Verb::Rev | Verb::SelfId | Verb::Access => true,
         };
         if !allowed {
@@ -73,6 +73,11 @@ impl Replica {
             }
             Verb::SelfId => {
                 let value = Some(self.config.id.as_bytes());
+                self.desk.sessions.reply(conn, &Response { tag, value, ..Response::default() });
+            }
+            Verb::Stats => {
+                let text = self.stats().encode();
+                let value = Some(text.as_bytes());
                 self.desk.sessions.reply(conn, &Response { tag, value, ..Response::default() });
             }
             Verb::Access => self.access(conn, tag, request.value.unwrap_or_default()),
@@ -213,6 +218,7 @@ impl Replica {
     }
 
     pub(super) fn enqueue(&mut self, pending: Pending, command: &Command<'_>) -> u64 {
+        self.stages.received();
         let seq = self.gather.push(command);
         assert_eq!(seq, self.pending_first + self.pending.len() as u64, "a pending one for each");
         self.pending.push_back(pending);

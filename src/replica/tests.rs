@@ -49,6 +49,7 @@ fn config() -> Config {
         secrets: Secrets::default(),
         pulse_ms: 0,
         dir: "/data".into(),
+        stopwatch: || 0,
     }
 }
 

@@ -35,13 +35,15 @@ pub enum Verb {
     SelfId = 20,
     /// Answers once all that was acknowledged anywhere before is applied here. Not known to the original.
     Sync = 30,
+    /// What the server measures of itself. Not known to the original.
+    Stats = 31,
     /// Presents a secret.
     Access = 99,
 }
 
 impl Verb {
     /// Every verb, in the order of its number.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Get,
         Self::Set,
         Self::Del,
@@ -53,6 +55,7 @@ impl Verb {
         Self::Stat,
         Self::SelfId,
         Self::Sync,
+        Self::Stats,
         Self::Access,
     ];
 
@@ -79,6 +82,7 @@ impl TryFrom<i32> for Verb {
             16 => Self::Stat,
             20 => Self::SelfId,
             30 => Self::Sync,
+            31 => Self::Stats,
             99 => Self::Access,
             _ => return Err(UnknownCode(code)),
         })

@@ -388,6 +388,7 @@ impl Node {
                     secrets: Secrets::default(),
                     pulse_ms: self.flags.pulse_ms,
                     dir: "/data".into(),
+                    stopwatch: || 0,
                 };
                 assert!(identity.raft_id != 0 && identity.cluster == CLUSTER);
                 self.say(
