@@ -33,6 +33,15 @@ impl Default for Sizes {
     }
 }
 
+impl Sizes {
+    /// The same with segments of another size. What raft sends at once to a peer that is behind has to fit into one, or is never
+    /// taken: of small ones less is kept for peers. (Those of a server are many times as large as anything that is sent at once.)
+    pub fn with_segments(self, segment: u64) -> Sizes {
+        let most = if segment < SEGMENT { usize::try_from(segment / 4).expect("a small segment") } else { usize::MAX };
+        Sizes { segment, keep: self.keep.min(most), ..self }
+    }
+}
+
 /// Name of the cluster.
 pub const CLUSTER: &str = "local";
 

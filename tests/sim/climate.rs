@@ -38,7 +38,7 @@ impl Climate {
         let base = Mix {
             voters: 3,
             standbys: 0,
-            flags: Flags { sizes: Sizes { segment: 1 << 20, ..Sizes::default() }, ..Flags::default() },
+            flags: Flags { sizes: Sizes::default().with_segments(1 << 20), ..Flags::default() },
             clients: vec![load(4, 50_000, 100); 3],
             watchers: 1,
             ballast: 0,
@@ -48,7 +48,7 @@ impl Climate {
         };
         let often = |kinds: &[(Kind, u64)]| kinds.iter().copied().collect::<BTreeMap<_, _>>();
         let small = chance.once_in(2);
-        let few = Sizes { segment: 256 << 10, keep: 50_000, ..Sizes::default() };
+        let few = Sizes::default().with_segments(256 << 10);
         match self {
             Climate::Usual => usual,
             Climate::Elections => Mix {
@@ -65,7 +65,7 @@ impl Climate {
                 ]),
                 ..base
             },
-            // What raft sends at once has to fit into a segment, or is never taken: so with small ones there is little of it.
+            // Small segments need small values: what raft sends at once has to fit into one.
             Climate::Crashes => Mix {
                 voters: chance.pick(&[1, 2, 3, 3]),
                 flags: Flags { sizes: if small { few } else { Sizes::default() }, ..Flags::default() },

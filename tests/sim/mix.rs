@@ -159,12 +159,13 @@ impl Mix {
         let sizes = Sizes {
             keep: chance.pick(&[50_000, 1 << 20, limits::KEEP]),
             snapshot_after: chance.pick(&[1 << 20, 2 << 20, 8 << 20, limits::SNAPSHOT_AFTER]),
-            segment: if ballast > 0 || clients.iter().any(|load| load.size > 1_000) {
-                Sizes::default().segment
-            } else {
-                chance.pick(&[2 << 20, 2 << 20, 8 << 20])
-            },
+            ..Sizes::default()
         };
+        let sizes = sizes.with_segments(if ballast > 0 || clients.iter().any(|load| load.size > 1_000) {
+            Sizes::default().segment
+        } else {
+            chance.pick(&[2 << 20, 2 << 20, 8 << 20])
+        });
         let flags = Flags {
             heartbeat_ms: 50 * pace,
             election_ms: 400 * pace,
