@@ -303,7 +303,9 @@ impl Weather {
     /// Whether more disks are harmed than the cluster promises to survive: when its members were fewer than was thought.
     pub fn is_too_much(&mut self, world: &World) -> bool {
         self.mend(world);
-        world.has_lost_its_majority(|host| self.harmed.contains_key(&host))
+        // A member was spared, and another one is on its way out.
+        let both = !self.harmed.is_empty() && world.is_changing_members();
+        both || world.has_lost_its_majority(|host| self.harmed.contains_key(&host))
     }
 
     fn harm(&mut self, world: &mut World, host: Host, kind: Kind, chance: &mut Chance) {

@@ -609,6 +609,11 @@ impl World {
         lost(&self.members.1) || known.filter(|members| !members.is_empty()).any(lost)
     }
 
+    /// Whether a change of the members is on its way: it may get through however little is left of the cluster afterwards.
+    pub fn is_changing_members(&self) -> bool {
+        self.nodes.iter().filter_map(|node| node.running()).any(|running| running.replica.is_changing_members())
+    }
+
     /// Nodes that run and are connected, if only by way of others.
     fn connected_with(&self, host: Host) -> Vec<Host> {
         let mut found = vec![host];
@@ -635,10 +640,14 @@ impl World {
                 continue;
             }
             let connected = self.connected_with(host);
-            let votes = connected.iter().filter_map(|host| self.nodes[*host].raft_id());
-            let votes = votes.filter(|id| members.contains(id)).count();
+            let ids: Vec<u64> = connected.iter().filter_map(|host| self.nodes[*host].raft_id()).collect();
+            let is_majority_of =
+                |members: &[u64]| ids.iter().filter(|id| members.contains(id)).count() > members.len() / 2;
+            // Those that were started again count by what they know until they hear of the latest change.
+            let mut known = connected.iter().filter_map(|host| self.nodes[*host].running());
+            let is_majority = is_majority_of(&members) && known.all(|known| is_majority_of(known.replica.voters()));
             let serves = self.nodes[host].running().is_some_and(|running| running.replica.serving());
-            if votes > members.len() / 2 {
+            if is_majority {
                 let ms = self.write(host, self.patience());
                 let most = 5_000 + self.nodes[0].flags.election_ms * 20;
                 assert!(
