@@ -13,6 +13,7 @@ mod args;
 mod commands;
 mod duration;
 mod help;
+mod stats;
 
 use std::env;
 use std::ffi::OsString;

@@ -28,6 +28,7 @@ fn may(c: &mut Client, may: May) {
         getdir("/ctl", 0),
         walk("/ctl/name", 0),
         wait("/ctl/name", 1),
+        bare(Verb::Stats),
         // Denied before anything else is looked at.
         bare(Verb::Get),
         bare(Verb::Getdir),

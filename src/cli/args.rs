@@ -47,6 +47,7 @@ pub enum Command {
     Touch { path: String },
     Rev,
     SelfId,
+    Stats { json: bool, interval: Option<Duration> },
     Nop,
     Wait { glob: String },
     Watch { glob: String },
@@ -78,6 +79,8 @@ struct Flags {
     boot: Option<String>,
     rev: Option<String>,
     limit: Option<String>,
+    interval: Option<String>,
+    json: bool,
 }
 
 /// Makes sense of a command line.
@@ -124,6 +127,14 @@ fn command(topic: &'static Topic, words: Vec<String>, flags: Flags) -> Result<Ac
         return Err(wrong("wrong number of arguments".to_owned()));
     }
     let revision = |word: &str| word.parse().map_err(|_| wrong(format!("not a revision: `{word}`")));
+    let time = |word: Option<&str>| match word.map(|word| (word, duration::parse(word))) {
+        None => Ok(None),
+        Some((_, Some(time))) if !time.is_zero() => Ok(Some(time)),
+        Some((word, _)) => Err(wrong(format!("not a duration above 0, like 1m30s: `{word}`"))),
+    };
+    if topic.name != "stats" && (flags.json || flags.interval.is_some()) {
+        return Err(wrong("flags -i and -json are for `stats` alone".to_owned()));
+    }
     let mut words = words.into_iter();
     let mut next = || words.next().unwrap_or_default();
     let command = match topic.name {
@@ -137,17 +148,14 @@ fn command(topic: &'static Topic, words: Vec<String>, flags: Flags) -> Result<Ac
         "touch" => Command::Touch { path: next() },
         "rev" => Command::Rev,
         "self" => Command::SelfId,
+        "stats" => Command::Stats { json: flags.json, interval: time(flags.interval.as_deref())? },
         "nop" => Command::Nop,
         "wait" => Command::Wait { glob: next() },
         "watch" => Command::Watch { glob: next() },
         other => unreachable!("a command that is listed and not known: {other}"),
     };
     let rev = flags.rev.map(|word| revision(&word)).transpose()?.filter(|rev| *rev != -1);
-    let limit = flags.limit.map(|word| match duration::parse(&word) {
-        Some(limit) if !limit.is_zero() => Ok(limit),
-        _ => Err(wrong(format!("not a duration above 0, like 1m30s: `{word}`"))),
-    });
-    let limit = limit.transpose()?;
+    let limit = time(flags.limit.as_deref())?;
     if limit.is_some() && topic.name != "wait" {
         return Err(wrong("flag -t is for `wait` alone".to_owned()));
     }
@@ -171,11 +179,13 @@ impl Flags {
         };
         let place = match name {
             "h" | "help" => return switch(&mut self.help, name, value),
+            "json" => return switch(&mut self.json, name, value),
             "v" | "version" => return switch(&mut self.version, name, value),
             "a" => &mut self.uri,
             "b" => &mut self.boot,
             "r" => &mut self.rev,
             "t" => &mut self.limit,
+            "i" => &mut self.interval,
             _ => return Err(general(&format!("there is no flag -{name}"))),
         };
         let value = match value {

@@ -3,10 +3,11 @@
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Read, StdoutLock, Write};
 
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::Failure;
 use super::args::{Command, Invocation};
+use super::stats;
 use crate::client::{CLOBBER, Change, Client, Error, Event, MISSING, Stat};
 use crate::limits::FRAME_MAX;
 
@@ -100,6 +101,15 @@ impl Session {
             Command::SelfId => {
                 let id = self.client.self_id().await?;
                 self.say(&format!("{id}\n"))?;
+            }
+            Command::Stats { json, interval } => {
+                let mut stats = self.client.stats().await?;
+                if let Some(interval) = interval {
+                    let earlier = stats;
+                    sleep(*interval).await;
+                    stats = self.client.stats().await?.since(&earlier);
+                }
+                self.say(&if *json { stats::json(&stats) } else { stats::table(&stats) })?;
             }
             Command::Nop => self.client.nop().await?,
             Command::Wait { glob } => {

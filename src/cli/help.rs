@@ -33,7 +33,7 @@ where LEN is the number of bytes of BODY, and a newline follows it.
 ";
 
 /// All commands, in the order in which they are listed.
-pub static TOPICS: [Topic; 13] = [
+pub static TOPICS: [Topic; 14] = [
     topic(
         "add",
         &["PATH"],
@@ -104,6 +104,27 @@ If somebody else writes the file at the same moment, theirs stands and the exit 
     ),
     topic("rev", &[], "print the current revision", "Prints the current revision of the store.\n"),
     topic("self", &[], "print the server's id", "Prints the id of the server that answers.\n"),
+    topic(
+        "stats",
+        &[],
+        "print what the server measures of itself",
+        "\
+Prints figures of the server that answers, and how long the stages of its clients' commits took and how large its
+batches were: how many were counted, and the values that 50 %, 90 %, 99 % and 99.9 % of them do not exceed, in
+microseconds where they are times. Counted is since the server was started.
+
+  -i DURATION   count for so long instead, from now on (10s)
+  -json         print it as JSON, with times in nanoseconds
+
+  gather      from the receipt of a batch's first command until it is proposed, or sent to the leader
+  submit      until its write, and its messages to the others, are on their way
+  write       until it is durable here
+  replicate   until a majority has it
+  apply       until it is applied
+  forward     where another node leads: from its being sent there until it is applied here
+  answer      until the last answer is handed to its connection
+",
+    ),
     topic("nop", &[], "make a revision", "Makes a new revision that changes nothing.\n"),
     topic(
         "wait",
@@ -181,6 +202,8 @@ Flags, before or after the command, with one dash or two:
   -b URI          the name service that knows the cluster's addresses (default: $DOOZER_BOOT_URI)
   -r REV          read the store as it was at this revision; or wait from it on
   -t DURATION     for wait: how long at most
+  -i DURATION     for stats: count for so long
+  -json           for stats: as JSON
   -h              help, also on a command
   -v              print the version
 

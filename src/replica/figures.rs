@@ -6,7 +6,8 @@ use crate::stats::Stats;
 impl Replica {
     /// What this node measures of itself. Revisions and indexes are as they are counted, sizes in bytes, times in the unit that
     /// their name ends with.
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&mut self) -> Stats {
+        let histograms = self.stages.histograms();
         let store = &self.machine.store;
         let members = &self.machine.members;
         let figures = [
@@ -32,6 +33,6 @@ impl Replica {
             ("output_bytes", self.desk.sessions.buffered() as u64),
         ];
         let figures = figures.map(|(name, value)| (name.to_owned(), value)).into();
-        Stats { figures, histograms: self.stages.histograms() }
+        Stats { figures, histograms }
     }
 }

@@ -203,8 +203,11 @@ impl Stages {
         counts.total.record(answered - received);
     }
 
-    /// What was counted, by name.
-    pub fn histograms(&self) -> Vec<(String, Histogram)> {
+    /// What was counted, by name, with what was answered since the last turn.
+    pub fn histograms(&mut self) -> Vec<(String, Histogram)> {
+        if self.answered.is_some() {
+            self.end_turn();
+        }
         let Counts { gather, submit, write, replicate, apply, forward, answer, total, commands, waiting, blocks } =
             &self.counts;
         let named = [
@@ -213,6 +216,7 @@ impl Stages {
             ("commit_write_ns", write),
             ("commit_replicate_ns", replicate),
             ("commit_apply_ns", apply),
+            // At the others it stands for all that is between gathering and answering.
             ("commit_forward_ns", forward),
             ("commit_answer_ns", answer),
             ("commit_total_ns", total),
@@ -221,5 +225,118 @@ impl Stages {
             ("write_blocks", blocks),
         ];
         named.map(|(name, histogram)| (name.to_owned(), histogram.clone())).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    thread_local! {
+        static NOW: Cell<u64> = const { Cell::new(0) };
+    }
+
+    fn stages() -> Stages {
+        NOW.set(1_000);
+        Stages::new(|| NOW.get())
+    }
+
+    fn pass(ns: u64) {
+        NOW.set(NOW.get() + ns);
+    }
+
+    /// Of each stage that was counted, its name and its sum.
+    fn counted(stages: &mut Stages) -> Vec<(String, u64)> {
+        let histograms = stages.histograms().into_iter().filter(|(name, h)| name.ends_with("_ns") && h.count() > 0);
+        histograms.map(|(name, h)| (name, h.max() * h.count())).collect()
+    }
+
+    fn expected(stages: &[(&str, u64)]) -> Vec<(String, u64)> {
+        stages.iter().map(|(name, ns)| (format!("commit_{name}_ns"), *ns)).collect()
+    }
+
+    /// A stage that is counted twice, or not at all, would send whoever looks for the time to the wrong place.
+    #[test]
+    fn the_stages_of_a_batch_add_up_to_its_total() {
+        let mut stages = stages();
+        stages.received();
+        pass(1);
+        stages.received();
+        pass(1);
+        stages.gathered(3, 2, true);
+        stages.proposed();
+        pass(4);
+        stages.submitted(1);
+        // The next batch gathers meanwhile, and is not written with this one.
+        stages.received();
+        pass(8);
+        stages.written();
+        pass(16);
+        stages.committed();
+        pass(32);
+        stages.applied(3);
+        pass(64);
+        stages.handed_out();
+        stages.end_turn();
+        let all = [("gather", 2), ("submit", 4), ("write", 8), ("replicate", 16), ("apply", 32), ("answer", 64)];
+        assert_eq!(counted(&mut stages), expected(&[&all[..], &[("total", 126)]].concat()));
+        assert_eq!(stages.gathering, Some(1_006), "the next one is still being gathered");
+    }
+
+    /// Two others may have a batch on their disks before this node has.
+    #[test]
+    fn a_batch_that_others_have_first_has_no_time_to_replicate() {
+        let mut stages = stages();
+        stages.received();
+        stages.gathered(2, 1, true);
+        stages.proposed();
+        stages.submitted(1);
+        pass(8);
+        stages.committed();
+        stages.applied(2);
+        stages.handed_out();
+        stages.written();
+        stages.end_turn();
+        let zero = [("gather", 0), ("submit", 0), ("write", 8), ("replicate", 0), ("apply", 0), ("answer", 0)];
+        assert_eq!(counted(&mut stages), expected(&[&zero[..], &[("total", 8)]].concat()));
+    }
+
+    #[test]
+    fn what_is_sent_to_another_leader_is_counted_from_there_to_its_return() {
+        let mut stages = stages();
+        stages.received();
+        pass(2);
+        stages.gathered(2, 1, false);
+        // Entries of others are written in between.
+        stages.submitted(1);
+        stages.written();
+        pass(16);
+        stages.committed();
+        stages.applied(2);
+        pass(4);
+        stages.handed_out();
+        stages.end_turn();
+        assert_eq!(counted(&mut stages), expected(&[("gather", 2), ("forward", 16), ("answer", 4), ("total", 22)]));
+    }
+
+    /// Neither a snapshot that covers it, nor a client that is gone, nor a leader that was deposed may leave anything behind.
+    #[test]
+    fn what_has_no_end_is_not_counted() {
+        let mut stages = stages();
+        for (next, leads) in [(2, true), (3, false), (4, true)] {
+            stages.received();
+            stages.gathered(next, 1, leads);
+        }
+        stages.skipped(2);
+        stages.committed();
+        stages.applied(3);
+        stages.end_turn();
+        stages.applied(4);
+        stages.handed_out();
+        stages.end_turn();
+        assert_eq!(counted(&mut stages), []);
+        assert!(stages.on_their_way.is_empty() && stages.applied.is_empty());
     }
 }
