@@ -46,6 +46,20 @@ fn status_json_and_text_say_different_things() {
     }
 }
 
+/// Whoever is told to change a knob has to find out why, and how to undo it.
+#[test]
+fn a_knob_has_no_row_in_the_guide() {
+    let guide = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tuning/README.md")).unwrap();
+    let rows = guide.lines().filter(|line| line.starts_with('|') && line.matches(" |").count() >= 4);
+    let mut explained: Vec<&str> = rows.map(|row| row.split('|').nth(1).unwrap().trim()).skip(1).collect();
+    let dir = temp_dir();
+    let (_, all) = tuned(&["-d", text(dir.path())]);
+    let mut knobs: Vec<&str> = all.iter().map(|f| f["knob"].as_str().unwrap()).collect();
+    knobs.sort_unstable();
+    explained.sort_unstable();
+    assert_eq!(knobs, explained);
+}
+
 /// These tests need io_uring themselves, so here it is to be found.
 #[test]
 fn what_works_here_is_not_found_to_work() {

@@ -87,6 +87,8 @@ fn alignment(file: &OwnedFd) -> Option<u32> {
 }
 
 fn coalescing(card: &str) -> Option<String> {
-    let output = Command::new("ethtool").args(["-c", card]).output().ok()?;
+    // Where programs for root are is not always on the path of others.
+    let mut programs = ["ethtool", "/usr/sbin/ethtool", "/sbin/ethtool"].into_iter();
+    let output = programs.find_map(|program| Command::new(program).args(["-c", card]).output().ok())?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -87,7 +87,7 @@ fn idle(machine: &Machine, run_on: &BTreeSet<usize>) -> Finding {
             deepest = deepest.max(Some((latency, name)));
         }
         if let Some((latency, name)) = deepest {
-            found.push((core, format!("down to {name}, {latency} us")));
+            found.push((core, format!("{name}, {latency} us")));
         }
     }
     if found.is_empty() {
@@ -95,7 +95,7 @@ fn idle(machine: &Machine, run_on: &BTreeSet<usize>) -> Finding {
     }
     if deep.is_empty() {
         return match machine.is_virtual() {
-            true => knob.unknown(format!("{}; or what the host makes of it", by_core(&found))),
+            true => knob.unknown(format!("{}; as it says", by_core(&found))),
             false => knob.good(by_core(&found)),
         };
     }

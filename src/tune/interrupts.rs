@@ -147,7 +147,7 @@ fn of_disks(machine: &Machine, core: Option<usize>, disks: &[Disk]) -> Finding {
                 moves.first().map(|number| format!(", or echo {core} | sudo tee /proc/irq/{number}/smp_affinity_list"));
             knob.bad(format!("{found}; server: {core}"), format!("doozerd --core {best}{}", moved.unwrap_or_default()))
         }
-        (None, Some(best)) => knob.advice(format!("{found}; server: not pinned"), format!("doozerd --core {best}")),
+        (None, Some(best)) => knob.advice(format!("{found}; not pinned"), format!("doozerd --core {best}")),
         (_, None) => knob.advice(
             format!("{found}; not for the server"),
             "let the server use it, or move the interrupt: /proc/irq/NUMBER/smp_affinity_list",
@@ -196,11 +196,11 @@ fn of_card(machine: &Machine, core: Option<usize>, card: &Card) -> Finding {
         (None, [only]) => {
             let to = only.cores.first().map_or_else(|| "N".into(), usize::to_string);
             knob.advice(
-                format!("{found}; server: not pinned"),
+                format!("{found}; not pinned"),
                 format!("doozerd --core {to}, if the disk's interrupts go there too"),
             )
         }
-        (None, _) => knob.unknown(format!("{found}; server: not pinned")),
+        (None, _) => knob.unknown(format!("{found}; not pinned")),
     }
 }
 

@@ -33,8 +33,17 @@ fn swap(machine: &Machine) -> Finding {
     let areas: Vec<&str> = table.lines().skip(1).filter_map(|l| l.split_whitespace().next()).collect();
     match areas.as_slice() {
         [] => knob.good("none"),
+        _ if is_never_swapped(machine) => knob.good("none for the running server"),
         areas => knob.advice(areas.join(", "), "MemorySwapMax=0 in the unit; or sudo swapoff -a"),
     }
+}
+
+/// Whether the group of the server that runs may not use any swap.
+fn is_never_swapped(machine: &Machine) -> bool {
+    let Some(pid) = machine.running() else { return false };
+    let groups = machine.read(format!("proc/{pid}/cgroup")).unwrap_or_default();
+    let group = groups.lines().find_map(|l| l.strip_prefix("0::/"));
+    group.is_some_and(|group| machine.number(format!("sys/fs/cgroup/{group}/memory.swap.max")) == Some(0))
 }
 
 fn numa_balancing(machine: &Machine) -> Finding {

@@ -128,10 +128,12 @@ fn deferred(machine: &Machine, card: &Card) -> Finding {
     let (Some(defer), Some(timeout)) = (number("napi_defer_hard_irqs"), number("gro_flush_timeout")) else {
         return knob.unknown(format!("{name}: not said in /{dir}"));
     };
-    let found = format!("{name}: {defer} of them, for {timeout} ns");
     match (defer, timeout) {
-        (0, _) | (_, 0) => knob.good(found),
-        _ => knob.bad(found, format!("echo 0 | sudo tee /{dir}/napi_defer_hard_irqs /{dir}/gro_flush_timeout")),
+        (0, _) | (_, 0) => knob.good(format!("{name}: none")),
+        _ => knob.bad(
+            format!("{name}: {defer} times, by {timeout} ns"),
+            format!("echo 0 | sudo tee /{dir}/napi_defer_hard_irqs /{dir}/gro_flush_timeout"),
+        ),
     }
 }
 

@@ -375,17 +375,22 @@ fn the_limits_are_those_of_the_server_that_runs() {
         made.asked.holder = Some(4242);
         made.file("proc/4242/comm", comm)
             .file("proc/4242/status", "Cpus_allowed_list:\t1\n")
+            .file("proc/4242/cgroup", "0::/system.slice/doozerd.service\n")
+            .file("sys/fs/cgroup/system.slice/doozerd.service/memory.swap.max", "0\n")
+            .file("proc/swaps", "Filename Type Size Used Priority\n/dev/dm-1 partition 8388604 0 -2\n")
             .file("proc/4242/limits", "Max open files 512 512 files\nMax locked memory 65536 65536 bytes\n");
         made.examined(None).unwrap()
     };
     let all = running("doozerd\n");
     assert_eq!(of(&all, "open files").verdict, Verdict::Bad);
     assert_eq!(of(&all, "memlock").verdict, Verdict::Advice);
+    assert_eq!(of(&all, "swap").verdict, Verdict::Good);
     assert!(of(&all, "disk interrupts").found.ends_with("server: 1"), "{:?}", of(&all, "disk interrupts"));
     // Another process has its id by now.
     let all = running("bash\n");
     assert_eq!(of(&all, "open files").verdict, Verdict::Good);
-    assert!(of(&all, "disk interrupts").found.ends_with("server: not pinned"));
+    assert_eq!(of(&all, "swap").verdict, Verdict::Advice);
+    assert!(of(&all, "disk interrupts").found.ends_with("; not pinned"));
 }
 
 /// To believe in a protection that is not there loses what was acknowledged.
