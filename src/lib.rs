@@ -7,7 +7,8 @@
 //!
 //! | floor | module | what it is |
 //! |---|---|---|
-//! | 8 | `bin/doozerd`, `bin/doozer`, `cli` | flags, exit codes, text in and out |
+//! | 9 | `bin/doozerd`, `bin/doozer`, `cli` | flags, exit codes, text in and out |
+//! | 8 | `tune` | what of a machine is in the way of a commit: reads `/proc` and `/sys`, changes nothing |
 //! | 7 | `server` | the io_uring shell: sockets, disk, clock, pinning |
 //! | 6 | `client` | the client library, for whoever likes, and for the server where it is itself a client |
 //! | 5 | `replica` | sans-IO: what happened in, what is to be done out. Sessions, the raft group, apply |
@@ -65,4 +66,6 @@ pub mod replica;
 pub mod server;
 pub mod stats;
 pub mod store;
+#[cfg(feature = "server")]
+pub mod tune;
 pub mod wire;

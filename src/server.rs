@@ -191,8 +191,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
         pin::pin(core)?;
     }
     raise_file_limit();
-    let mut ring = tokio_uring::uring_builder();
-    ring.setup_single_issuer().setup_coop_taskrun().setup_cqsize(8 * RING);
+    let ring = ring();
     // The builder's own start panics without a ring: ask first.
     io_uring_works(&ring)?;
     tokio_uring::builder().entries(RING).uring_builder(&ring).start(async move {
@@ -608,12 +607,27 @@ fn set_up(listener: &std::net::TcpListener) -> rustix::io::Result<()> {
     sockopt::set_tcp_keepintvl(listener, KEEPALIVE)
 }
 
+fn ring() -> io_uring::Builder {
+    let mut ring = tokio_uring::uring_builder();
+    ring.setup_single_issuer().setup_coop_taskrun().setup_cqsize(8 * RING);
+    ring
+}
+
+/// Sets a ring up as the server does, and takes it down.
+///
+/// # Errors
+/// The kernel's.
+pub fn try_ring() -> std::io::Result<()> {
+    ring().build(RING).map(drop)
+}
+
 fn io_uring_works(ring: &io_uring::Builder) -> Result<(), StartError> {
     match ring.build(RING) {
         Ok(_) => Ok(()),
         Err(e) => Err(StartError::new(format!(
             "io_uring is not to be had ({e}); a kernel of 6.1 or later is needed, with sysctl kernel.io_uring_disabled=0, \
-             and in a container a seccomp profile that allows io_uring_setup, io_uring_enter and io_uring_register"
+             for a user other than root 1 MiB of locked memory (ulimit -l), and in a container a seccomp profile that allows \
+             io_uring_setup, io_uring_enter and io_uring_register"
         ))),
     }
 }

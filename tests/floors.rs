@@ -16,7 +16,8 @@ const FLOORS: &[(&str, u32)] = &[
     ("replica", 5),
     ("client", 6),
     ("server", 7),
-    ("cli", 8),
+    ("tune", 8),
+    ("cli", 9),
 ];
 
 /// Floors below the shell: deterministic, without I/O.

@@ -14,6 +14,8 @@ Say hello to it with `doozer find /ctl`, from another terminal.";
 const AFTER: &str = "\
 Flags may be written with one dash or two: `-l ADDR`, `--l ADDR`, `-l=ADDR`.
 
+`doozerd tune` examines the machine, changes nothing, and says what is in the way of low latency; see `doozerd tune --help`.
+
 Environment:
   DOOZER_RWSECRET   the secret that grants reading and writing (default: everyone may)
   DOOZER_ROSECRET   the secret that grants reading (default: everyone may); needs DOOZER_RWSECRET
@@ -96,9 +98,57 @@ pub struct Args {
     pub help: Option<bool>,
 }
 
+/// What is to be done.
+#[derive(Debug)]
+pub enum Command {
+    /// Run the server.
+    Serve(Box<Args>),
+    /// Examine the machine.
+    Tune(TuneArgs),
+}
+
+const TUNE_ABOUT: &str = "\
+Examines this machine for a server that is to run here, and says of each knob what is, what should be, why, and which command
+changes it. It reads only; run it as root, and it can read all.";
+
+const TUNE_AFTER: &str = "\
+Each knob is good, bad (it costs latency or safety for sure), advice (to be weighed) or unknown.
+Where a server runs on the data directory, its limits and its core are examined, else those of this shell.
+
+Exit status: 0 nothing is bad; 1 something is; 2 wrong flags.";
+
+/// The flags of `doozerd tune`: as far as they are the server's, they mean the same.
+#[derive(Debug, Parser)]
+#[command(name = "doozerd tune", about = TUNE_ABOUT, after_help = TUNE_AFTER, disable_help_flag = true, max_term_width = 100)]
+pub struct TuneArgs {
+    /// The data directory, or the one that it is to be made in [default: doozer-data if it is there, else .]
+    #[arg(long = "d", alias = "dir", value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+
+    /// The core that the server is to be pinned to
+    #[arg(long = "core", value_name = "N")]
+    pub core: Option<usize>,
+
+    /// The address that the server is to listen on: it tells the network card [default: the card of the default route]
+    #[arg(long = "l", value_name = "HOST:PORT")]
+    pub listen: Option<String>,
+
+    /// Print JSON: an array with an object for each knob
+    #[arg(long = "json")]
+    pub json: bool,
+
+    /// Print this help
+    #[arg(long = "help", alias = "h", action = clap::ArgAction::HelpShort)]
+    pub help: Option<bool>,
+}
+
 /// Parses the command line; on wrong flags, says so and ends the process with 2.
-pub fn parse() -> Args {
-    Args::parse_from(normalize(std::env::args_os()))
+pub fn parse() -> Command {
+    let words = normalize(std::env::args_os());
+    if words.get(1).is_some_and(|word| word == "tune") {
+        return Command::Tune(TuneArgs::parse_from(words.into_iter().skip(1)));
+    }
+    Command::Serve(Box::new(Args::parse_from(words)))
 }
 
 /// Writes every flag with two dashes, for the original's take one as well.
@@ -148,5 +198,12 @@ mod tests {
         for args in [&["-nope"][..], &["-hist", "0"], &["-hist", "many"], &["-core", "-1"], &["x"]] {
             assert!(parse_from(args).is_err(), "{args:?}");
         }
+    }
+
+    /// Only the first word is the command: a directory or a cluster may well be named like it.
+    #[test]
+    fn a_value_is_taken_for_the_command() {
+        let args = parse_from(&["-d", "tune", "-c", "tune"]).unwrap();
+        assert_eq!((args.dir, args.cluster.as_deref()), (PathBuf::from("tune"), Some("tune")));
     }
 }

@@ -2,6 +2,7 @@
 
 mod args;
 
+use std::io::Write as _;
 use std::os::unix::ffi::OsStringExt;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,12 +10,16 @@ use std::time::Duration;
 use doozer::limits::CLUSTER_NAME_MAX;
 use doozer::replica::desk::Secrets;
 use doozer::server::{self, Options};
+use doozer::tune;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let args = args::parse();
+    let args = match args::parse() {
+        args::Command::Serve(args) => *args,
+        args::Command::Tune(args) => return tune(args),
+    };
     if args.version {
         println!("doozerd {}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
@@ -32,6 +37,27 @@ fn main() -> ExitCode {
             server::say(&e.to_string());
             ExitCode::from(e.status())
         }
+    }
+}
+
+/// Examines the machine: 0 if nothing is bad, 1 if something is, 2 if it cannot be examined so.
+fn tune(args: args::TuneArgs) -> ExitCode {
+    let options = tune::Options { dir: args.dir, core: args.core, listen: args.listen };
+    let findings = match tune::examine(&options) {
+        Ok(findings) => findings,
+        Err(line) => {
+            server::say(&line);
+            return ExitCode::from(2);
+        }
+    };
+    let text = if args.json { tune::json(&findings) } else { tune::text(&findings) };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // Who has read enough may go: `| head`.
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            server::say(&format!("cannot print what was found: {e}"));
+            ExitCode::from(2)
+        }
+        _ => ExitCode::from(u8::from(tune::is_bad(&findings))),
     }
 }
 

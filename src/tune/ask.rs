@@ -1,0 +1,94 @@
+//! What has to be tried to be known. Nothing stays behind.
+
+use std::fs;
+use std::net::{IpAddr, ToSocketAddrs, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, major, minor, statx};
+use rustix::io::Errno;
+
+use super::Options;
+use super::machine::{Asked, Direct};
+use crate::server::try_ring;
+
+/// The server's own default.
+const DIR: &str = "doozer-data";
+
+/// Asks the kernel.
+///
+/// # Errors
+/// One line, when the options name what is not there.
+pub fn ask(options: &Options) -> Result<Asked, String> {
+    let listen = match &options.listen {
+        Some(address) => listen(address)?,
+        None => None,
+    };
+    let dir = directory(options)?;
+    let device = fs::metadata(&dir).map_err(|e| format!("cannot examine {}: {e}", dir.display()))?.dev();
+    Ok(Asked {
+        holder: fs::read_to_string(dir.join("lock")).ok().and_then(|pid| pid.trim().parse().ok()),
+        ring: try_ring(),
+        direct: direct(&dir),
+        device: (major(device), minor(device)),
+        listen,
+        coalescing,
+        dir,
+    })
+}
+
+/// A directory that was named has to be there. Instead of the default, which the server would make, the one that it would
+/// be made in is examined.
+fn directory(options: &Options) -> Result<PathBuf, String> {
+    let dir = match &options.dir {
+        Some(dir) => dir.as_path(),
+        None if Path::new(DIR).exists() => Path::new(DIR),
+        None => Path::new("."),
+    };
+    let cannot = |why: String| {
+        format!("-d {}: {why}; name the data directory, or the one that it is to be made in", dir.display())
+    };
+    let found = fs::canonicalize(dir).map_err(|e| cannot(e.to_string()))?;
+    if found.is_dir() { Ok(found) } else { Err(cannot("this is not a directory".into())) }
+}
+
+/// The address that is meant by `-l`, as the server reads it; none for all addresses.
+fn listen(address: &str) -> Result<Option<IpAddr>, String> {
+    let wrong = |why: String| format!("-l {address}: {why}; give an address of this machine as HOST:PORT");
+    if address.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok()) {
+        return Ok(None);
+    }
+    let found = address.to_socket_addrs().map_err(|e| wrong(e.to_string()))?.next();
+    let ip = found.ok_or_else(|| wrong("it names no address".into()))?.ip();
+    // Nothing is sent: the kernel only says whether the address is its own.
+    UdpSocket::bind((ip, 0)).map_err(|e| wrong(e.to_string()))?;
+    Ok(Some(ip).filter(|ip| !ip.is_unspecified()))
+}
+
+/// Opens a file without a name, of no bytes. Where the file system knows none, nothing is tried.
+fn direct(dir: &Path) -> Direct {
+    let open = |flags| rustix::fs::open(dir, OFlags::TMPFILE | OFlags::WRONLY | flags, Mode::RUSR | Mode::WUSR);
+    match open(OFlags::DIRECT) {
+        Ok(file) => Direct::Yes(alignment(&file)),
+        Err(Errno::INVAL) if open(OFlags::empty()).is_ok() => Direct::No,
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+            Direct::Unknown("this file system has no files without a name to try it with".into())
+        }
+        Err(e) => Direct::Unknown(format!("no file can be opened in {}: {e}", dir.display())),
+    }
+}
+
+/// What direct writes to a file have to be aligned to; 0 if it takes none.
+fn alignment(file: &OwnedFd) -> Option<u32> {
+    let told = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok()?;
+    (told.stx_mask & StatxFlags::DIOALIGN.bits() != 0).then_some(told.stx_dio_offset_align)
+}
+
+fn coalescing(card: &str) -> Option<String> {
+    // Where programs for root are is not always on the path of others.
+    let mut programs = ["ethtool", "/usr/sbin/ethtool", "/sbin/ethtool"].into_iter();
+    let output = programs.find_map(|program| Command::new(program).args(["-c", card]).output().ok())?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
