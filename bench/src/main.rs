@@ -21,16 +21,21 @@ mod args;
 mod child;
 mod client;
 mod cluster;
+mod codec;
+mod compare;
+mod engine;
 mod failure;
 #[cfg(test)]
 mod fake;
 mod figure;
 mod floor;
+mod link;
 mod machine;
 mod pool;
 mod process;
 mod scenario;
 mod scratch;
+mod system;
 mod traffic;
 
 use std::process::ExitCode;
@@ -45,6 +50,7 @@ fn main() -> ExitCode {
         What::FloorServer { file, core, first_rev, peer } => floor::serve(&file, core, first_rev, &peer),
         What::EchoServer { core } => floor::echo(core),
         What::Guard { command } => child::guard(&command),
+        What::Compare(compare) => compare::run(&compare, &args.options),
         what => measure(&what, &args.options),
     };
     match outcome {

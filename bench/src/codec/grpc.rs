@@ -1,0 +1,421 @@
+//! gRPC over HTTP/2, as far as one client of one kind of server needs it (RFC 9113, RFC 7541, gRPC's PROTOCOL-HTTP2).
+//!
+//! ```text
+//! frame     length:3  type:1  flags:1  stream:4  payload
+//! message   compressed:1 (0)  length:4  bytes           in DATA frames, which may hold parts of one or several
+//! ```
+//! A request is HEADERS, whose block is the same bytes for each call of a method, and DATA that ends the stream. An
+//! answer is HEADERS, a message in DATA, and HEADERS again with the status of gRPC: only then the call has succeeded.
+//!
+//! We grant the server windows that it cannot use up. The server's own are respected: what they do not admit waits in
+//! the order of the calls. We allow no table of headers (SETTINGS_HEADER_TABLE_SIZE 0), so that each block can be read by
+//! itself; of what it holds, only the two statuses are looked at. Names in Huffman code are compared, not decoded.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::failure::Failure;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const HEADER: usize = 9;
+/// Before a message: not compressed, and its length.
+const PREFIX: usize = 5;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+
+const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
+/// A padded frame, or one with a priority: nobody sends them.
+const PADDED_OR_PRIORITY: u8 = 0x28;
+
+const SETTINGS_HEADER_TABLE_SIZE: u16 = 1;
+const SETTINGS_ENABLE_PUSH: u16 = 2;
+const SETTINGS_INITIAL_WINDOW_SIZE: u16 = 4;
+
+/// What each side may send before it is told otherwise.
+const WINDOW: u32 = 65_535;
+/// The largest there is.
+const WINDOW_MAX: u32 = (1 << 31) - 1;
+/// The connection's window is opened again when so much of it was used.
+const WINDOW_USED: u32 = 1 << 30;
+/// Largest payload that every receiver takes.
+const FRAME_MAX: usize = 16_384;
+
+/// `grpc-status`, plain and in Huffman code.
+const GRPC_STATUS: [&[u8]; 2] = [b"grpc-status", &[0x9a, 0xca, 0xc8, 0xb2, 0x12, 0x34, 0xda, 0x8f]];
+
+/// The header block of a call: the path is that of the method, such as `/etcdserverpb.KV/Put`.
+pub fn block(path: &str) -> Vec<u8> {
+    // Indexed: `:method: POST`, `:scheme: http`. Literal, with names of the static table: `:path`, `:authority`,
+    // `content-type`; with a name of its own: `te`.
+    let mut block = vec![0x83, 0x86];
+    for (name, value) in [(&[0x04][..], path), (&[0x01], "localhost"), (&[0x0f, 0x10], "application/grpc")] {
+        block.extend_from_slice(name);
+        block.push(u8::try_from(value.len()).ok().filter(|length| *length < 127).unwrap_or(0));
+        block.extend_from_slice(value.as_bytes());
+    }
+    block.extend_from_slice(b"\x00\x02te\x08trailers");
+    block
+}
+
+/// What the server says.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Incoming<'a> {
+    /// It speaks HTTP/2.
+    Open,
+    /// A message.
+    Message {
+        /// Of this call.
+        stream: u32,
+        /// The message.
+        body: Body<'a>,
+    },
+    /// A call has succeeded.
+    End {
+        /// This one.
+        stream: u32,
+    },
+}
+
+/// Where a message is: as it was received, if it came in one piece.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Body<'a> {
+    /// In what was received.
+    Whole(&'a [u8]),
+    /// Put together.
+    Joined(Vec<u8>),
+}
+
+impl Body<'_> {
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Body::Whole(bytes) => bytes,
+            Body::Joined(bytes) => bytes,
+        }
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Grpc {
+    open: bool,
+    next_stream: u32,
+    /// What the server still takes on the connection.
+    window: i64,
+    /// What it takes on a stream at first.
+    initial_window: i64,
+    /// The same of streams that stay open. Other streams carry one message, which has to fit.
+    long: BTreeMap<u32, i64>,
+    /// DATA that waits for a window: the stream, the frame, and bytes of the frame that count.
+    waiting: VecDeque<(u32, Vec<u8>, i64)>,
+    /// What was received since the window of the connection was opened last.
+    received: u32,
+    /// Messages of which not all is there.
+    partial: BTreeMap<u32, Vec<u8>>,
+    /// Messages that came in one frame, but for the first.
+    ready: VecDeque<(u32, Vec<u8>)>,
+}
+
+impl Grpc {
+    /// A new connection.
+    pub fn new() -> Grpc {
+        Grpc {
+            open: false,
+            next_stream: 1,
+            window: i64::from(WINDOW),
+            initial_window: i64::from(WINDOW),
+            long: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            received: 0,
+            partial: BTreeMap::new(),
+            ready: VecDeque::new(),
+        }
+    }
+
+    /// Appends what opens the connection.
+    pub fn open(&mut self, output: &mut Vec<u8>) {
+        output.extend_from_slice(PREFACE);
+        let settings =
+            [(SETTINGS_HEADER_TABLE_SIZE, 0), (SETTINGS_ENABLE_PUSH, 0), (SETTINGS_INITIAL_WINDOW_SIZE, WINDOW_MAX)];
+        frame(output, SETTINGS, 0, 0, 6 * settings.len());
+        for (name, value) in settings {
+            output.extend_from_slice(&name.to_be_bytes());
+            output.extend_from_slice(&value.to_be_bytes());
+        }
+        frame(output, WINDOW_UPDATE, 0, 0, 4);
+        output.extend_from_slice(&(WINDOW_MAX - WINDOW).to_be_bytes());
+    }
+
+    /// Appends a call with one message, and returns its stream. A call that is not `long` ends with that.
+    pub fn call(&mut self, block: &[u8], message: &[u8], long: bool, output: &mut Vec<u8>) -> u32 {
+        let stream = self.next_stream;
+        self.next_stream += 2;
+        frame(output, HEADERS, END_HEADERS, stream, block.len());
+        output.extend_from_slice(block);
+        if long {
+            self.long.insert(stream, self.initial_window);
+        }
+        self.send(stream, message, !long, output);
+        stream
+    }
+
+    /// Appends one more message of a long call.
+    pub fn send(&mut self, stream: u32, message: &[u8], last: bool, output: &mut Vec<u8>) {
+        let mut prefix = [0; PREFIX];
+        prefix[1..].copy_from_slice(&u32::try_from(message.len()).unwrap_or(0).to_be_bytes());
+        let size = PREFIX + message.len();
+        if size <= FRAME_MAX && self.waiting.is_empty() && self.admit(stream, size as i64) {
+            frame(output, DATA, if last { END_STREAM } else { 0 }, stream, size);
+            output.extend_from_slice(&prefix);
+            output.extend_from_slice(message);
+            return;
+        }
+        let whole = [&prefix, message].concat();
+        let count = size.div_ceil(FRAME_MAX);
+        for (number, piece) in whole.chunks(FRAME_MAX).enumerate() {
+            let mut bytes = Vec::with_capacity(HEADER + piece.len());
+            frame(&mut bytes, DATA, if last && number + 1 == count { END_STREAM } else { 0 }, stream, piece.len());
+            bytes.extend_from_slice(piece);
+            self.waiting.push_back((stream, bytes, piece.len() as i64));
+        }
+        self.release(output);
+    }
+
+    /// Whether the windows have room for `size`, which is taken then.
+    fn admit(&mut self, stream: u32, size: i64) -> bool {
+        let long = self.long.get_mut(&stream);
+        let admitted = size <= self.window && long.as_ref().is_none_or(|window| size <= **window);
+        if admitted {
+            self.window -= size;
+            long.into_iter().for_each(|window| *window -= size);
+        }
+        admitted
+    }
+
+    fn release(&mut self, output: &mut Vec<u8>) {
+        while let Some((stream, bytes, size)) = self.waiting.pop_front() {
+            if !self.admit(stream, size) {
+                self.waiting.push_front((stream, bytes, size));
+                break;
+            }
+            output.extend_from_slice(&bytes);
+        }
+    }
+
+    /// Takes the frame at the front of `input`, or a message of one that was taken before; none if it is not whole.
+    ///
+    /// # Errors
+    /// The server breaks off a call or the connection, or is not understood.
+    pub fn take<'a>(
+        &mut self,
+        input: &'a [u8],
+        output: &mut Vec<u8>,
+    ) -> Result<Option<(usize, Option<Incoming<'a>>)>, Failure> {
+        if let Some((stream, message)) = self.ready.pop_front() {
+            return Ok(Some((0, Some(Incoming::Message { stream, body: Body::Joined(message) }))));
+        }
+        let Some((header, rest)) = input.split_first_chunk::<HEADER>() else { return Ok(None) };
+        let length = number(&[0, header[0], header[1], header[2]]);
+        let (kind, flags, stream) = (header[3], header[4], number(&header[5..]) & WINDOW_MAX);
+        let size = usize::try_from(length).unwrap_or(usize::MAX);
+        if size > FRAME_MAX {
+            return Err(Failure::new(format!("a frame of {length} bytes and type {kind}")));
+        }
+        let Some(payload) = rest.get(..size) else { return Ok(None) };
+        if matches!(kind, DATA | HEADERS) && flags & PADDED_OR_PRIORITY != 0 {
+            return Err(Failure::new("a frame that is padded or has a priority"));
+        }
+        let incoming = match kind {
+            DATA => self.data(stream, payload, output)?,
+            HEADERS => self.headers(stream, flags, payload)?,
+            SETTINGS if flags & ACK == 0 => self.settings(payload, output),
+            PING if flags & ACK == 0 => {
+                frame(output, PING, ACK, 0, payload.len());
+                output.extend_from_slice(payload);
+                None
+            }
+            WINDOW_UPDATE => {
+                let more = i64::from(number(payload));
+                if stream == 0 {
+                    self.window += more;
+                } else {
+                    self.long.get_mut(&stream).into_iter().for_each(|window| *window += more);
+                }
+                self.release(output);
+                None
+            }
+            RST_STREAM => return Err(Failure::new(format!("a call is broken off, with code {}", number(payload)))),
+            GOAWAY => {
+                let (code, why) = (number(payload.get(4..).unwrap_or_default()), payload.get(8..).unwrap_or_default());
+                let why = String::from_utf8_lossy(why);
+                return Err(Failure::new(format!("the connection is broken off, with code {code} {why}")));
+            }
+            _ => None,
+        };
+        Ok(Some((HEADER + size, incoming)))
+    }
+
+    fn data<'a>(
+        &mut self,
+        stream: u32,
+        payload: &'a [u8],
+        output: &mut Vec<u8>,
+    ) -> Result<Option<Incoming<'a>>, Failure> {
+        self.received += u32::try_from(payload.len()).unwrap_or(0);
+        if self.received > WINDOW_USED {
+            frame(output, WINDOW_UPDATE, 0, 0, 4);
+            output.extend_from_slice(&self.received.to_be_bytes());
+            self.received = 0;
+        }
+        if self.partial.is_empty()
+            && let Some(size) = message(payload)?
+            && size == payload.len()
+        {
+            return Ok(Some(Incoming::Message { stream, body: Body::Whole(&payload[PREFIX..]) }));
+        }
+        let partial = self.partial.entry(stream).or_default();
+        partial.extend_from_slice(payload);
+        let mut used = 0;
+        while let Some(size) = message(&partial[used..])? {
+            self.ready.push_back((stream, partial[used + PREFIX..used + size].to_vec()));
+            used += size;
+        }
+        partial.drain(..used);
+        if partial.is_empty() {
+            self.partial.remove(&stream);
+        }
+        Ok(None)
+    }
+
+    fn headers(&mut self, stream: u32, flags: u8, block: &[u8]) -> Result<Option<Incoming<'static>>, Failure> {
+        if flags & END_HEADERS == 0 {
+            return Err(Failure::new("a header block in several frames"));
+        }
+        let status = grpc_status(block).map_err(|e| e.within("a header block"))?;
+        if flags & END_STREAM == 0 {
+            return Ok(None);
+        }
+        if self.partial.contains_key(&stream) {
+            return Err(Failure::new("a call ends within a message"));
+        }
+        match status {
+            Some(b"0") => Ok(Some(Incoming::End { stream })),
+            Some(code) => {
+                Err(Failure::new(format!("a call failed, with gRPC's status {}", String::from_utf8_lossy(code))))
+            }
+            None => Err(Failure::new("a call ends without a status")),
+        }
+    }
+
+    fn settings(&mut self, payload: &[u8], output: &mut Vec<u8>) -> Option<Incoming<'static>> {
+        for setting in payload.chunks_exact(6) {
+            let (name, value) = (u16::from_be_bytes([setting[0], setting[1]]), number(&setting[2..]));
+            if name == SETTINGS_INITIAL_WINDOW_SIZE {
+                let more = i64::from(value) - self.initial_window;
+                self.initial_window += more;
+                self.long.values_mut().for_each(|window| *window += more);
+            }
+        }
+        frame(output, SETTINGS, ACK, 0, 0);
+        self.release(output);
+        let first = !self.open;
+        self.open = true;
+        first.then_some(Incoming::Open)
+    }
+}
+
+fn frame(output: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, length: usize) {
+    let [_, length @ ..] = u32::try_from(length).unwrap_or(0).to_be_bytes();
+    output.extend_from_slice(&length);
+    output.extend_from_slice(&[kind, flags]);
+    output.extend_from_slice(&stream.to_be_bytes());
+}
+
+/// The number in the first four bytes.
+fn number(bytes: &[u8]) -> u32 {
+    bytes.first_chunk().map_or(0, |four| u32::from_be_bytes(*four))
+}
+
+/// Bytes of the message at the front, its prefix included; none if it is not whole.
+fn message(bytes: &[u8]) -> Result<Option<usize>, Failure> {
+    let Some(prefix) = bytes.first_chunk::<PREFIX>() else { return Ok(None) };
+    if prefix[0] != 0 {
+        return Err(Failure::new("a compressed message"));
+    }
+    let size = PREFIX + usize::try_from(number(&prefix[1..])).unwrap_or(usize::MAX - PREFIX);
+    Ok((size <= bytes.len()).then_some(size))
+}
+
+/// The status of gRPC in a header block, if there is one. That of HTTP has to be 200.
+fn grpc_status(block: &[u8]) -> Result<Option<&[u8]>, Failure> {
+    const STATUS_200: usize = 8;
+    /// Those with a status, in the static table.
+    const STATUSES: std::ops::RangeInclusive<usize> = 8..=14;
+    let mut block = Block(block);
+    let mut found = None;
+    while let Some(&first) = block.0.first() {
+        let bits = match first {
+            0x80.. => 7,
+            0x40.. => 6,
+            0x20.. => 5,
+            _ => 4,
+        };
+        let index = block.integer(bits)?;
+        match bits {
+            // All of the field is in the static table.
+            7 if STATUSES.contains(&index) && index != STATUS_200 => return Err(Failure::new("not the status 200")),
+            // Size of the table.
+            7 | 5 => continue,
+            _ => {}
+        }
+        let name = if index == 0 { Some(block.string()?) } else { None };
+        let value = block.string()?;
+        if STATUSES.contains(&index) {
+            return Err(Failure::new(format!("the status {}", String::from_utf8_lossy(value))));
+        }
+        if name.is_some_and(|name| GRPC_STATUS.contains(&name)) {
+            found = Some(value);
+        }
+    }
+    Ok(found)
+}
+
+/// Reads a header block from its front.
+struct Block<'a>(&'a [u8]);
+
+impl<'a> Block<'a> {
+    /// An integer in the low `bits` of a byte and, if they are all set, in those that follow, seven bits each.
+    fn integer(&mut self, bits: u32) -> Result<usize, Failure> {
+        let cut = || Failure::new("cut short");
+        let (&first, mut rest) = self.0.split_first().ok_or_else(cut)?;
+        let most = (1_usize << bits) - 1;
+        let mut value = usize::from(first) & most;
+        if value == most {
+            for shift in (0..28).step_by(7) {
+                let (&byte, more) = rest.split_first().ok_or_else(cut)?;
+                rest = more;
+                value += (usize::from(byte) & 0x7f) << shift;
+                if byte < 0x80 {
+                    break;
+                }
+            }
+        }
+        self.0 = rest;
+        Ok(value)
+    }
+
+    /// The bytes of a string, in Huffman code or plain.
+    fn string(&mut self) -> Result<&'a [u8], Failure> {
+        let length = self.integer(7)?;
+        let (string, rest) = self.0.split_at_checked(length).ok_or_else(|| Failure::new("cut short"))?;
+        self.0 = rest;
+        Ok(string)
+    }
+}

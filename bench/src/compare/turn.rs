@@ -1,0 +1,156 @@
+//! A turn: one system under one load for some seconds.
+
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+
+use crate::compare::closed::{self, Looped};
+use crate::compare::definition::{Load, Work};
+use crate::compare::subject::Subject;
+use crate::compare::{fan_out, hand_over, idle, open, work};
+use crate::engine::Engine;
+use crate::failure::Failure;
+use crate::process::thread_cpu;
+use crate::system;
+
+/// How long.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// Before it is measured.
+    pub warm_up: Duration,
+    /// While it is.
+    pub measured: Duration,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Sample {
+    /// Of the operations, in nanoseconds.
+    pub latency: Histogram<u64>,
+    /// Time that was measured.
+    pub wall: Duration,
+    /// Operations that ought to have been sent, and were not, because the servers did not keep up.
+    pub unasked: u64,
+    /// CPU time of the client.
+    pub client: Duration,
+    /// CPU time of the servers; none if they run elsewhere.
+    pub servers: Option<Duration>,
+}
+
+/// What an operation has done, beside what its answer said.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Effects {
+    /// Complete operations.
+    pub operations: u64,
+    /// Watches that were woken.
+    pub wakes: u64,
+    /// Writes that belong to no operation.
+    pub besides: u64,
+}
+
+/// Runs a load, which was prepared. With a rate, operations are sent at that rate.
+///
+/// # Errors
+/// An answer is wrong or missing, or the writes or wakes are not as many as asserted.
+pub fn run(subject: &Subject, load: &Load, rate: Option<f64>, times: Times) -> Result<Sample, Failure> {
+    let within = |e: Failure| subject.system.explain(e.within(&subject.kind.to_string()));
+    measure(subject, load, rate, times).map_err(within)
+}
+
+fn measure(subject: &Subject, load: &Load, rate: Option<f64>, times: Times) -> Result<Sample, Failure> {
+    let idle = idle::Watches::start(subject, load)?;
+    // A fan-out's writer has a connection of its own.
+    let conns = load.connections + usize::from(load.work == Work::FanOut);
+    let mut engine = subject.connect(load.at, conns)?;
+    let before = subject.count(&mut engine)?;
+    let mut effects = Effects::default();
+    let mut sample = None;
+    let mut part = parts(subject, load, rate, &engine);
+    for time in [times.warm_up, times.measured] {
+        let (servers, client) = (system::cpu(&*subject.system)?, thread_cpu());
+        let looped = part(&mut engine, &mut effects, time)?;
+        let client = thread_cpu().saturating_sub(client);
+        let servers = system::cpu(&*subject.system)?.zip(servers).map(|(after, before)| after.saturating_sub(before));
+        let Looped { latency, wall, unasked } = looped;
+        sample = Some(Sample { latency, wall, unasked, client, servers });
+    }
+    let revisions = subject.count(&mut engine)? - before - 1;
+    check(load, effects, revisions)?;
+    drop(part);
+    engine.close()?;
+    idle.end()?;
+    sample.filter(|sample| !sample.latency.is_empty()).ok_or_else(|| Failure::new("no operation was completed"))
+}
+
+type Part<'a> = Box<dyn FnMut(&mut Engine, &mut Effects, Duration) -> Result<Looped, Failure> + 'a>;
+
+/// What runs a part of the turn.
+fn parts<'a>(subject: &'a Subject, load: &'a Load, rate: Option<f64>, engine: &Engine) -> Part<'a> {
+    let dir = subject.dir(load);
+    match load.work {
+        Work::FanOut => {
+            let mut fan_out = fan_out::FanOut::new(load, &dir, engine.watch_stays());
+            Box::new(move |engine, effects, time| fan_out.run(engine, effects, time))
+        }
+        Work::HandOver => {
+            let mut lock = hand_over::Lock::new(&dir);
+            Box::new(move |engine, effects, time| lock.run(engine, effects, time))
+        }
+        _ => {
+            let mut operations = work::operations(load, &dir);
+            Box::new(move |engine, effects, time| {
+                let looped = match rate {
+                    None => closed::run(engine, load, &mut *operations, time)?,
+                    Some(rate) => open::run(engine, load, &mut *operations, rate, time)?,
+                };
+                effects.operations += looped.latency.len();
+                Ok(looped)
+            })
+        }
+    }
+}
+
+/// Whether the store counts as many writes as the load was to make, and whether all watches were woken.
+fn check(load: &Load, effects: Effects, revisions: i64) -> Result<(), Failure> {
+    let Effects { operations, wakes, besides } = effects;
+    let expected = load.assert.revisions * crate::figure::float(operations) + crate::figure::float(besides);
+    let counted = crate::figure::float(u64::try_from(revisions).unwrap_or(u64::MAX));
+    if (counted - expected).abs() >= 1.0 {
+        return Err(Failure::new(format!(
+            "{revisions} revisions after {operations} operations, instead of {expected}"
+        )));
+    }
+    if wakes != load.assert.wakes * operations {
+        let each = load.assert.wakes;
+        return Err(Failure::new(format!("{wakes} watches were woken by {operations} operations, {each} by each")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A store that lost a write, or made one twice, must not get a figure for it.
+    #[test]
+    fn a_miscount_is_no_result() {
+        let load = |work: &str, assert: &str| -> Load {
+            toml::from_str(&format!("name='a'\nwork='{work}'\n{assert}\n")).unwrap()
+        };
+        let effects = |operations, wakes| Effects { operations, wakes, besides: 0 };
+        let set = load("set", "assert.revisions=1.0");
+        check(&set, effects(1000, 0), 1000).unwrap();
+        for wrong in [999, 1001, -1] {
+            assert!(check(&set, effects(1000, 0), wrong).unwrap_err().to_string().contains("1000 operations"));
+        }
+        // One of ten, beginning with the first.
+        let mixed = load("mixed", "assert.revisions=0.1");
+        for (operations, revisions) in [(1000, 100), (1001, 101), (1009, 101)] {
+            check(&mixed, effects(operations, 0), revisions).unwrap();
+        }
+        assert!(check(&mixed, effects(1000, 0), 101).is_err());
+        let fan_out = load("fan-out", "assert={revisions=1.0, wakes=7}");
+        check(&fan_out, effects(10, 70), 10).unwrap();
+        assert!(check(&fan_out, effects(10, 69), 10).unwrap_err().to_string().contains("69 watches"));
+    }
+}
