@@ -427,7 +427,7 @@ mod tests {
 
     #[test]
     fn each_node_has_an_address_of_its_own() {
-        let all: std::collections::BTreeSet<SocketAddr> = (0..NODES).map(address).collect();
+        let all: std::collections::BTreeSet<SocketAddr> = (0..NODES).map(|node| address(node, PORT_DEFAULT)).collect();
         assert_eq!(all.len(), NODES);
         assert!(all.iter().all(|addr| addr.ip().is_loopback() && addr.port() == PORT_DEFAULT));
     }

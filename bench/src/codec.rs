@@ -11,6 +11,8 @@
 pub mod doozer;
 pub mod etcd;
 pub mod grpc;
+#[cfg(test)]
+mod replay;
 pub mod zookeeper;
 
 use crate::failure::Failure;

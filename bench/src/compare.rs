@@ -7,12 +7,14 @@
 //! * [`turn`]: one system under one load for some seconds, and whether what came out is what is asserted.
 //! * [`work`]: the operations of a load and what has to be answered; asked by [`closed`] or by [`open`] loops.
 //! * [`fan_out`], [`hand_over`], [`idle`]: the loads of watches and locks.
-//! * [`result`]: medians, ratios, curves; as a [`table`].
+//! * [`result`]: medians, ratios, curves; as a [`table`] and as a page of [`html`] with [`chart`]s.
 
+mod chart;
 mod closed;
 mod definition;
 mod fan_out;
 mod hand_over;
+mod html;
 mod idle;
 mod open;
 mod result;
@@ -70,6 +72,10 @@ pub fn run(compare: &Compare, options: &Options) -> Result<(), Failure> {
     let json = serde_json::to_string_pretty(&record).context("cannot write JSON")?;
     if let Some(path) = &compare.record {
         std::fs::write(path, format!("{json}\n")).context(path.display())?;
+    }
+    if let Some(path) = &compare.html {
+        let page = html::page(&record.setting.machine, options.quick, &record.comparisons);
+        std::fs::write(path, page).context(path.display())?;
     }
     if options.json {
         println!("{json}");
@@ -142,14 +148,15 @@ fn of(definition: Definition, ground: &Ground, compare: &Compare) -> Result<Comp
     };
     let versions = subjects.iter().map(|s| Version { system: s.kind, version: s.system.version() }).collect();
     let running = Running { definition: &definition, subjects, floor };
-    let (rows, idle) = on_core(ground.cores.client, || running.rows())?;
-    remarks.extend(idle);
+    let shown = on_core(ground.cores.client, || running.run())?;
+    remarks.extend(shown.remarks());
+    let floor = shown.floor();
     drop(running);
     let (taken, stolen) = others.since()?;
     remarks.push(format!(
         "other processes took {taken:.0} % of a core meanwhile, other guests of this machine {stolen:.0} %"
     ));
-    Ok(Comparison { definition, versions, remarks, rows })
+    Ok(Comparison { definition, versions, remarks, rows: shown.rows, floor })
 }
 
 fn say(definition: &Definition, what: &str) {

@@ -60,6 +60,11 @@ impl Kind {
         }
     }
 
+    /// Whether a write that was refused has a revision, too: ZooKeeper's leader numbers it before it is known to fail.
+    pub fn numbers_mismatches(self) -> bool {
+        self == Kind::ZooKeeper
+    }
+
     /// Whether a file's parents have to be made before it.
     pub fn has_parents(self) -> bool {
         self == Kind::ZooKeeper

@@ -419,3 +419,128 @@ impl<'a> Block<'a> {
         Ok(string)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        frame(&mut bytes, kind, flags, stream, payload.len());
+        bytes.extend_from_slice(payload);
+        bytes
+    }
+
+    fn take(grpc: &mut Grpc, input: &[u8]) -> Result<Vec<String>, Failure> {
+        let (mut used, mut all) = (0, Vec::new());
+        while let Some((consumed, incoming)) = grpc.take(&input[used..], &mut Vec::new())? {
+            used += consumed;
+            all.extend(incoming.map(|incoming| match incoming {
+                Incoming::Open => "open".to_string(),
+                Incoming::Message { stream, body } => format!("{stream}: {}", String::from_utf8_lossy(body.bytes())),
+                Incoming::End { stream } => format!("{stream} ends"),
+            }));
+        }
+        Ok(all)
+    }
+
+    fn message(text: &str) -> Vec<u8> {
+        [&[0, 0, 0, 0, u8::try_from(text.len()).unwrap()], text.as_bytes()].concat()
+    }
+
+    /// Frames are not messages: one may hold several, and one message may be in several.
+    #[test]
+    fn messages_are_found_however_they_are_framed() {
+        let mut grpc = Grpc::new();
+        let (one, two, three) = (message("one"), message("two"), message("three"));
+        let joined = [&one[..], &two, &three[..6]].concat();
+        let mut input = bytes(DATA, 0, 1, &joined);
+        input.extend(bytes(DATA, 0, 3, &message("other")));
+        input.extend(bytes(DATA, 0, 1, &three[6..]));
+        assert_eq!(take(&mut grpc, &input).unwrap(), ["1: one", "1: two", "3: other", "1: three"]);
+        assert!(grpc.partial.is_empty() && grpc.ready.is_empty());
+    }
+
+    /// What is sent beyond a window is an error of ours, for which the server would break off the connection.
+    #[test]
+    fn a_window_is_never_exceeded_and_the_order_is_kept() {
+        let mut grpc = Grpc::new();
+        let mut output = Vec::new();
+        let sizes = [40_000, 20_000, 20_000, 10];
+        for size in sizes {
+            grpc.call(b"", &vec![7; size], false, &mut output);
+        }
+        let mut granted = u64::from(WINDOW);
+        let mut sent = Vec::new();
+        loop {
+            let mut rest = &output[..];
+            while let Some((header, more)) = rest.split_first_chunk::<HEADER>() {
+                let length = usize::try_from(number(&[0, header[0], header[1], header[2]])).unwrap();
+                assert!(length <= FRAME_MAX);
+                if header[3] == DATA {
+                    sent.push((number(&header[5..]), length as u64, header[4]));
+                }
+                rest = &more[length..];
+            }
+            assert!(sent.iter().map(|(_, length, _)| length).sum::<u64>() <= granted);
+            if grpc.waiting.is_empty() {
+                break;
+            }
+            output.clear();
+            granted += 10_000;
+            let grant = bytes(WINDOW_UPDATE, 0, 0, &10_000_u32.to_be_bytes());
+            grpc.take(&grant, &mut output).unwrap();
+        }
+        assert!(sent.is_sorted_by_key(|(stream, ..)| *stream), "{sent:?}");
+        for (stream, size) in [1, 3, 5, 7].into_iter().zip(sizes) {
+            let of: Vec<_> = sent.iter().filter(|(of, ..)| *of == stream).collect();
+            assert_eq!(of.iter().map(|(_, length, _)| length).sum::<u64>(), (PREFIX + size) as u64);
+            assert!(of.iter().rev().skip(1).all(|(.., flags)| *flags == 0) && of[of.len() - 1].2 == END_STREAM);
+        }
+    }
+
+    /// An answer counts only if its call has succeeded.
+    #[test]
+    fn a_call_that_fails_ends_the_run() {
+        let status = |value: &[u8]| {
+            let length = u8::try_from(value.len()).unwrap();
+            [&[0x00, 0x88][..], GRPC_STATUS[1], &[length], value].concat()
+        };
+        let end = END_HEADERS | END_STREAM;
+        assert_eq!(take(&mut Grpc::new(), &bytes(HEADERS, end, 5, &status(b"0"))).unwrap(), ["5 ends"]);
+        let plain = [&[0x40, 0x0b][..], GRPC_STATUS[0], &[1, b'0']].concat();
+        assert_eq!(take(&mut Grpc::new(), &bytes(HEADERS, end, 5, &plain)).unwrap(), ["5 ends"]);
+        for (wrong, why) in [
+            (bytes(HEADERS, end, 5, &status(b"14")), "status 14"),
+            (bytes(HEADERS, end, 5, &[0x88]), "without a status"),
+            (bytes(HEADERS, END_HEADERS, 5, &[0x8d]), "not the status 200"),
+            (bytes(HEADERS, END_HEADERS, 5, &[0x48, 3, b'4', b'1', b'5']), "the status 415"),
+            (bytes(HEADERS, 0, 5, &[0x88]), "several frames"),
+            (bytes(RST_STREAM, 0, 5, &[0, 0, 0, 7]), "code 7"),
+            (bytes(GOAWAY, 0, 0, &[0, 0, 0, 9, 0, 0, 0, 11, b'c', b'a', b'l', b'm']), "code 11 calm"),
+            (bytes(DATA, 8, 5, &message("padded")), "padded"),
+            (bytes(DATA, 0, 5, &[1, 0, 0, 0, 1, 9]), "compressed"),
+        ] {
+            let e = take(&mut Grpc::new(), &wrong).unwrap_err().to_string();
+            assert!(e.contains(why), "{e}");
+        }
+        let mut cut = bytes(DATA, 0, 5, &message("cut")[..6]);
+        cut.extend(bytes(HEADERS, end, 5, &status(b"0")));
+        assert!(take(&mut Grpc::new(), &cut).unwrap_err().to_string().contains("within a message"));
+    }
+
+    /// The server's settings come late: what was opened before has to have them, too.
+    #[test]
+    fn settings_are_taken_and_answered() {
+        let mut grpc = Grpc::new();
+        let stream = grpc.call(b"", b"", true, &mut Vec::new());
+        let mut output = Vec::new();
+        let settings = bytes(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 100]);
+        let taken = grpc.take(&settings, &mut output).unwrap().unwrap();
+        assert_eq!(taken, (15, Some(Incoming::Open)));
+        assert_eq!(output, bytes(SETTINGS, ACK, 0, b""));
+        assert_eq!(grpc.long[&stream], 100 - PREFIX as i64);
+        // Only the first says that the server is there.
+        assert_eq!(grpc.take(&settings, &mut output).unwrap().unwrap(), (15, None));
+    }
+}

@@ -275,3 +275,65 @@ impl<'a> Reader<'a> {
         Ok(Answer::Written { revision, token })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened() -> ZooKeeper {
+        ZooKeeper { open: true, ..ZooKeeper::new() }
+    }
+
+    fn answer(xid: i32, zxid: i64, error: i32, record: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let at = header(xid, 0, &mut bytes);
+        bytes.truncate(bytes.len() - 4);
+        bytes.extend_from_slice(&zxid.to_be_bytes());
+        put(&mut bytes, error);
+        bytes.extend_from_slice(record);
+        end(at, &mut bytes);
+        bytes
+    }
+
+    /// A benchmark that measured errors is no benchmark.
+    #[test]
+    fn an_answer_that_is_wrong_ends_the_run() {
+        let set = Operation::Set { path: b"/a", value: b"b" };
+        let stat = |zxid: i64| [&7_i64.to_be_bytes()[..], &zxid.to_be_bytes(), &[0; 52]].concat();
+        for (wrong, why) in [
+            (answer(1, 9, -101, b""), "error -101"),
+            (answer(2, 9, 0, &stat(9)), "xid 2"),
+            (answer(1, 9, 0, &stat(8)), "zxid 8"),
+            (answer(1, 9, 0, b"short"), "cut short"),
+            (answer(-1, -1, 0, &[0, 0, 0, 3, 0, 0, 0, 3, 0, 0, 0, 1, b'/']), "not watched"),
+            (vec![0xff; 4], "absurd"),
+        ] {
+            let mut zookeeper = opened();
+            zookeeper.encode(0, set, &mut Vec::new());
+            let e = zookeeper.decode(&wrong, &mut Vec::new()).unwrap_err().to_string();
+            assert!(e.contains(why), "{e}");
+        }
+        let mut zookeeper = opened();
+        zookeeper.encode(4, set, &mut Vec::new());
+        let right = answer(1, 9, 0, &stat(9));
+        let event = zookeeper.decode(&right, &mut Vec::new()).unwrap().unwrap().event;
+        assert_eq!(event, Some(Event::Answer { slot: 4, answer: Answer::Written { revision: 9, token: 0 } }));
+    }
+
+    /// A ping's answer comes between those of requests, and is none of them.
+    #[test]
+    fn pings_are_not_counted_as_requests() {
+        let mut zookeeper = opened();
+        let mut output = Vec::new();
+        zookeeper.keep_alive(&mut output);
+        assert_eq!(output, [0, 0, 0, 8, 0xff, 0xff, 0xff, 0xfe, 0, 0, 0, 11]);
+        zookeeper.encode(0, Operation::Watch { path: b"/a" }, &mut output);
+        let pong = answer(-2, 3, 0, b"");
+        let taken = zookeeper.decode(&pong, &mut output).unwrap().unwrap();
+        assert_eq!((taken.consumed, taken.event), (20, None));
+        // A file that is not there can be watched.
+        let answer = answer(1, 3, NO_NODE, b"");
+        let event = zookeeper.decode(&answer, &mut output).unwrap().unwrap().event;
+        assert_eq!(event, Some(Event::Watching { slot: 0 }));
+    }
+}

@@ -214,7 +214,7 @@ impl Definition {
             if load.work == Work::HandOver && load.connections != 2 {
                 return wrong("a lock is handed over between two connections");
             }
-            if load.paces().iter().any(|pace| !(pace.number() > 0.0)) {
+            if !load.paces().iter().all(|pace| pace.number() > 0.0) {
                 return wrong("rates and shares are more than none");
             }
         }
@@ -292,7 +292,7 @@ mod tests {
     fn a_load_is_kept_with_the_one_that_it_refers_to() {
         let mut definition = Definition::find("one").unwrap();
         let open = definition.loads.iter().find(|load| load.shares.is_some()).unwrap().clone();
-        definition.keep(&[open.name.clone()]).unwrap();
+        definition.keep(std::slice::from_ref(&open.name)).unwrap();
         let names: Vec<_> = definition.loads.iter().map(|load| load.name.as_str()).collect();
         assert_eq!(names, [open.shares.unwrap().of.as_str(), &open.name]);
         assert!(definition.keep(&["nope".to_string()]).unwrap_err().to_string().contains("nope"));

@@ -29,6 +29,9 @@ pub struct Comparison {
     pub remarks: Vec<String>,
     /// For each load, pace and system, in this order.
     pub rows: Vec<Row>,
+    /// The floor in all rounds together, if the systems run here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub floor: Option<Row>,
 }
 
 /// Who took part.

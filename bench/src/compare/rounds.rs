@@ -8,13 +8,11 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
-
 use crate::compare::definition::{Assert, At, Definition, Load, Pace, Work};
 use crate::compare::result::{Round, Row};
 use crate::compare::say;
 use crate::compare::subject::Subject;
-use crate::compare::turn::{self, Times};
+use crate::compare::turn::{self, Sample, Times};
 use crate::failure::{Context, Failure};
 use crate::system::{self, Kind};
 
@@ -31,6 +29,31 @@ pub struct Running<'a> {
     pub floor: Option<Subject>,
 }
 
+/// What the rounds have shown.
+#[derive(Debug, Default)]
+pub struct Shown {
+    /// For each load, pace and system, in this order.
+    pub rows: Vec<Row>,
+    /// The turns of the floor.
+    floors: Vec<Round>,
+    idle: BTreeMap<Kind, Idle>,
+}
+
+impl Shown {
+    /// The floor in all rounds together.
+    pub fn floor(&self) -> Option<Row> {
+        (!self.floors.is_empty()).then(|| Row::new("floor", None, None, Kind::Floor, &self.floors))
+    }
+
+    /// What the systems took while it was not their turn.
+    pub fn remarks(&self) -> impl Iterator<Item = String> {
+        self.idle.iter().map(|(kind, idle)| {
+            let percent = 100.0 * idle.cpu.as_secs_f64() / idle.wall.as_secs_f64();
+            format!("{kind} took {percent:.1} % of a core while it was not its turn")
+        })
+    }
+}
+
 /// CPU time that a system has taken while it was not asked, of so much time.
 #[derive(Clone, Copy, Debug, Default)]
 struct Idle {
@@ -39,14 +62,14 @@ struct Idle {
 }
 
 impl Running<'_> {
-    /// Measures all loads. Returns remarks, too.
+    /// Measures all loads.
     ///
     /// # Errors
     /// The run is no result.
-    pub fn rows(&self) -> Result<(Vec<Row>, Vec<String>), Failure> {
+    pub fn run(&self) -> Result<Shown, Failure> {
         // Wake up when an operation is due, not up to 50 µs later.
         rustix::thread::set_current_timer_slack(NonZeroU64::new(1)).context("PR_SET_TIMERSLACK")?;
-        let (mut rows, mut idle) = (Vec::new(), BTreeMap::new());
+        let mut shown = Shown::default();
         for load in &self.definition.loads {
             let within = |e: Failure| e.within(&load.name);
             for subject in &self.subjects {
@@ -54,39 +77,30 @@ impl Running<'_> {
             }
             let paces: Vec<_> = load.paces().into_iter().map(Some).collect();
             for pace in if paces.is_empty() { vec![None] } else { paces } {
-                let more = self.load(load, pace, &rows, &mut idle).map_err(within)?;
-                rows.extend(more);
+                self.load(load, pace, &mut shown).map_err(within)?;
             }
         }
-        let share = |(kind, idle): (Kind, Idle)| {
-            let percent = 100.0 * idle.cpu.as_secs_f64() / idle.wall.as_secs_f64();
-            format!("{kind} took {percent:.1} % of a core while it was not its turn")
-        };
-        Ok((rows, idle.into_iter().map(share).collect()))
+        Ok(shown)
     }
 
-    fn load(
-        &self,
-        load: &Load,
-        pace: Option<Pace>,
-        rows: &[Row],
-        idle: &mut BTreeMap<Kind, Idle>,
-    ) -> Result<Vec<Row>, Failure> {
+    fn load(&self, load: &Load, pace: Option<Pace>, shown: &mut Shown) -> Result<(), Failure> {
         let seconds = Duration::from_secs_f64;
         let times = Times { warm_up: seconds(self.definition.warm_up), measured: seconds(self.definition.seconds) };
         let mut rounds: Vec<Vec<Round>> = self.subjects.iter().map(|_| Vec::new()).collect();
-        let rates: Vec<_> = self.subjects.iter().map(|subject| rate(subject.kind, load, pace, rows)).collect();
+        let rates: Vec<_> = self.subjects.iter().map(|subject| rate(subject.kind, load, pace, &shown.rows)).collect();
         for round in 1..=self.definition.rounds {
             let floor = self.floor(times)?;
+            let of_floor = floor.as_ref().map(|sample| sample.latency.clone());
+            shown.floors.extend(floor.map(|sample| Round { sample, floor: None }));
             for ((subject, rounds), rate) in self.subjects.iter().zip(&mut rounds).zip(&rates) {
                 let (begun, before) = (Instant::now(), self.cpu_of_others(subject.kind)?);
                 let sample = turn::run(subject, load, *rate, times)?;
                 for (kind, cpu) in self.cpu_of_others(subject.kind)? {
-                    let idle = idle.entry(kind).or_default();
+                    let idle = shown.idle.entry(kind).or_default();
                     idle.cpu += cpu.saturating_sub(before.get(&kind).copied().unwrap_or_default());
                     idle.wall += begun.elapsed();
                 }
-                rounds.push(Round { sample, floor: floor.clone() });
+                rounds.push(Round { sample, floor: of_floor.clone() });
                 let row = Row::new(&load.name, pace, *rate, subject.kind, &rounds[rounds.len() - 1..]);
                 let (title, kind, count) = (row.title(), subject.kind, self.definition.rounds);
                 let (rate, p50) = (row.rate.median, row.p50.median);
@@ -96,14 +110,14 @@ impl Running<'_> {
                 );
             }
         }
-        let row = |((subject, rounds), rate): ((&Subject, &Vec<Round>), &Option<f64>)| {
-            Row::new(&load.name, pace, *rate, subject.kind, rounds)
-        };
-        Ok(self.subjects.iter().zip(&rounds).zip(&rates).map(row).collect())
+        for ((subject, rounds), rate) in self.subjects.iter().zip(&rounds).zip(&rates) {
+            shown.rows.push(Row::new(&load.name, pace, *rate, subject.kind, rounds));
+        }
+        Ok(())
     }
 
     /// One turn of the floor, which is always that of one connection with one outstanding.
-    fn floor(&self, times: Times) -> Result<Option<Histogram<u64>>, Failure> {
+    fn floor(&self, times: Times) -> Result<Option<Sample>, Failure> {
         let load = Load {
             name: "floor".to_string(),
             work: Work::Set,
@@ -119,7 +133,7 @@ impl Running<'_> {
         };
         let shorter = |time: Duration| time.min(FLOOR);
         let times = Times { warm_up: shorter(times.warm_up) / 4, measured: shorter(times.measured) };
-        let run = |floor: &Subject| turn::run(floor, &load, None, times).map(|sample| sample.latency);
+        let run = |floor: &Subject| turn::run(floor, &load, None, times);
         self.floor.as_ref().map(run).transpose()
     }
 

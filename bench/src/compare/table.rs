@@ -10,7 +10,8 @@ const BUSY: f64 = 0.9;
 /// Above this share of operations that were not sent, the servers did not keep up.
 pub const UNASKED: f64 = 0.01;
 
-const HEADS: [&str; 11] =
+/// What the columns are.
+pub const HEADS: [&str; 11] =
     ["", "op/s", "least .. most", "p50", "p99", "p99.9 us", "p50", "p99", "p99.9 of floor", "server", "client us/op"];
 
 impl fmt::Display for Comparison {
@@ -24,7 +25,7 @@ impl fmt::Display for Comparison {
             self.definition.about,
             versions.join(", ")
         )?;
-        let lines: Vec<[String; 11]> = self.rows.iter().map(line).collect();
+        let lines: Vec<[String; 11]> = self.rows.iter().map(cells).collect();
         let widths: [usize; 11] = std::array::from_fn(|column| {
             let cells = lines.iter().map(|line| line[column].chars().count());
             cells.chain([HEADS[column].len()]).max().unwrap_or(0)
@@ -55,7 +56,8 @@ impl fmt::Display for Comparison {
     }
 }
 
-fn line(row: &Row) -> [String; 11] {
+/// A line of the table, column by column.
+pub fn cells(row: &Row) -> [String; 11] {
     let ratio = |spread: Option<Spread>| spread.map_or(String::new(), |spread| format!("{:.2}", spread.median));
     let micros = |spread: Spread| format!("{:.0}", spread.median);
     [

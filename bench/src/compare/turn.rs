@@ -44,7 +44,7 @@ pub struct Effects {
     pub operations: u64,
     /// Watches that were woken.
     pub wakes: u64,
-    /// Writes that belong to no operation.
+    /// Revisions that belong to no operation.
     pub besides: u64,
 }
 
@@ -104,6 +104,9 @@ fn parts<'a>(subject: &'a Subject, load: &'a Load, rate: Option<f64>, engine: &E
                     Some(rate) => open::run(engine, load, &mut *operations, rate, time)?,
                 };
                 effects.operations += looped.latency.len();
+                if subject.kind.numbers_mismatches() {
+                    effects.besides = operations.mismatches();
+                }
                 Ok(looped)
             })
         }

@@ -19,6 +19,11 @@ pub trait Operations {
     /// # Errors
     /// It is not what has to be answered.
     fn answered(&mut self, place: Place, answer: &Answer<'_>) -> Result<bool, Failure>;
+
+    /// Attempts that another one has forestalled.
+    fn mismatches(&self) -> u64 {
+        0
+    }
 }
 
 /// The operations of a load, on files below `dir`, which are there.
@@ -135,12 +140,13 @@ struct Hot {
     /// What each place knows.
     tokens: Places<Option<i64>>,
     highest: i64,
+    mismatches: u64,
 }
 
 impl Hot {
     fn new(load: &Load, dir: &str) -> Hot {
         let tokens = Places::new(load, None);
-        Hot { path: path(dir, 0), value: value(0, load.value), tokens, highest: 0 }
+        Hot { path: path(dir, 0), value: value(0, load.value), tokens, highest: 0, mismatches: 0 }
     }
 }
 
@@ -162,6 +168,7 @@ impl Operations for Hot {
             }
             (Answer::Mismatch, Some(_)) => {
                 *known = None;
+                self.mismatches += 1;
                 Ok(false)
             }
             // Each is asked with what the one before has made, so they come one after the other.
@@ -172,6 +179,10 @@ impl Operations for Hot {
             }
             (other, _) => Err(Failure::new(format!("a compare-and-set: {other:?} after {known:?}"))),
         }
+    }
+
+    fn mismatches(&self) -> u64 {
+        self.mismatches
     }
 }
 
@@ -239,6 +250,7 @@ mod tests {
         assert!(matches!(hot.next(OTHER), Operation::CompareAndSet { token: 4, .. }));
         assert!(!hot.answered(OTHER, &Answer::Mismatch).unwrap());
         assert!(matches!(hot.next(OTHER), Operation::Get { .. }));
+        assert_eq!(hot.mismatches(), 1);
         // One that succeeds although the file had changed.
         hot.next(PLACE);
         assert!(hot.answered(PLACE, &written(5)).is_err());
