@@ -214,6 +214,17 @@ mod tests {
     }
 
     #[test]
+    fn systems_that_run_elsewhere_are_named_with_their_addresses() {
+        let args = parse(&["compare", "three", "--endpoints", "etcd=127.0.0.1:1,127.0.0.1:2"]).unwrap();
+        let What::Compare(compare) = args.what else { panic!("{:?}", args.what) };
+        let [remote] = &compare.endpoints[..] else { panic!("{compare:?}") };
+        assert_eq!((remote.kind, remote.addrs.len()), (Kind::Etcd, 2));
+        for wrong in ["etcd", "consul=127.0.0.1:1", "etcd=127.0.0.1"] {
+            assert!(parse(&["compare", "--endpoints", wrong]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn wrong_flags_are_refused() {
         for args in [
             &[][..],

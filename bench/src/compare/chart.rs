@@ -9,7 +9,7 @@ const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 350.0;
 /// Of the drawing within the picture.
 const LEFT: f64 = 74.0;
-const RIGHT: f64 = 18.0;
+const RIGHT: f64 = 30.0;
 const TOP: f64 = 62.0;
 const BOTTOM: f64 = 52.0;
 
@@ -190,8 +190,8 @@ pub struct Group {
 /// Bars; the longest of each group has the full length.
 pub fn bars(title: &str, groups: &[Group]) -> String {
     const BAR: f64 = 15.0;
-    const FROM: f64 = 150.0;
-    const LENGTH: f64 = 270.0;
+    const FROM: f64 = 176.0;
+    const LENGTH: f64 = 240.0;
     let rows: usize = groups.iter().map(|group| group.bars.len()).sum();
     let height = 44.0 + BAR * crate::figure::float(rows as u64) + 14.0 * crate::figure::float(groups.len() as u64);
     let mut svg = begin(title, height);
@@ -285,6 +285,6 @@ mod tests {
         let bar = |number| ("a".to_string(), "#000", number, "said".to_string());
         let group = Group { title: "g".into(), bars: vec![bar(1.0), bar(4.0)] };
         let svg = bars("t", &[group]);
-        assert!(svg.contains("width='67.5'") && svg.contains("width='270.0'"), "{svg}");
+        assert!(svg.contains("width='60.0'") && svg.contains("width='240.0'"), "{svg}");
     }
 }

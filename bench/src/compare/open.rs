@@ -4,6 +4,7 @@
 //! that stalls for 10 ms delays all that are due in that time, as it would delay its users, and not the one that happened
 //! to be outstanding (the "coordinated omission" of a closed loop).
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -66,7 +67,7 @@ pub fn run(
     let free = vec![(0..load.outstanding).rev().collect(); load.connections];
     let due = Places::new(load, start);
     let mut open = Open { operations, due, free, outstanding: 0, latency: histogram() };
-    let (mut number, mut turn) = (0, 0);
+    let (mut number, mut turn, mut asked) = (0, 0, BTreeSet::new());
     while let Some(mut due) = schedule.due(number) {
         let now = Instant::now();
         while due <= now {
@@ -76,10 +77,14 @@ pub fn run(
             *open.due.at(place) = due;
             open.outstanding += 1;
             engine.ask(&mut open, place);
-            engine.flush(conn)?;
+            asked.insert(conn);
             (number, turn) = (number + 1, conn + 1);
             let Some(next) = schedule.due(number) else { break };
             due = next;
+        }
+        // What is due at the same time on a connection leaves together.
+        while let Some(conn) = asked.pop_first() {
+            engine.flush(conn)?;
         }
         if now > start + time {
             break;

@@ -133,6 +133,9 @@ fn check(load: &Load, effects: Effects, revisions: i64) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compare::definition::Assert;
+    use crate::system::Kind;
+    use crate::system::remote::Remote;
 
     /// A store that lost a write, or made one twice, must not get a figure for it.
     #[test]
@@ -155,5 +158,35 @@ mod tests {
         let fan_out = load("fan-out", "assert={revisions=1.0, wakes=7}");
         check(&fan_out, effects(10, 70), 10).unwrap();
         assert!(check(&fan_out, effects(10, 69), 10).unwrap_err().to_string().contains("69 watches"));
+    }
+
+    /// The whole way, against a server of a map: all is asked, answered and counted, in both loops, and by clients who are in
+    /// each other's way.
+    #[test]
+    fn a_turn_asks_and_counts() {
+        let fake = crate::fake::Fake::start();
+        let remote = Remote { kind: Kind::Doozer, addrs: vec![fake.addr()] };
+        let subject = Subject::new(Kind::Doozer, Box::new(remote), "/bench").unwrap();
+        let times = Times { warm_up: Duration::from_millis(10), measured: Duration::from_millis(50) };
+        for (work, outstanding, revisions, rate) in [
+            ("set", 1, 1.0, None),
+            ("get", 16, 0.0, None),
+            ("mixed", 16, 0.1, Some(2000.0)),
+            ("compare-and-set", 1, 1.0, None),
+        ] {
+            let text = format!("work='{work}'\nfiles=100\nconnections=4\noutstanding={outstanding}\n");
+            let load: Load = toml::from_str(&format!("name='{work}'\n{text}assert.revisions={revisions:?}")).unwrap();
+            subject.prepare(&load).unwrap();
+            let sample = run(&subject, &load, rate, times).unwrap();
+            assert!(sample.servers.is_none() && sample.wall >= times.measured / 2, "{sample:?}");
+            if rate.is_some() {
+                assert_eq!(sample.latency.len() + sample.unasked, 100);
+            }
+            let e = run(&subject, &Load { assert: Assert { revisions: 0.5, wakes: 0 }, ..load }, rate, times);
+            assert!(e.unwrap_err().to_string().contains("revisions after"), "{work}");
+        }
+        // What is there already is not made again.
+        let again: Load = toml::from_str("name='set'\nwork='set'\nassert.revisions=1.0").unwrap();
+        assert!(subject.prepare(&again).unwrap_err().to_string().contains("not made"));
     }
 }
