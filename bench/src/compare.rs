@@ -89,7 +89,6 @@ fn choose(name: &str, compare: &Compare, options: &Options) -> Result<Definition
     definition.keep(&compare.only)?;
     if !compare.systems.is_empty() {
         definition.systems.clone_from(&compare.systems);
-        definition.systems.retain(|&kind| kind != Kind::Floor);
     }
     if options.quick {
         (definition.seconds, definition.warm_up) = QUICK;

@@ -36,6 +36,7 @@ pub enum Kind {
     /// etcd.
     Etcd,
     /// What a durable answer costs at the least.
+    #[value(skip)]
     Floor,
 }
 
@@ -119,10 +120,7 @@ impl Ground {
         if self.nodes == 1 { vec![Some(self.cores.server)] } else { self.cores.nodes.to_vec() }
     }
 
-    /// A directory for the data of each node.
-    ///
-    /// # Errors
-    /// It cannot be made.
+    /// A directory for the data of each node, which is yet to be made.
     pub fn dirs(&self, name: &str) -> Vec<PathBuf> {
         (1..=self.nodes).map(|number| self.scratch.path(&format!("{name}-{number}"))).collect()
     }

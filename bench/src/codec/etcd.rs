@@ -8,7 +8,8 @@ use std::collections::VecDeque;
 
 use doozer::wire::fields::{Payload, Reader, put_bytes, put_int64};
 
-use super::grpc::{Body, Grpc, Incoming, block};
+use super::grpc::hpack::block;
+use super::grpc::{Body, Grpc, Incoming};
 use super::{Answer, Codec, Event, Operation, Slots, Taken};
 use crate::failure::{Context, Failure};
 

@@ -137,30 +137,32 @@ impl Operations for Files {
 struct Hot {
     path: String,
     value: Vec<u8>,
-    /// What each place knows.
-    tokens: Places<Option<i64>>,
+    /// What each place knows, and the highest revision that had been answered before it asked: its own has to be above.
+    known: Places<(Option<i64>, i64)>,
     highest: i64,
     mismatches: u64,
 }
 
 impl Hot {
     fn new(load: &Load, dir: &str) -> Hot {
-        let tokens = Places::new(load, None);
-        Hot { path: path(dir, 0), value: value(0, load.value), tokens, highest: 0, mismatches: 0 }
+        let known = Places::new(load, (None, 0));
+        Hot { path: path(dir, 0), value: value(0, load.value), known, highest: 0, mismatches: 0 }
     }
 }
 
 impl Operations for Hot {
     fn next(&mut self, place: Place) -> Operation<'_> {
         let path = self.path.as_bytes();
-        match *self.tokens.at(place) {
+        let (token, above) = self.known.at(place);
+        *above = self.highest;
+        match *token {
             None => Operation::Get { path },
             Some(token) => Operation::CompareAndSet { path, value: &self.value, token },
         }
     }
 
     fn answered(&mut self, place: Place, answer: &Answer<'_>) -> Result<bool, Failure> {
-        let known = self.tokens.at(place);
+        let (known, above) = self.known.at(place);
         match (*answer, *known) {
             (Answer::Value { token, value }, None) if value == self.value => {
                 *known = Some(token);
@@ -171,10 +173,9 @@ impl Operations for Hot {
                 self.mismatches += 1;
                 Ok(false)
             }
-            // Each is asked with what the one before has made, so they come one after the other.
-            (Answer::Written { revision, token }, Some(before)) if token > before && revision > self.highest => {
+            (Answer::Written { revision, token }, Some(before)) if token > before && revision > *above => {
                 *known = Some(token);
-                self.highest = revision;
+                self.highest = self.highest.max(revision);
                 Ok(true)
             }
             (other, _) => Err(Failure::new(format!("a compare-and-set: {other:?} after {known:?}"))),
