@@ -69,7 +69,7 @@ pub fn run(compare: &Compare, options: &Options) -> Result<(), Failure> {
     }
     let setting = setting.ok_or_else(|| Failure::new("nothing to compare"))?;
     let record = Record { setting, comparisons };
-    let json = serde_json::to_string_pretty(&record).context("cannot write JSON")?;
+    let json = serde_json::to_string(&record).context("cannot write JSON")?;
     if let Some(path) = &compare.record {
         std::fs::write(path, format!("{json}\n")).context(path.display())?;
     }

@@ -20,6 +20,8 @@ pub struct Looped {
     pub wall: Duration,
     /// Those that ought to have been asked in that time, and were not.
     pub unasked: u64,
+    /// Of an open loop: how long after they were due the operations were asked, in nanoseconds.
+    pub late: Option<Histogram<u64>>,
 }
 
 struct Closed<'a> {
@@ -55,7 +57,7 @@ pub fn run(
     while closed.outstanding > 0 {
         engine.patiently(&mut closed)?;
     }
-    Ok(Looped { latency: closed.latency, wall: start.elapsed(), unasked: 0 })
+    Ok(Looped { latency: closed.latency, wall: start.elapsed(), unasked: 0, late: None })
 }
 
 impl Driver for Closed<'_> {

@@ -75,7 +75,7 @@ impl FanOut {
             effects.operations += 1;
             effects.wakes += self.count as u64;
         }
-        Ok(Looped { latency, wall: begun.elapsed(), unasked: 0 })
+        Ok(Looped { latency, wall: begun.elapsed(), unasked: 0, late: None })
     }
 
     fn register(&mut self, engine: &mut Engine) -> Result<(), Failure> {

@@ -85,7 +85,7 @@ impl Lock {
         self.remove(engine, State::Ending)?;
         self.until(engine, |lock| lock.removed)?;
         effects.besides += 2;
-        Ok(Looped { latency, wall: begun.elapsed(), unasked: 0 })
+        Ok(Looped { latency, wall: begun.elapsed(), unasked: 0, late: None })
     }
 
     fn remove(&mut self, engine: &mut Engine, state: State) -> Result<(), Failure> {

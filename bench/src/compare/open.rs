@@ -67,7 +67,7 @@ pub fn run(
     let free = vec![(0..load.outstanding).rev().collect(); load.connections];
     let due = Places::new(load, start);
     let mut open = Open { operations, due, free, outstanding: 0, latency: histogram() };
-    let (mut number, mut turn, mut asked) = (0, 0, BTreeSet::new());
+    let (mut number, mut turn, mut asked, mut late) = (0, 0, BTreeSet::new(), histogram());
     while let Some(mut due) = schedule.due(number) {
         let now = Instant::now();
         while due <= now {
@@ -76,6 +76,7 @@ pub fn run(
             let place = Place { conn, slot };
             *open.due.at(place) = due;
             open.outstanding += 1;
+            late.saturating_record(nanos(now.duration_since(due)));
             engine.ask(&mut open, place);
             asked.insert(conn);
             (number, turn) = (number + 1, conn + 1);
@@ -96,7 +97,7 @@ pub fn run(
     while open.outstanding > 0 {
         engine.patiently(&mut open)?;
     }
-    Ok(Looped { latency: open.latency, wall: start.elapsed(), unasked: schedule.count - number })
+    Ok(Looped { latency: open.latency, wall: start.elapsed(), unasked: schedule.count - number, late: Some(late) })
 }
 
 impl Open<'_> {

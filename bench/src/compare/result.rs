@@ -61,6 +61,9 @@ pub struct Row {
     /// Share of those that were not sent, because the servers did not keep up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unasked: Option<f64>,
+    /// 99 % of those that were sent were not later than that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub late: Option<Spread>,
     /// Operations a second.
     pub rate: Spread,
     /// Half of them took so long or less.
@@ -109,6 +112,8 @@ impl Row {
         let each = |sample: &Sample, time: std::time::Duration| time.as_secs_f64() * 1e6 / float(sample.latency.len());
         let servers: Option<Vec<f64>> =
             rounds.iter().map(|round| Some(each(&round.sample, round.sample.servers?))).collect();
+        let late = |round: &Round| Some(micros(round.sample.late.as_ref()?, 0.99));
+        let late: Option<Vec<f64>> = rounds.iter().map(late).collect();
         let mut all = histogram();
         rounds.iter().for_each(|round| all += &round.sample.latency);
         let unasked: u64 = rounds.iter().map(|round| round.sample.unasked).sum();
@@ -119,6 +124,7 @@ impl Row {
             operations: all.len(),
             offered,
             unasked: offered.map(|_| float(unasked) / float(unasked + all.len())),
+            late: late.map(Spread::of),
             rate: spread(&|sample| float(sample.latency.len()) / sample.wall.as_secs_f64()),
             p50: latency(0.5),
             p90: latency(0.9),
@@ -180,7 +186,7 @@ mod tests {
         of_floor.record(floor * 1000).unwrap();
         let (wall, client) = (Duration::from_secs(2), Duration::from_millis(1));
         let servers = Some(Duration::from_millis(4));
-        Round { sample: Sample { latency, wall, unasked: 1, client, servers }, floor: Some(of_floor) }
+        Round { sample: Sample { latency, wall, unasked: 1, late: None, client, servers }, floor: Some(of_floor) }
     }
 
     /// A multiple of the floor is that of the same round: the machine may have been slower in another.

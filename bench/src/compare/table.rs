@@ -56,6 +56,9 @@ impl fmt::Display for Comparison {
     }
 }
 
+/// Operations that are sent so many microseconds after they were due make the client a part of what is measured.
+const LATE: f64 = 1000.0;
+
 /// A line of the table, column by column.
 pub fn cells(row: &Row) -> [String; 11] {
     let ratio = |spread: Option<Spread>| spread.map_or(String::new(), |spread| format!("{:.2}", spread.median));
@@ -81,6 +84,12 @@ pub fn warning(row: &Row) -> Option<String> {
     if row.unasked.is_some_and(|unasked| unasked > UNASKED) {
         let share = 100.0 * row.unasked.unwrap_or(0.0);
         return Some(format!("{title}: {kind} did not keep up; {share:.0} % of the operations were not sent"));
+    }
+    if let Some(late) = row.late.filter(|late| late.median > LATE) {
+        let late = late.median / 1e3;
+        return Some(format!(
+            "{title}: 1 % of the operations to {kind} were sent more than {late:.0} ms after they were due"
+        ));
     }
     let busy = row.client_busy.median;
     (busy > BUSY).then(|| format!("{title}: the client was busy for {:.0} % of the time with {kind}", busy * 100.0))

@@ -31,6 +31,8 @@ pub struct Sample {
     pub wall: Duration,
     /// Operations that ought to have been sent, and were not, because the servers did not keep up.
     pub unasked: u64,
+    /// How long after they were due operations were asked, of an open loop, in nanoseconds.
+    pub late: Option<Histogram<u64>>,
     /// CPU time of the client.
     pub client: Duration,
     /// CPU time of the servers; none if they run elsewhere.
@@ -71,8 +73,8 @@ fn measure(subject: &Subject, load: &Load, rate: Option<f64>, times: Times) -> R
         let looped = part(&mut engine, &mut effects, time)?;
         let client = thread_cpu().saturating_sub(client);
         let servers = system::cpu(&*subject.system)?.zip(servers).map(|(after, before)| after.saturating_sub(before));
-        let Looped { latency, wall, unasked } = looped;
-        sample = Some(Sample { latency, wall, unasked, client, servers });
+        let Looped { latency, wall, unasked, late } = looped;
+        sample = Some(Sample { latency, wall, unasked, late, client, servers });
     }
     let revisions = subject.count(&mut engine)? - before - 1;
     check(load, effects, revisions)?;
