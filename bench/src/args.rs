@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::machine::Placing;
+use crate::system::Kind;
+use crate::system::remote::Remote;
 
 const AFTER: &str = "\
 Exit status: 0 measured, whether the goals are met or missed; 1 the run is no result (an error, a wrong answer, a
@@ -62,6 +64,8 @@ pub enum What {
     Cluster,
     /// All of these, and a summary
     All,
+    /// doozerd beside ZooKeeper and etcd, each installed from its package and started by this program
+    Compare(Compare),
     /// The server that `latency` and `floor3` compare with
     #[command(hide = true)]
     FloorServer {
@@ -92,6 +96,34 @@ pub enum What {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<OsString>,
     },
+}
+
+/// What to compare.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct Compare {
+    /// What is measured: `one` or `three` for what this program brings with it, or a file [default: both]
+    #[arg(value_name = "DEFINITION")]
+    pub definitions: Vec<String>,
+
+    /// Only these systems [default: those of the definition]
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    pub systems: Vec<Kind>,
+
+    /// Only these loads of the definition
+    #[arg(long, value_delimiter = ',', value_name = "LIST")]
+    pub only: Vec<String>,
+
+    /// A system that runs elsewhere, the leader first; may be given for each system
+    #[arg(long, value_name = "SYSTEM=ADDR,…")]
+    pub endpoints: Vec<Remote>,
+
+    /// Write a report with pictures
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+
+    /// Write the JSON of --json to a file, beside the table
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
 }
 
 /// How to measure.
@@ -179,6 +211,17 @@ mod tests {
         let args = parse(&["guard", "doozerd", "-l", "127.0.0.1:0", "--core", "1"]).unwrap();
         let What::Guard { command } = args.what else { panic!("{:?}", args.what) };
         assert_eq!(command, ["doozerd", "-l", "127.0.0.1:0", "--core", "1"]);
+    }
+
+    #[test]
+    fn systems_that_run_elsewhere_are_named_with_their_addresses() {
+        let args = parse(&["compare", "three", "--endpoints", "etcd=127.0.0.1:1,127.0.0.1:2"]).unwrap();
+        let What::Compare(compare) = args.what else { panic!("{:?}", args.what) };
+        let [remote] = &compare.endpoints[..] else { panic!("{compare:?}") };
+        assert_eq!((remote.kind, remote.addrs.len()), (Kind::Etcd, 2));
+        for wrong in ["etcd", "consul=127.0.0.1:1", "etcd=127.0.0.1"] {
+            assert!(parse(&["compare", "--endpoints", wrong]).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -314,8 +314,11 @@ impl Drop for Server {
     }
 }
 
-/// This program.
-fn own() -> Result<Command, Failure> {
+/// This program, to be started with other arguments.
+///
+/// # Errors
+/// It cannot be found.
+pub fn own() -> Result<Command, Failure> {
     Ok(Command::new(std::env::current_exe().context("cannot find this program")?))
 }
 

@@ -87,8 +87,8 @@ impl Cluster {
     ) -> Result<Cluster, Failure> {
         let flags: Vec<String> = flags.iter().copied().map(String::from).collect();
         let node = |(number, (dir, core))| {
-            let attach = (number > 0).then(|| address(0));
-            let launch = Launch { dir, listen: address(number), core, attach, flags: flags.clone() };
+            let attach = (number > 0).then(|| address(0, PORT_DEFAULT));
+            let launch = Launch { dir, listen: address(number, PORT_DEFAULT), core, attach, flags: flags.clone() };
             Node { launch, id: None, server: None, hung: false, names: None }
         };
         let nodes = dirs.into_iter().zip(cores).enumerate().map(node).collect();
@@ -337,10 +337,10 @@ fn named(line: &Line, id: &str) -> Option<Named> {
 }
 
 /// An address of this process's own for each node.
-fn address(node: usize) -> SocketAddr {
+pub fn address(node: usize, port: u16) -> SocketAddr {
     let node = u32::try_from(node).unwrap_or(0) + 1;
     let [_, a, b, c] = (std::process::id() << 4 | node).to_be_bytes();
-    SocketAddr::from(([127, a, b, c], PORT_DEFAULT))
+    SocketAddr::from(([127, a, b, c], port))
 }
 
 /// Sets a file through a node that may not have found its cluster yet: then it refuses, and is asked again.
@@ -393,8 +393,13 @@ mod tests {
             Server::start(command).unwrap()
         };
         let node = |id: &str, said: &str| {
-            let launch =
-                Launch { dir: PathBuf::new(), listen: address(0), core: None, attach: None, flags: Vec::new() };
+            let launch = Launch {
+                dir: PathBuf::new(),
+                listen: address(0, PORT_DEFAULT),
+                core: None,
+                attach: None,
+                flags: Vec::new(),
+            };
             Node { launch, id: Some(id.into()), server: Some(server(said)), hung: false, names: None }
         };
         let nodes = vec![node(ID, "this node leads"), node(OTHER, &format!("leader is {ID}"))];
@@ -422,7 +427,7 @@ mod tests {
 
     #[test]
     fn each_node_has_an_address_of_its_own() {
-        let all: std::collections::BTreeSet<SocketAddr> = (0..NODES).map(address).collect();
+        let all: std::collections::BTreeSet<SocketAddr> = (0..NODES).map(|node| address(node, PORT_DEFAULT)).collect();
         assert_eq!(all.len(), NODES);
         assert!(all.iter().all(|addr| addr.ip().is_loopback() && addr.port() == PORT_DEFAULT));
     }

@@ -262,7 +262,7 @@ fn with_unit(unit: Unit, number: f64) -> String {
 }
 
 /// A whole number, with its thousands apart.
-fn grouped(number: f64) -> String {
+pub fn grouped(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut out = String::new();
     for (i, c) in digits.chars().enumerate() {

@@ -1,4 +1,4 @@
-//! `doozer-bench`: measures `doozerd` against the figures that it promises.
+//! `doozer-bench`: measures `doozerd` against the figures that it promises, and beside ZooKeeper and etcd.
 //!
 //! It starts the server itself, on a free port and an empty directory, and drives it with clients of its own, which are
 //! leaner than the client library so that they are not what is measured. Every answer is checked, and the revision is
@@ -13,6 +13,8 @@
 //! * [`traffic`]: the requests that a pool sends, and what their answers have to be.
 //! * [`floor`]: the server that does nothing but what durability asks for; alone, and three of them.
 //! * [`cluster`]: three servers that are one: formed, hurt, and waited for until they are whole.
+//! * [`compare`]: `doozerd` beside other systems. [`system`] is how each is started, [`codec`] how it is spoken to, and
+//!   [`engine`] the many connections, the same for all; a [`link`] is one of them.
 //! * [`child`], [`machine`], [`process`], [`scratch`]: servers as child processes, cores, memory and CPU time, disk.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark is made of clocks and files")]
@@ -21,16 +23,21 @@ mod args;
 mod child;
 mod client;
 mod cluster;
+mod codec;
+mod compare;
+mod engine;
 mod failure;
 #[cfg(test)]
 mod fake;
 mod figure;
 mod floor;
+mod link;
 mod machine;
 mod pool;
 mod process;
 mod scenario;
 mod scratch;
+mod system;
 mod traffic;
 
 use std::process::ExitCode;
@@ -45,6 +52,7 @@ fn main() -> ExitCode {
         What::FloorServer { file, core, first_rev, peer } => floor::serve(&file, core, first_rev, &peer),
         What::EchoServer { core } => floor::echo(core),
         What::Guard { command } => child::guard(&command),
+        What::Compare(compare) => compare::run(&compare, &args.options),
         what => measure(&what, &args.options),
     };
     match outcome {

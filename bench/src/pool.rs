@@ -4,8 +4,7 @@
 //! leave with one write, answers are taken from where one read has put them, a request's tag is its slot among those
 //! outstanding on its connection. What requests and answers are is the [`Traffic`]'s business.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -15,10 +14,8 @@ use rustix::event::{Timespec, epoll};
 
 use crate::client::{PATIENCE, histogram, nanos};
 use crate::failure::{Context, Failure};
+use crate::link::Link;
 use crate::process::thread_cpu;
-
-/// A connection's receive buffer; an answer has to fit.
-const INPUT: usize = 64 << 10;
 
 /// Which of the outstanding requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,13 +69,7 @@ impl Driven {
 }
 
 struct Conn {
-    stream: TcpStream,
-    output: Vec<u8>,
-    sent: usize,
-    /// Whether the kernel had no room for all of the output.
-    blocked: bool,
-    input: Vec<u8>,
-    filled: usize,
+    link: Link,
     /// When each outstanding request was sent.
     slots: Vec<Option<Instant>>,
 }
@@ -107,20 +98,8 @@ impl Pool {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).context("epoll")?;
         let open = |number: usize| {
             let addr = addrs[number % addrs.len()];
-            let stream = TcpStream::connect(addr).context(format!("cannot connect to {addr}"))?;
-            stream.set_nodelay(true).context("TCP_NODELAY")?;
-            stream.set_nonblocking(true).context("O_NONBLOCK")?;
-            let data = epoll::EventData::new_u64(number as u64);
-            epoll::add(&epoll, &stream, data, epoll::EventFlags::IN).context("epoll")?;
-            Ok(Conn {
-                stream,
-                output: Vec::new(),
-                sent: 0,
-                blocked: false,
-                input: vec![0; INPUT],
-                filled: 0,
-                slots: vec![None; usize::from(window)],
-            })
+            let link = Link::connect(addr, number, &epoll)?;
+            Ok(Conn { link, slots: vec![None; usize::from(window)] })
         };
         let conns = (0..conns).map(open).collect::<Result<_, Failure>>()?;
         Ok(Pool { epoll, conns })
@@ -138,7 +117,7 @@ impl Pool {
             for slot in 0..u8::try_from(conn.slots.len()).unwrap_or(u8::MAX) {
                 outstanding += u64::from(conn.ask(traffic, Place { conn: number, slot }, begun));
             }
-            conn.flush(&self.epoll, number)?;
+            conn.link.flush(&self.epoll)?;
         }
         let mut count = 0;
         let mut events = Vec::with_capacity(256);
@@ -155,12 +134,12 @@ impl Pool {
                 let conn = &mut self.conns[number];
                 // Anything but room to send is to be learned by receiving.
                 let flags = event.flags;
-                if flags != epoll::EventFlags::OUT && conn.fill()? {
+                if flags != epoll::EventFlags::OUT && conn.link.fill()? {
                     let (answered, asked) = conn.take(traffic, number, &mut latency)?;
                     count += answered;
                     outstanding = outstanding - answered + asked;
                 }
-                conn.flush(&self.epoll, number)?;
+                conn.link.flush(&self.epoll)?;
             }
         }
         Ok(Driven { count, wall: begun.elapsed(), cpu: thread_cpu().saturating_sub(cpu), latency })
@@ -169,24 +148,11 @@ impl Pool {
 
 impl Conn {
     fn ask(&mut self, traffic: &mut impl Traffic, place: Place, now: Instant) -> bool {
-        let asked = traffic.request(place, &mut self.output);
+        let asked = traffic.request(place, &mut self.link.output);
         if asked {
             self.slots[usize::from(place.slot)] = Some(now);
         }
         asked
-    }
-
-    /// Receives once. False if there was nothing.
-    fn fill(&mut self) -> Result<bool, Failure> {
-        match self.stream.read(&mut self.input[self.filled..]) {
-            Ok(0) => Err(Failure::new("the server closed a connection, or its answer is too long")),
-            Ok(n) => {
-                self.filled += n;
-                Ok(true)
-            }
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(false),
-            Err(e) => Err(e).context("cannot receive"),
-        }
     }
 
     /// Takes all answers that are there, and asks again in their place.
@@ -198,7 +164,7 @@ impl Conn {
     ) -> Result<(u64, u64), Failure> {
         let now = Instant::now();
         let (mut answered, mut asked, mut used) = (0, 0, 0);
-        while let Some(answer) = traffic.answer(number, &self.input[used..self.filled])? {
+        while let Some(answer) = traffic.answer(number, &self.link.received()[used..])? {
             used += answer.consumed;
             let slot = self.slots.get_mut(usize::from(answer.slot)).and_then(Option::take);
             let sent = slot
@@ -207,31 +173,7 @@ impl Conn {
             answered += 1;
             asked += u64::from(self.ask(traffic, Place { conn: number, slot: answer.slot }, now));
         }
-        self.input.copy_within(used..self.filled, 0);
-        self.filled -= used;
+        self.link.consume(used);
         Ok((answered, asked))
-    }
-
-    fn flush(&mut self, epoll: &OwnedFd, number: usize) -> Result<(), Failure> {
-        while self.sent < self.output.len() {
-            match self.stream.write(&self.output[self.sent..]) {
-                Ok(n) => self.sent += n,
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                Err(e) => return Err(e).context("cannot send"),
-            }
-        }
-        let blocked = self.sent < self.output.len();
-        if !blocked {
-            self.output.clear();
-            self.sent = 0;
-        }
-        if blocked != self.blocked {
-            self.blocked = blocked;
-            let mut events = epoll::EventFlags::IN;
-            events.set(epoll::EventFlags::OUT, blocked);
-            epoll::modify(epoll, &self.stream, epoll::EventData::new_u64(number as u64), events).context("epoll")?;
-        }
-        Ok(())
     }
 }

@@ -108,7 +108,7 @@ pub fn chosen(what: &What) -> Vec<Scenario> {
         What::CatchUp => vec![Scenario::CatchUp],
         What::Cluster => CLUSTER.to_vec(),
         What::All => [&SINGLE[..], &CLUSTER].concat(),
-        What::FloorServer { .. } | What::EchoServer { .. } | What::Guard { .. } => Vec::new(),
+        What::Compare(_) | What::FloorServer { .. } | What::EchoServer { .. } | What::Guard { .. } => Vec::new(),
     }
 }
 
@@ -244,7 +244,11 @@ impl Bench {
     }
 }
 
-fn find_doozerd(given: Option<&Path>) -> Result<PathBuf, Failure> {
+/// The server to measure.
+///
+/// # Errors
+/// It is not there, or cannot be run.
+pub fn find_doozerd(given: Option<&Path>) -> Result<PathBuf, Failure> {
     let path = match given {
         Some(path) => path.to_path_buf(),
         None => std::env::current_exe().context("cannot find this program")?.with_file_name("doozerd"),

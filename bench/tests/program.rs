@@ -1,4 +1,6 @@
-//! The program as it is called, without a server.
+//! The program as it is called, without our server.
+
+#![allow(clippy::disallowed_methods, reason = "a test of a program is made of files")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -92,5 +94,120 @@ fn the_floor_passes_on_what_it_is_asked() {
     for mut child in children {
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+}
+
+/// All loads against those of the other systems that are installed, and a record and a report of it.
+#[test]
+fn installed_systems_are_started_measured_and_taken_down() {
+    let installed: Vec<_> = [("zookeeper", "/usr/share/java/zookeeper.jar"), ("etcd", "/usr/bin/etcd")]
+        .into_iter()
+        .filter_map(|(name, file)| std::path::Path::new(file).exists().then_some(name))
+        .collect();
+    if installed.is_empty() {
+        eprintln!("skipped: neither ZooKeeper nor etcd is installed");
+        return;
+    }
+    let dir = tempfile::tempdir_in(".").unwrap();
+    let (data, record, report) = (dir.path().join("data"), dir.path().join("record"), dir.path().join("report"));
+    let definition = dir.path().join("definition.toml");
+    std::fs::write(&definition, ALL_WORK).unwrap();
+    let out = bench()
+        .arg("compare")
+        .arg(&definition)
+        .args(["--systems", &installed.join(","), "--dir"])
+        .arg(&data)
+        .arg("--record")
+        .arg(&record)
+        .arg("--html")
+        .arg(&report)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{said}");
+    let json: serde_json::Value = serde_json::from_reader(std::fs::File::open(record).unwrap()).unwrap();
+    let rows = json["comparisons"][0]["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 8 * installed.len(), "{rows:?}");
+    for row in rows {
+        assert!(
+            row["operations"].as_u64().unwrap() > 0 && row["p50_of_floor"]["median"].as_f64().unwrap() > 0.0,
+            "{row}"
+        );
+    }
+    let report = std::fs::read_to_string(report).unwrap();
+    assert!(report.matches("<svg").count() >= 8 && report.ends_with("</html>\n"));
+    assert!(!data.exists(), "a run leaves nothing");
+}
+
+const ALL_WORK: &str = "
+name = 'all'
+about = 'each kind of work'
+nodes = 1
+systems = ['doozer']
+rounds = 1
+seconds = 0.05
+warm_up = 0.01
+[[load]]
+name = 'set'
+work = 'set'
+value = 16384
+files = 10
+connections = 4
+outstanding = 8
+idle_watches = 150
+assert.revisions = 1.0
+[[load]]
+name = 'get'
+work = 'get'
+value = 16384
+files = 10
+connections = 4
+outstanding = 8
+assert.revisions = 0.0
+[[load]]
+name = 'mixed'
+work = 'mixed'
+files = 10
+outstanding = 8
+assert.revisions = 0.1
+[[load]]
+name = 'cas'
+work = 'compare-and-set'
+connections = 3
+assert.revisions = 1.0
+[[load]]
+name = 'hand-over'
+work = 'hand-over'
+connections = 2
+assert = { revisions = 2.0, wakes = 1 }
+[[load]]
+name = 'fan-out'
+work = 'fan-out'
+connections = 20
+assert = { revisions = 1.0, wakes = 20 }
+[[load]]
+name = 'open'
+work = 'set'
+connections = 4
+outstanding = 8
+rates = [200.0]
+assert.revisions = 1.0
+[[load]]
+name = 'shares'
+work = 'set'
+connections = 4
+outstanding = 8
+shares = { of = 'set', at = [0.5] }
+assert.revisions = 1.0
+";
+
+/// A misspelt load or definition must be said before anything is started.
+#[test]
+fn what_is_not_there_cannot_be_compared() {
+    for (args, why) in [(&["two"][..], "no definition two"), (&["one", "--only", "st-1x1"], "no load st-1x1")] {
+        let out = bench().arg("compare").args(args).output().unwrap();
+        let said = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(1), "{said}");
+        assert!(said.contains(why), "{said}");
     }
 }

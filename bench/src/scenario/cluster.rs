@@ -15,7 +15,6 @@ use std::time::Instant;
 use hdrhistogram::Histogram;
 
 use super::Bench;
-use crate::child::Server;
 use crate::client::{histogram, nanos};
 use crate::cluster::{Cluster, Leader, NodeId};
 use crate::failure::{Context, Failure};
@@ -63,35 +62,6 @@ fn still_leads(cluster: &mut Cluster, leader: Leader) -> Result<(), Failure> {
 /// A node's place in a figure's name.
 fn role(node: NodeId, leader: Leader) -> String {
     if node == leader.node { format!("{node}, the leader") } else { node.to_string() }
-}
-
-/// The floor of a cluster (see [`crate::floor`]): the first answers.
-struct Floor3 {
-    first: Server,
-    /// They end with it.
-    _others: Vec<Server>,
-}
-
-impl Floor3 {
-    /// On these cores; answers of the first begin at `first_rev`.
-    fn start(bench: &Bench, cores: [Option<usize>; NODES], first_rev: i64) -> Result<Floor3, Failure> {
-        let [first, others @ ..] = cores;
-        let file = |number: usize| bench.scratch.path(&format!("floor3-{number}"));
-        let start = |(number, core)| Server::floor(&file(number), core, first_rev, &[]);
-        let others = others.into_iter().enumerate().map(start).collect::<Result<Vec<_>, _>>()?;
-        let peers: Vec<SocketAddr> = others.iter().map(Server::addr).collect();
-        Ok(Floor3 { first: Server::floor(&file(others.len()), first, first_rev, &peers)?, _others: others })
-    }
-
-    fn end(self, bench: &Bench) -> Result<Vec<String>, Failure> {
-        let said = self.first.said();
-        drop(self);
-        for number in 0..NODES {
-            let file = bench.scratch.path(&format!("floor3-{number}"));
-            std::fs::remove_file(&file).context(format!("cannot remove {}", file.display()))?;
-        }
-        Ok(said)
-    }
 }
 
 /// A client of the peer echo, which is between a follower and a leader: on the former's core.

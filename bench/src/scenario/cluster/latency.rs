@@ -2,12 +2,13 @@
 //! same cores and the same disk, in turns; and what a message between two processes costs, which is what a client at a
 //! follower has to pay.
 
-use super::{Echo, Floor3, in_turns, still_leads};
+use super::{Echo, in_turns, still_leads};
 use crate::child::Server;
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::figure::{Goal, Report, Unit, micros};
 use crate::scenario::{ALONE, Bench, count_revisions};
+use crate::system::floor::Floor;
 use crate::traffic::value;
 
 const NAME: &str = "cluster-latency";
@@ -20,11 +21,11 @@ pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
     let follower = others[0];
     let revision = cluster.whole()?;
     let cores = [leader.node, others[0], others[1]].map(|node| cluster.core(node));
-    let floor3 = Floor3::start(bench, cores, revision + 1)?;
+    let floor3 = Floor::start(&bench.scratch, &cores, revision + 1)?;
     let echo = Server::echo(cores[0])?;
     let value = value(0);
     let [floor, led, followed, echoes] = bench.client_of(&cluster, || {
-        let mut floor = Client::connect(floor3.first.addr())?;
+        let mut floor = Client::connect(floor3.addr())?;
         let mut led = Client::connect(cluster.addr(leader.node))?;
         let mut followed = Client::connect(cluster.addr(follower))?;
         let mut echo = Echo::connect(echo.addr(), cores[1], bench.cores.client)?;
@@ -51,7 +52,7 @@ pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
     let ratios = all.map(|((followed, led), echo)| micros(followed, 0.5) / (micros(led, 0.5) + micros(echo, 0.5)));
     report.add_rounds("follower p50 / (leader p50 + echo p50)", Unit::Ratio, ratios);
     report.goal(Goal::AtMost(1.15));
-    report.remarks.extend(floor3.end(bench)?);
+    report.remarks.extend(floor3.end()?);
     echo.kill()?;
     bench.disband(cluster, NAME)
 }

@@ -1,0 +1,290 @@
+//! Pictures as SVG: lines on axes of decades, and bars.
+
+use std::f64::consts::LOG10_2;
+use std::fmt::Write;
+
+use crate::figure::grouped;
+
+const WIDTH: f64 = 560.0;
+const HEIGHT: f64 = 350.0;
+/// Of the drawing within the picture.
+const LEFT: f64 = 74.0;
+const RIGHT: f64 = 30.0;
+const TOP: f64 = 62.0;
+const BOTTOM: f64 = 52.0;
+
+/// 1, 2, 5 and 10 within a decade.
+const STEPS: [f64; 4] = [0.0, LOG10_2, 1.0 - LOG10_2, 1.0];
+
+/// A line of points.
+#[derive(Clone, Debug)]
+pub struct Line {
+    /// What it is.
+    pub name: String,
+    /// Its colour, as SVG has it.
+    pub colour: &'static str,
+    /// Drawn with gaps.
+    pub dashed: bool,
+    /// Whether each point has a mark.
+    pub marked: bool,
+    /// In the units of the axes.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// What an axis shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Axis {
+    /// A time in microseconds, in decades.
+    Time(&'static str),
+    /// Operations a second, in decades.
+    Rate(&'static str),
+    /// A share of all operations: each step comes ten times nearer to all of them.
+    Share(&'static str),
+}
+
+impl Axis {
+    fn label(self) -> &'static str {
+        match self {
+            Axis::Time(label) | Axis::Rate(label) | Axis::Share(label) => label,
+        }
+    }
+
+    /// Where a number is, in decades.
+    fn place(self, number: f64) -> f64 {
+        match self {
+            Axis::Time(_) | Axis::Rate(_) => number.max(f64::MIN_POSITIVE).log10(),
+            Axis::Share(_) => -(1.0 - number).max(f64::MIN_POSITIVE).log10(),
+        }
+    }
+
+    /// The decades from the least to the most of these places, as far as numbers go.
+    fn span(self, places: impl Iterator<Item = f64>) -> (f64, f64) {
+        let (low, high) = places.fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), p| (l.min(p), h.max(p)));
+        if !(low.is_finite() && high.is_finite()) {
+            return (0.0, 1.0);
+        }
+        match self {
+            Axis::Share(_) => (0.0, high.max(1.0)),
+            // To the next of 1, 2, 5.
+            _ => {
+                let down =
+                    |p: f64| p.floor() + STEPS.iter().rev().find(|s| **s <= p - p.floor() + 1e-9).unwrap_or(&0.0);
+                let up = |p: f64| p.floor() + STEPS.iter().find(|s| **s >= p - p.floor() - 1e-9).unwrap_or(&1.0);
+                let (low, high) = (down(low), up(high));
+                if high - low < 0.3 { (low, low + 1.0) } else { (low, high) }
+            }
+        }
+    }
+
+    /// Places with a label, and those with a line only.
+    fn ticks(self, low: f64, high: f64) -> Vec<(f64, Option<String>)> {
+        let mut ticks = Vec::new();
+        let count = if matches!(self, Axis::Share(_)) { 1 } else { 3 };
+        // Where there are many decades, only they have room for a label.
+        let labelled = if high - low > 2.5 { 1 } else { 3 };
+        let mut decade = low.floor();
+        while decade <= high {
+            for (number, step) in STEPS.iter().take(count).enumerate() {
+                let place = decade + step;
+                if place >= low - 1e-9 && place <= high + 1e-9 {
+                    ticks.push((place, (number < labelled).then(|| self.text(place))));
+                }
+            }
+            decade += 1.0;
+        }
+        ticks
+    }
+
+    fn text(self, place: f64) -> String {
+        let number = 10_f64.powf(place);
+        match self {
+            Axis::Time(_) if number < 999.0 => format!("{number:.0} µs"),
+            Axis::Time(_) if number < 999_000.0 => format!("{:.0} ms", number / 1e3),
+            Axis::Time(_) => format!("{:.0} s", number / 1e6),
+            Axis::Rate(_) => grouped(number),
+            Axis::Share(_) if place < 0.5 => "0 %".to_string(),
+            Axis::Share(_) => {
+                let nines = place.round();
+                #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a few digits")]
+                let digits = (nines - 2.0).max(0.0) as usize;
+                format!("{:.digits$} %", 100.0 * (1.0 - 10_f64.powf(-nines)))
+            }
+        }
+    }
+}
+
+/// Lines on two axes.
+pub fn lines(title: &str, axes: [Axis; 2], lines: &[Line]) -> String {
+    let [across, up] = axes;
+    let points = || lines.iter().flat_map(|line| &line.points);
+    let (x0, x1) = across.span(points().map(|(x, _)| across.place(*x)));
+    let (y0, y1) = up.span(points().map(|(_, y)| up.place(*y)));
+    let x = |number: f64| LEFT + (number - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT);
+    let y = |number: f64| HEIGHT - BOTTOM - (number - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM);
+    let mut svg = begin(title, HEIGHT);
+    for (place, label) in across.ticks(x0, x1) {
+        let at = x(place);
+        put(&mut svg, &format!("<line class='grid' x1='{at:.1}' x2='{at:.1}' y1='{TOP}' y2='{}'/>", HEIGHT - BOTTOM));
+        if let Some(label) = label {
+            let below = HEIGHT - BOTTOM + 17.0;
+            put(&mut svg, &format!("<text class='tick' x='{at:.1}' y='{below}' text-anchor='middle'>{label}</text>"));
+        }
+    }
+    for (place, label) in up.ticks(y0, y1) {
+        let at = y(place);
+        put(&mut svg, &format!("<line class='grid' x1='{LEFT}' x2='{}' y1='{at:.1}' y2='{at:.1}'/>", WIDTH - RIGHT));
+        if let Some(label) = label {
+            let (left, base) = (LEFT - 8.0, at + 4.0);
+            put(&mut svg, &format!("<text class='tick' x='{left}' y='{base:.1}' text-anchor='end'>{label}</text>"));
+        }
+    }
+    let (middle, bottom) = ((LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 12.0);
+    put(
+        &mut svg,
+        &format!("<text class='axis' x='{middle}' y='{bottom}' text-anchor='middle'>{}</text>", across.label()),
+    );
+    let middle = (TOP + HEIGHT - BOTTOM) / 2.0;
+    put(
+        &mut svg,
+        &format!(
+            "<text class='axis' transform='translate(15 {middle}) rotate(-90)' text-anchor='middle'>{}</text>",
+            up.label()
+        ),
+    );
+    for line in lines {
+        let places: Vec<_> = line.points.iter().map(|&(h, v)| (x(across.place(h)), y(up.place(v)))).collect();
+        let text: Vec<_> = places.iter().map(|(h, v)| format!("{h:.1},{v:.1}")).collect();
+        let dashes = if line.dashed { " stroke-dasharray='5 4'" } else { "" };
+        let (colour, text) = (line.colour, text.join(" "));
+        put(&mut svg, &format!("<polyline fill='none' stroke='{colour}' stroke-width='2.2'{dashes} points='{text}'/>"));
+        if line.marked {
+            for (h, v) in places {
+                put(&mut svg, &format!("<circle cx='{h:.1}' cy='{v:.1}' r='3.4' fill='{colour}'/>"));
+            }
+        }
+    }
+    legend(&mut svg, lines);
+    svg + "</svg>\n"
+}
+
+fn legend(svg: &mut String, lines: &[Line]) {
+    let mut at = LEFT;
+    for line in lines {
+        let dashes = if line.dashed { " stroke-dasharray='5 4'" } else { "" };
+        let (colour, end, text) = (line.colour, at + 22.0, at + 27.0);
+        put(svg, &format!("<line x1='{at}' x2='{end}' y1='44' y2='44' stroke='{colour}' stroke-width='3'{dashes}/>"));
+        put(svg, &format!("<text class='tick' x='{text}' y='48'>{}</text>", escape(&line.name)));
+        at = text + 7.0 * crate::figure::float(line.name.chars().count() as u64) + 14.0;
+    }
+}
+
+/// A group of bars: a title, and for each bar its name, colour, length and what is said of it.
+#[derive(Clone, Debug)]
+pub struct Group {
+    /// What the bars are of.
+    pub title: String,
+    /// Name, colour, number, text.
+    pub bars: Vec<(String, &'static str, f64, String)>,
+}
+
+/// Bars; the longest of each group has the full length.
+pub fn bars(title: &str, groups: &[Group]) -> String {
+    const BAR: f64 = 15.0;
+    const FROM: f64 = 176.0;
+    const LENGTH: f64 = 240.0;
+    let rows: usize = groups.iter().map(|group| group.bars.len()).sum();
+    let height = 44.0 + BAR * crate::figure::float(rows as u64) + 14.0 * crate::figure::float(groups.len() as u64);
+    let mut svg = begin(title, height);
+    let mut y = 40.0;
+    for group in groups {
+        let most = group.bars.iter().map(|bar| bar.2).fold(f64::MIN_POSITIVE, f64::max);
+        let middle = y + BAR * crate::figure::float(group.bars.len() as u64) / 2.0 + 4.0;
+        let (left, text) = (FROM - 8.0, escape(&group.title));
+        put(&mut svg, &format!("<text class='axis' x='{left}' y='{middle:.1}' text-anchor='end'>{text}</text>"));
+        for (_, colour, number, said) in &group.bars {
+            let (length, thick) = ((number / most * LENGTH).max(1.0), BAR - 3.0);
+            let rect = format!("x='{FROM}' y='{y:.1}' width='{length:.1}' height='{thick}'");
+            put(&mut svg, &format!("<rect {rect} rx='2' fill='{colour}'/>"));
+            let (end, base) = (FROM + length + 6.0, y + 10.5);
+            put(&mut svg, &format!("<text class='tick' x='{end:.1}' y='{base:.1}'>{}</text>", escape(said)));
+            y += BAR;
+        }
+        y += 14.0;
+    }
+    svg + "</svg>\n"
+}
+
+fn begin(title: &str, height: f64) -> String {
+    format!(
+        "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {height}' role='img'>\n\
+         <style>text{{font-family:system-ui,'DejaVu Sans',sans-serif;fill:#333}}.title{{font-size:15px;font-weight:600}}\
+         .tick{{font-size:11px}}.axis{{font-size:12px}}.grid{{stroke:#e4e4e4;stroke-width:1}}</style>\n\
+         <rect width='{WIDTH}' height='{height}' fill='#fff'/>\n\
+         <text class='title' x='14' y='24'>{}</text>\n",
+        escape(title)
+    )
+}
+
+fn put(svg: &mut String, element: &str) {
+    // A String takes all that is written to it.
+    let _written = writeln!(svg, "{element}");
+}
+
+/// Text as it has to be in HTML and SVG.
+pub fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('\'', "&#39;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(svg: &str) -> Vec<(f64, f64)> {
+        let points = svg.split("points='").skip(1).flat_map(|rest| rest.split('\'').next().unwrap().split(' '));
+        let pair = |point: &str| {
+            let (x, y) = point.split_once(',').unwrap();
+            (x.parse().unwrap(), y.parse().unwrap())
+        };
+        points.map(pair).collect()
+    }
+
+    /// What is outside of the axes is not seen, and a point of no place is none at all.
+    #[test]
+    fn all_points_are_within_the_axes() {
+        let points = vec![(0.0, 80.0), (0.5, 100.0), (0.999, 30_000.0), (0.999_99, 2_000_000.0)];
+        let line = Line { name: "a<b".into(), colour: "#000", dashed: false, marked: true, points };
+        let svg = lines("t", [Axis::Share("share"), Axis::Time("time")], &[line]);
+        let places = places(&svg);
+        assert_eq!(places.len(), 4);
+        for (x, y) in &places {
+            assert!((LEFT..=WIDTH - RIGHT).contains(x) && (TOP..=HEIGHT - BOTTOM).contains(y), "{x} {y}");
+        }
+        assert!(places.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 > pair[1].1), "{places:?}");
+        assert!(svg.contains("a&lt;b") && !svg.contains("NaN") && !svg.contains("inf"));
+        for label in ["0 %", "90 %", "99 %", "99.9 %", "99.99 %", "100 µs", "1 ms", "10 ms", "1 s"] {
+            assert!(svg.contains(&format!(">{label}<")), "{label}");
+        }
+    }
+
+    #[test]
+    fn a_picture_of_nothing_is_still_one() {
+        let svg = lines("t", [Axis::Rate("rate"), Axis::Time("time")], &[]);
+        assert!(svg.ends_with("</svg>\n") && !svg.contains("NaN"));
+    }
+
+    #[test]
+    fn a_narrow_range_has_labels() {
+        let rate = Axis::Rate("rate");
+        let (low, high) = rate.span([1200.0, 1300.0].into_iter().map(|n| rate.place(n)));
+        let labels = rate.ticks(low, high).into_iter().filter_map(|(_, label)| label).collect::<Vec<_>>();
+        assert_eq!(labels, ["1,000", "2,000"]);
+    }
+
+    #[test]
+    fn the_longest_bar_of_a_group_has_the_full_length() {
+        let bar = |number| ("a".to_string(), "#000", number, "said".to_string());
+        let group = Group { title: "g".into(), bars: vec![bar(1.0), bar(4.0)] };
+        let svg = bars("t", &[group]);
+        assert!(svg.contains("width='60.0'") && svg.contains("width='240.0'"), "{svg}");
+    }
+}

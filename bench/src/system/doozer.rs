@@ -1,0 +1,82 @@
+//! `doozerd`, as the rest of this program starts it.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use super::{Ground, Start, System};
+use crate::child::Server;
+use crate::cluster::Cluster;
+use crate::failure::{Context, Failure};
+use crate::machine::NODES;
+
+struct Single {
+    server: Server,
+    version: String,
+}
+
+struct Three {
+    cluster: Cluster,
+    addrs: Vec<SocketAddr>,
+    pids: Vec<u32>,
+    version: String,
+}
+
+/// Starts it, each node on its core.
+///
+/// # Errors
+/// It does not come up.
+pub fn start(ground: &Ground) -> Result<Start, Failure> {
+    let Some(program) = &ground.doozerd else {
+        return Ok(Start::Missing("`cargo build --release --bin doozerd`, or name one with --doozerd PATH".into()));
+    };
+    let version = Command::new(program).arg("--v").output().context(program.display())?;
+    let version = String::from_utf8_lossy(&version.stdout).trim().to_string();
+    let dirs = ground.dirs("doozer");
+    if let [dir] = &dirs[..] {
+        let server = Server::doozerd(program, dir, ground.cores.server)?;
+        return Ok(Start::Running(Box::new(Single { server, version })));
+    }
+    let dirs = <[_; NODES]>::try_from(dirs).map_err(|_| Failure::new("three nodes or one"))?;
+    let mut cluster = Cluster::start(program, dirs, ground.cores.nodes, &[])?;
+    let leader = cluster.leader()?.node;
+    let nodes: Vec<_> = std::iter::once(leader).chain(cluster.others(leader)).collect();
+    let addrs = nodes.iter().map(|&node| cluster.addr(node)).collect();
+    let pids = nodes.iter().map(|&node| cluster.pid(node)).collect::<Result<_, _>>()?;
+    Ok(Start::Running(Box::new(Three { cluster, addrs, pids, version })))
+}
+
+impl System for Single {
+    fn addrs(&self) -> Vec<SocketAddr> {
+        vec![self.server.addr()]
+    }
+
+    fn pids(&self) -> Vec<u32> {
+        vec![self.server.pid()]
+    }
+
+    fn version(&self) -> String {
+        self.version.clone()
+    }
+
+    fn explain(&self, e: Failure) -> Failure {
+        self.server.explain(e)
+    }
+}
+
+impl System for Three {
+    fn addrs(&self) -> Vec<SocketAddr> {
+        self.addrs.clone()
+    }
+
+    fn pids(&self) -> Vec<u32> {
+        self.pids.clone()
+    }
+
+    fn version(&self) -> String {
+        self.version.clone()
+    }
+
+    fn explain(&self, e: Failure) -> Failure {
+        self.cluster.explain(e)
+    }
+}
