@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use doozer::stats::Stats;
 use doozer::wire::frame::{self, Split};
 use doozer::wire::{Request, Response, Verb};
 use hdrhistogram::Histogram;
@@ -190,6 +191,16 @@ impl Client {
     pub fn revision(&mut self) -> Result<i64, Failure> {
         let response = self.call(Request::new(Verb::Rev))?;
         response.rev.ok_or_else(|| Failure::new("an answer to REV without a revision"))
+    }
+
+    /// What the server measures of itself.
+    ///
+    /// # Errors
+    /// As for [`Client::call`]; or the answer is not understood.
+    pub fn stats(&mut self) -> Result<Stats, Failure> {
+        let response = self.call(Request::new(Verb::Stats))?;
+        let text = std::str::from_utf8(response.value.unwrap_or_default()).context("the answer to STATS")?;
+        Stats::decode(text).context("the answer to STATS")
     }
 
     /// Sets a file, whatever its revision is, and returns its new one.

@@ -1,5 +1,11 @@
 //! SET with one outstanding, against the floor (see [`crate::floor`]) on the same cores and the same disk, in turns.
 //! The turns are short, some hundred milliseconds, so that what else the machine does falls on both alike.
+//!
+//! Where the time of a SET goes is told by the server itself, stage by stage, as means: these add up to what the client saw, with what is left
+//! for the sockets, the kernel and the client.
+
+use doozer::stats::Stats;
+use hdrhistogram::Histogram;
 
 use super::{ALONE, Bench};
 use crate::child::Server;
@@ -13,6 +19,34 @@ const TURNS: u64 = 20;
 /// Sets at the beginning of each turn, to warm up what the other server's turn has pushed out of the caches.
 const WARM_UP: u64 = 50;
 
+/// The stages of a commit, as the server names them.
+const STAGES: [&str; 6] = ["gather", "submit", "write", "replicate", "apply", "answer"];
+
+/// What a SET's mean is made of, in microseconds.
+struct Parts {
+    /// In the order of [`STAGES`].
+    stages: [f64; STAGES.len()],
+    /// The rest of what the client saw.
+    rest: f64,
+    /// What the client saw.
+    seen: f64,
+}
+
+impl Parts {
+    fn of(told: &Stats, seen: &Histogram<u64>) -> Result<Parts, Failure> {
+        let mut stages = [0.0; STAGES.len()];
+        for (mean, stage) in stages.iter_mut().zip(STAGES) {
+            let name = format!("commit_{stage}_ns");
+            let counted = told.histogram(&name).filter(|histogram| histogram.count() == seen.len());
+            let counted = counted.ok_or_else(|| Failure::new(format!("{name} does not count each SET once")))?;
+            *mean = counted.mean() / 1_000.0;
+        }
+        // A nanosecond is what it is counted in.
+        let seen = seen.mean() / 1_000.0;
+        Ok(Parts { stages, rest: seen - stages.iter().sum::<f64>(), seen })
+    }
+}
+
 pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
     let count = bench.count(1000, 25);
     let doozerd = bench.server("latency")?;
@@ -20,17 +54,24 @@ pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
     let file = bench.scratch.path("floor");
     let floor = Server::floor(&file, Some(bench.cores.server), revision + 1, &[])?;
     let value = value(0);
-    let (own, least) = bench.client(&doozerd, || {
+    let (own, least, parts) = bench.client(&doozerd, || {
         let mut clients = [Client::connect(doozerd.addr())?, Client::connect(floor.addr())?];
         let mut rounds = [Vec::new(), Vec::new()];
+        let mut parts = Vec::new();
         for _ in 0..bench.rounds() {
             let mut round = [histogram(), histogram()];
+            // The server counts the sets that warm it up, too.
+            let mut all = [histogram(), histogram()];
+            let before = clients[0].stats()?;
             for _ in 0..TURNS {
-                for (client, latency) in clients.iter_mut().zip(&mut round) {
-                    client.time_sets(ALONE, &value, WARM_UP)?;
-                    *latency += client.time_sets(ALONE, &value, count)?;
+                for ((client, latency), all) in clients.iter_mut().zip(&mut round).zip(&mut all) {
+                    *all += client.time_sets(ALONE, &value, WARM_UP)?;
+                    let timed = client.time_sets(ALONE, &value, count)?;
+                    *all += &timed;
+                    *latency += timed;
                 }
             }
+            parts.push(Parts::of(&clients[0].stats()?.since(&before), &all[0])?);
             for (rounds, latency) in rounds.iter_mut().zip(round) {
                 rounds.push(latency);
             }
@@ -38,13 +79,18 @@ pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
         let writes = (WARM_UP + count) * TURNS * u64::from(bench.rounds());
         super::count_revisions(doozerd.addr(), revision, writes)?;
         let [own, least] = rounds;
-        Ok((own, least))
+        Ok((own, least, parts))
     })?;
     report.add_latencies("SET", &own);
     report.add_latencies("floor", &least);
     let ratios = own.iter().zip(&least).map(|(own, least)| micros(own, 0.5) / micros(least, 0.5));
     report.add_rounds("SET p50 / floor p50", Unit::Ratio, ratios);
     report.goal(Goal::AtMost(1.15));
+    for (at, stage) in STAGES.iter().enumerate() {
+        report.add_rounds(format!("SET mean: {stage}"), Unit::Micros, parts.iter().map(|parts| parts.stages[at]));
+    }
+    report.add_rounds("SET mean: sockets, client", Unit::Micros, parts.iter().map(|parts| parts.rest));
+    report.add_rounds("SET mean", Unit::Micros, parts.iter().map(|parts| parts.seen));
     let said = floor.said();
     report.remarks.extend(said);
     floor.kill()?;
