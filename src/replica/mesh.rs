@@ -486,11 +486,12 @@ impl Mesh {
         let Some(link) = self.links.get(&conn) else { return Outcome::End };
         let dialed = link.dialed.clone();
         // That this node was taken out is believed only of one that this node has dialed, and that has said that it is of the same
-        // cluster. Without a secret anyone can say that: then it has to be a member, as far as this node knows.
+        // cluster. Without a secret anyone can say that: then it has to be a member, as far as this node knows, though perhaps under
+        // another raft id by now.
         let trusted = dialed.is_some()
             && link.peer.as_ref().is_some_and(|peer| {
-                let member = members.nodes().get(&peer.raft_id).is_some_and(|m| m.node == peer.node);
-                !self.me.secret.is_empty() || (member && members.is_voter(peer.raft_id))
+                let mut known = members.nodes().iter().filter(|(_, member)| member.node == peer.node);
+                !self.me.secret.is_empty() || known.any(|(id, _)| members.is_voter(*id))
             });
         if let Some(addr) = &dialed {
             if reason == Refusal::Myself {

@@ -206,3 +206,27 @@ pub fn a_node_that_loses_its_disk_again_and_again_is_always_taken_in() {
     nobody_noticed(&world);
     world.finish();
 }
+
+/// A standby was away, and was forgotten; and so was a member, which has come back since, with another raft id. When the standby
+/// returns it reaches nobody else, and has to believe that one that it is to begin anew: else it would serve no client for as long.
+/// (Found by seed 30 of the climate members.)
+pub fn a_node_that_was_forgotten_hears_it_of_a_member_that_was_forgotten_too() {
+    let mut world = World::with(10, 4, 3, Flags { timeout_ms: 1_000, ..Flags::default() });
+    world.start(3);
+    world.until(LIMIT, "it knows the members", |world| world.voters(3) == 3);
+    let ids = [0, 3].map(|host| world.nodes[host].id().unwrap());
+    let forgotten = |world: &mut World, id: &str| world.file(1, &format!("/ctl/node/{id}/addr")).is_none();
+    world.kill(3);
+    world.until(LIMIT, "the standby is forgotten", |world| forgotten(world, &ids[1]));
+    world.isolate(0);
+    world.until(LIMIT, "the member is forgotten", |world| forgotten(world, &ids[0]));
+    world.heal_all();
+    world.until(LIMIT, "the member is a member again", |world| world.voters(0) == 3);
+    for host in [1, 2] {
+        world.cut(3, host);
+    }
+    world.start(3);
+    world.until(LIMIT, "the standby serves", |world| world.nodes[3].raft_id() > Some(5));
+    world.write(3, LIMIT);
+    world.finish();
+}
