@@ -227,7 +227,7 @@ fn an_answer_that_no_read_can_have_is_noticed() {
             if lie { tale.fails(call, code) } else { tale.shows(call, 0) }
         });
     }
-    differ("not an answer to this", |tale, lie| {
+    differ("not the fields of an answer to this", |tale, lie| {
         let (one, _) = past(tale);
         let call = tale.call(one, &get("/a", None));
         let value = (!lie).then_some(&b""[..]);

@@ -1,8 +1,8 @@
 //! The history, and SETs, which name themselves by their values.
 
-use doozer::wire::{ErrCode, FLAG_DEL, FLAG_SET};
+use doozer::wire::{ErrCode, FLAG_DEL, FLAG_SET, Response};
 
-use crate::tale::{Tale, believed, differ, get, nop, rev, set, sync};
+use crate::tale::{Tale, believed, del, differ, get, nop, rev, set, sync};
 
 // ---- one history ----
 
@@ -263,11 +263,17 @@ fn an_answer_that_no_write_can_have_is_noticed() {
             tale.fails(call, if lie { code } else { ErrCode::Readonly });
         });
     }
-    differ("acknowledged without a revision", |tale, lie| {
+    differ("not the fields of an answer to this", |tale, lie| {
         let conn = tale.connect();
         let (call, value) = tale.set(conn, "/a", -1);
         let rev = tale.happens(FLAG_SET, "/a", &value);
         if lie { tale.done(call) } else { tale.tells_rev(call, rev) }
+    });
+    differ("not the fields of an answer to this", |tale, lie| {
+        let conn = tale.connect();
+        let call = tale.call(conn, &del("/a", -1));
+        let rev = tale.happens(FLAG_DEL, "/a", b"");
+        tale.says(call, &Response { rev: lie.then_some(rev), ..Response::default() });
     });
     // What a mismatch cannot be: nothing was compared.
     differ("not an answer to this", |tale, lie| {

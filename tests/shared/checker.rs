@@ -6,7 +6,7 @@
 //! is the order of things.
 //!
 //! Read in this order: `names` (paths, globs, values), `model` (what the history says), `calls` (what was asked), `claims` (what an
-//! answer says of the history, and whether it is so), this file, `authors` (whose the events are that do not say it), `story` (the text).
+//! answer says of the history, and whether it is so), `answers` (what an answer has to hold), this file, `authors` (whose the events are that do not say it), `story` (the text).
 //!
 //! # What is checked
 //! * **One history**: an event is the same whoever tells of it; no revision is missing, or known to one node and not to another.
@@ -27,6 +27,8 @@
 //! them can be an event, it is this, and what is left is matched at the end.
 #![allow(dead_code, unused_imports, reason = "each test uses its own part")]
 
+#[path = "checker/answers.rs"]
+mod answers;
 #[path = "checker/authors.rs"]
 mod authors;
 #[path = "checker/calls.rs"]
@@ -545,6 +547,11 @@ impl Checker {
             Some(Ok(code)) => Some(code),
             Some(Err(_)) => return strange("an unknown error"),
         };
+        if let Some(verb) = asked.verb
+            && !answers::has_its_fields(verb, code.is_some(), answer)
+        {
+            return strange("not the fields of an answer to this");
+        }
         // Whatever a server says of a revision, it has come to it.
         if let Some(at) = asked.at
             && !matches!(asked.what, What::Wrong(_))
@@ -736,9 +743,6 @@ impl Checker {
         let Mutation { kind, path, body, found, floor, .. } = self.mutations[id as usize];
         self.end(id, Outcome::Done(answer.rev));
         let Some(rev) = answer.rev else {
-            if kind == Kind::Set {
-                return Err(Fault::new("acknowledged without a revision".into()).and(About::Mutation(id)));
-            }
             // It has made a revision, after all that were there before.
             self.tell(floor + 1, asked);
             return Ok(());
