@@ -21,26 +21,28 @@ use crate::run::{self, Report};
 pub const FIXED: std::ops::Range<u64> = 0..16;
 /// Runs that a search for a smaller failure may take.
 const MINIMISING: usize = 60;
+/// How often a soak says how far it is.
+const TELL_SECONDS: u64 = 20;
 
 /// Simulates whole clusters: without arguments, some fixed seeds and a fresh one.
 #[derive(Debug, Parser)]
-#[command(name = "cargo sim", disable_version_flag = true)]
+#[command(name = "cargo sim", bin_name = "cargo sim", disable_version_flag = true)]
 struct Args {
     /// Runs these seeds: 17, or 17..30
-    #[arg(value_name = "SEED")]
-    seeds: Vec<String>,
+    #[arg(value_name = "SEED", value_parser = range)]
+    seeds: Vec<std::ops::Range<u64>>,
     /// Runs fresh seeds on all cores for so many hours, until one fails
-    #[arg(long, value_name = "HOURS", conflicts_with = "seeds")]
-    hours: Option<f64>,
+    #[arg(long, value_name = "HOURS", value_parser = hours, conflicts_with_all = ["seeds", "without", "seconds", "clients", "bare", "timeline"])]
+    hours: Option<Duration>,
     /// Begins with this seed when soaking
     #[arg(long, requires = "hours")]
     from: Option<u64>,
     /// Says how much faster than the world the simulator is, for three nodes under usual faults
     #[arg(long, exclusive = true)]
     speed: bool,
-    /// Has what is usual in this climate, and not what the seed chooses
-    #[arg(long, value_enum, default_value_t = Climate::Usual)]
-    climate: Climate,
+    /// Has what is usual in this climate, and not what the seed chooses; all of them take turns when soaking
+    #[arg(long, value_enum)]
+    climate: Option<Climate>,
     /// Leaves out kinds of faults
     #[arg(long, value_name = "KINDS", value_delimiter = ',', value_enum)]
     without: Vec<Kind>,
@@ -58,7 +60,7 @@ struct Args {
     timeline: bool,
     /// Arms a deliberate fault
     #[cfg(feature = "faults")]
-    #[arg(long, value_parser = fault)]
+    #[arg(long, value_parser = fault, conflicts_with = "hours")]
     fault: Option<Fault>,
 }
 
@@ -75,37 +77,29 @@ pub fn main(args: impl IntoIterator<Item = String>) -> ExitCode {
         return speed();
     }
     if let Some(hours) = args.hours {
-        return soak(hours, args.from);
+        return soak(hours, args.from, args.climate);
     }
     let less = Less { without: args.without, clients: args.clients, seconds: args.seconds, bare: args.bare };
     let told = if args.timeline { Tell::All } else { Tell::Last };
     #[cfg(feature = "faults")]
     faults::arm(args.fault);
-    let mut seeds = Vec::new();
-    for words in &args.seeds {
-        match range(words) {
-            Some(range) => seeds.extend(range),
-            None => {
-                eprintln!("cargo sim: {words} is no seed, nor a range of seeds such as 17..30");
-                return ExitCode::from(2);
-            }
-        }
-    }
+    let mut seeds = args.seeds;
     if seeds.is_empty() {
-        seeds.extend(FIXED);
-        seeds.push(fresh());
+        let fresh = fresh();
+        seeds.extend([FIXED, fresh..fresh + 1]);
     }
-    for seed in seeds {
-        let mix = args.climate.mix(seed).but(&less);
+    let climate = args.climate.unwrap_or(Climate::Usual);
+    for seed in seeds.into_iter().flatten() {
+        let mix = climate.mix(seed).but(&less);
         let began = Instant::now();
         match failure::try_run(seed, &mix, told) {
             Ok(report) => println!("{}", describe(seed, &mix, &report, began.elapsed())),
             Err(failure) => {
                 eprintln!("seed {seed} failed at {:.3} s: {}", seconds(failure.at), failure.why);
                 if less == Less::default() {
-                    say_smaller(seed, args.climate, failure);
+                    say_smaller(seed, climate, failure);
                 } else {
-                    eprintln!("to run it again: {}{less}", again(seed, args.climate));
+                    eprintln!("to run it again: {}{less}", again(seed, climate));
                 }
                 return ExitCode::FAILURE;
             }
@@ -114,14 +108,19 @@ pub fn main(args: impl IntoIterator<Item = String>) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn range(words: &str) -> Option<std::ops::Range<u64>> {
-    match words.split_once("..") {
-        Some((from, to)) => Some(from.parse().ok()?..to.parse().ok()?),
-        None => {
-            let seed = words.parse().ok()?;
-            Some(seed..seed + 1)
-        }
-    }
+fn range(words: &str) -> Result<std::ops::Range<u64>, String> {
+    let seed = |words: &str| words.parse::<u64>().ok();
+    let range = match words.split_once("..") {
+        Some((from, to)) => seed(from).zip(seed(to)),
+        None => seed(words).and_then(|seed| Some((seed, seed.checked_add(1)?))),
+    };
+    let range = range.map(|(from, to)| from..to).filter(|range| !range.is_empty());
+    range.ok_or_else(|| "it is no seed, nor a range of seeds such as 17..30".into())
+}
+
+fn hours(words: &str) -> Result<Duration, String> {
+    let hours: f64 = words.parse().map_err(|_| "it is no number")?;
+    Duration::try_from_secs_f64(hours * 3_600.0).map_err(|_| "nobody has so many".into())
 }
 
 /// A seed that nobody has run yet.
@@ -251,26 +250,28 @@ impl Sum {
     }
 }
 
-fn soak(hours: f64, from: Option<u64>) -> ExitCode {
+fn soak(hours: Duration, from: Option<u64>, climate: Option<Climate>) -> ExitCode {
+    let climate_of = |seed: u64| climate.unwrap_or_else(|| climate_of(seed));
     let from = from.unwrap_or_else(fresh);
-    let until = Instant::now() + Duration::from_secs_f64(hours * 3_600.0);
     let next = AtomicU64::new(from);
     let stop = AtomicBool::new(false);
     let sum = Mutex::new(Sum::default());
     let failed = Mutex::new(None);
     let began = Instant::now();
+    let told = AtomicU64::new(0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     eprintln!("{threads} threads, seeds from {from} on");
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) && Instant::now() < until {
+                while !stop.load(Ordering::Relaxed) && began.elapsed() < hours {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     match failure::try_run(seed, &climate_of(seed).mix(seed), Tell::Nothing) {
                         Ok(report) => {
                             let mut sum = sum.lock().expect("nobody panics with it");
                             sum.add(&report);
-                            if sum.seeds.is_multiple_of(200) {
+                            let times = began.elapsed().as_secs() / TELL_SECONDS;
+                            if told.fetch_max(times, Ordering::Relaxed) < times {
                                 eprintln!("{}", sum.describe(began.elapsed()));
                             }
                         }
