@@ -68,6 +68,7 @@ use transfer::Sending;
 use crate::faults::{self, Fault};
 use crate::limits;
 use crate::log::{self, Log, Position};
+use crate::store::PinId;
 use crate::wire::{Request, Response, frame};
 
 /// What a replica is told about itself.
@@ -234,6 +235,8 @@ pub struct Replica {
     removals: Vec<String>,
     /// Lines for the operator.
     lines: Vec<String>,
+    /// What holds the history for whoever reads along.
+    reader: Option<PinId>,
     stages: Stages,
 }
 
@@ -307,6 +310,7 @@ impl Replica {
             writing_since: None,
             removals: Vec::new(),
             lines: Vec::new(),
+            reader: None,
             stages,
         })
     }
@@ -366,6 +370,13 @@ impl Replica {
     /// The event of a revision that is in the history; its path is written over `path`.
     pub fn event(&self, rev: i64, path: &mut Vec<u8>) -> Option<crate::store::Event<'_>> {
         self.machine.store.event(rev, path)
+    }
+
+    /// Keeps the history from this revision on, besides what it keeps anyway, for whoever reads along with [`Replica::event`]: a turn
+    /// may apply more than the history holds. A later call moves it on.
+    pub fn keep_history(&mut self, rev: i64) {
+        let pin = *self.reader.get_or_insert_with(|| self.machine.store.pin().0);
+        self.machine.store.pin_to(pin, rev);
     }
 
     /// Index of the last entry that is applied here.

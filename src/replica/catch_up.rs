@@ -184,6 +184,7 @@ impl Replica {
         // What goes on against the present state is ended with it.
         self.desk.finish(&mut self.machine.store);
         self.machine.succeed(arrived.machine);
+        self.reader = self.reader.take().map(|_| self.machine.store.pin().0);
         self.desk.wake(&mut self.machine.store);
         let old = self.snapshots.adopt(index, self.snapshots.last_bytes());
         self.removals.extend(old);
