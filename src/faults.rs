@@ -46,9 +46,17 @@ faults! {
     TombstoneCompared in "store/tree.rs",
     /// A directory that has lost its last file goes on to count as an entry of its parent. Breaks: STAT and GETDIR say what is there.
     EmptyDirectoryCounted in "store/tree.rs",
+    /// A file may be written below a file. Breaks: a directory is no file, nor a file a directory.
+    FileBelowFile in "store/tree.rs",
+    /// A directory can be deleted like a file. Breaks: a directory is no file.
+    DirectoryDeleted in "store/tree.rs",
     /// A file that was written often is read at a past revision as it was before that revision, if just that wrote it. Breaks: every
     /// past revision is readable.
     PastOffByOne in "store/versions.rs",
+    /// The entries of a directory that has many of them are not found by their names. Breaks: what was written is there.
+    ManyNotFound in "store/children.rs",
+    /// A listing is gone on with as if its files were in the order of their bytes. Breaks: WALK says what is there.
+    CursorInByteOrder in "store/cursor.rs",
     /// A listing goes on from where another was at another revision. Breaks: WALK and GETDIR say what is there.
     CursorOfAnyRevision in "store/cursor.rs",
     /// A `?` matches the slash between two components. Breaks: it is one character of a component.
@@ -57,6 +65,8 @@ faults! {
     WalkOfPastIsOfPresent in "store/scan.rs",
     /// A GETDIR lists files that are deleted as long as the history names them. Breaks: GETDIR says what is there.
     DeletedListed in "store/scan.rs",
+    /// A listing that is put aside for others counts one entry twice. Breaks: WALK and GETDIR say what is there.
+    SliceCountsTwice in "store/scan.rs",
     /// A WAIT from the past skips the event at the very revision that it names, if later ones are there. Breaks: nothing is skipped.
     FirstPastEventSkipped in "store/scan.rs",
     /// A WAIT for the future is registered a revision late. Breaks: nothing is skipped.
@@ -65,6 +75,8 @@ faults! {
     StarsMatchSomething in "store/trie.rs",
     /// Of those who wait for the same pattern only the first is woken. Breaks: nothing is skipped.
     FirstWaiterWoken in "store/waiters.rs",
+    /// A read of a revision to come is answered a revision late. Breaks: it waits until that revision exists.
+    RevisionWokenLate in "store/waiters.rs",
     /// Who waits while a snapshot takes the place of the state is not told what happened in between. Breaks: nothing is skipped.
     WaitersMissSnapshot in "store.rs",
 
@@ -74,10 +86,14 @@ faults! {
     SumsUnchecked in "log/block.rs",
     /// A write that has ended proves what was staged while it was under way too. Breaks: nothing is answered before it is durable.
     ProofOfTooMuch in "log/writer.rs",
+    /// Recovery takes a hole in the log for its end. Breaks: damage is never cut silently.
+    HoleTakenForEnd in "log/scan.rs",
     /// Recovery takes what is whole of a torn write, and goes on behind it. Breaks: a torn write is cut.
     TornTailAccepted in "log/scan.rs",
     /// Recovery cuts a torn write, but leaves its blocks where they are. Breaks: what recovery has decided stays decided.
     TornTailNotErased in "log/replay.rs",
+    /// What recovery has read may still be in a cache only, and is not made durable. Breaks: an acknowledged write survives a crash.
+    RecoveredNotSynced in "log/recovery.rs",
     /// The space of old segments is given up when a snapshot is begun. Breaks: an acknowledged write survives a crash.
     SegmentsReleasedEarly in "replica.rs",
 
@@ -126,6 +142,8 @@ faults! {
     ReadonlyThoughSent in "replica/quorum.rs",
     /// Writes that are refused for want of a quorum are refused for ever. Breaks: writes go on when there is a quorum again.
     ClosedForEver in "replica/quorum.rs",
+    /// The answer to a DEL bears its revision. Breaks: an answer has the fields of its verb, and no other.
+    DeletionWithRevision in "replica/requests.rs",
     /// Two answers that are outstanding change places. Breaks: an answer is that of its request.
     AnswersSwapped in "replica.rs",
 
@@ -135,6 +153,12 @@ faults! {
     SyncNotAsked in "replica.rs",
     /// A leader answers SYNC without asking the others whether it still leads. Breaks: it is linearizable.
     SyncOfLeaderNotAsked in "replica.rs",
+    /// A directory is read like a missing file. Breaks: it is ISDIR.
+    DirectoryReadAsMissing in "replica/desk.rs",
+    /// A revision below 1 is taken as it is. Breaks: it counts as 1.
+    RevisionBelowOne in "replica/desk.rs",
+    /// A connection for which a turn had no time is forgotten. Breaks: a request is answered.
+    StarvedForEver in "replica/desk.rs",
     /// GET of a past revision reads the present. Breaks: every past revision is readable.
     GetOfPastIsOfPresent in "replica/desk.rs",
     /// A read of a revision to come reads the present. Breaks: it waits until that revision exists.
@@ -152,6 +176,11 @@ faults! {
     SnapshotIndexTooHigh in "replica.rs",
     /// A snapshot leaves out the values that were written over since. Breaks: every past revision is readable.
     SnapshotOfLatestValues in "replica/snapshot.rs",
+    /// Old snapshots are kept. Breaks: disk use is bounded by the data.
+    SnapshotsKept in "replica/snapshot.rs",
+    /// A snapshot leaves out how often a node has set its data aside: servers judge differently who is known. Breaks: the members are the
+    /// same on every server.
+    IncarnationsLeftOut in "replica/snapshot.rs",
     /// A part of a snapshot is taken though those before it are missing. Breaks: a state arrives whole.
     ChunksWithGaps in "replica/transfer.rs",
     /// Whoever asked for what a leader's snapshot covers is never answered. Breaks: a request that was taken is answered.
@@ -169,6 +198,8 @@ faults! {
     RestartUnheard in "replica/routes.rs",
     /// Followers do not tell raft of changes of the members. Breaks: the members are the same on every server.
     ChangeAppliedByLeader in "replica/stewardship.rs",
+    /// A node does not say that it takes writes. Breaks: `/ctl/node/<id>/writable` is there.
+    NeverWritable in "replica/introduce.rs",
     /// A member that was taken out goes on to count for raft. Breaks: an open slot never counts towards the quorum.
     DemotedStillVotes in "replica/stewardship.rs",
     /// A standby moves into an open slot whether or not it is heard and has caught up. Breaks: writes go on.

@@ -362,6 +362,16 @@ impl Replica {
         self.machine.members.voters()
     }
 
+    /// Who is in the cluster, as of what is applied here.
+    pub fn members(&self) -> &members::Members {
+        &self.machine.members
+    }
+
+    /// What was seen of each server, by raft id, as of what is applied here.
+    pub fn seen(&self) -> &BTreeMap<u64, machine::Seen> {
+        self.machine.seen()
+    }
+
     /// A change of the members is on its way: it is in the log, and not applied here.
     pub fn is_changing_members(&self) -> bool {
         self.group.has_change()

@@ -25,6 +25,7 @@ use super::segment::NodeId;
 use super::snapshot::{SnapshotDamage, SnapshotFault, Summary};
 use super::table::{self, Choice, Content, Fault, Rank, Reach};
 use super::writer::{Durable, Position, Tail};
+use crate::faults;
 
 /// What recovery hands out, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -276,5 +277,8 @@ fn steps(directory: &Directory, run: &Run, chosen: &Chosen, ending: &Ending) -> 
     steps.extend(older);
     steps.extend(run.before.iter().map(|&generation| Step::Remove(name::segment(generation))));
     steps.push(Step::SyncDirectory);
+    if faults::is_armed(faults::Fault::RecoveredNotSynced) {
+        steps.retain(|step| !matches!(step, Step::Sync(_)));
+    }
     steps
 }

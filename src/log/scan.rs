@@ -95,6 +95,7 @@ impl Scan {
                 self.count = Some(head.count);
                 self.torn = true;
             }
+            (Meaning::Damage(Fault::Hole), _) if faults::is_armed(faults::Fault::HoleTakenForEnd) => {}
             (Meaning::Damage(fault), _) => return Err(fault),
             (Meaning::Used, _) => self.used = true,
             (Meaning::Nothing | Meaning::Take | Meaning::Torn, _) => {}

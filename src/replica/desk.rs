@@ -164,7 +164,7 @@ enum At {
 }
 
 fn resolve(store: &Store, rev: Option<i64>) -> At {
-    match rev.map(|r| r.max(1)) {
+    match rev.map(|r| if faults::is_armed(Fault::RevisionBelowOne) { r } else { r.max(1) }) {
         None => At::Now(store.revision()),
         Some(_) if faults::is_armed(Fault::FutureReadNow) => At::Now(store.revision()),
         Some(rev) if rev > store.revision() => At::Future(rev),
@@ -183,6 +183,9 @@ impl Desk {
     /// submitted leave in between.
     pub fn begin_turn(&mut self) {
         self.budget = TURN_BUDGET;
+        if faults::is_armed(Fault::StarvedForEver) {
+            self.starved.clear();
+        }
         for conn in std::mem::replace(&mut self.next, std::mem::take(&mut self.starved)) {
             self.sessions.resume(conn, Pause::Turn);
         }
@@ -277,7 +280,9 @@ impl Desk {
                 return self.read_at(store, conn, tag, op, path, store.revision());
             }
             Op::Get => match store.lookup(path, rev) {
-                Lookup::Dir { .. } => self.fail(conn, tag, ErrCode::Isdir),
+                Lookup::Dir { .. } if !faults::is_armed(Fault::DirectoryReadAsMissing) => {
+                    self.fail(conn, tag, ErrCode::Isdir)
+                }
                 found => {
                     let (rev, value) = match found {
                         Lookup::File { rev, value } => (rev, value),

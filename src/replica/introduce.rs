@@ -7,6 +7,7 @@ use super::batch::{Command, Registration};
 use super::members::FOUNDER;
 use super::requests::{Asker, Pending};
 use super::{Config, Replica};
+use crate::faults::{self, Fault};
 use crate::store::{Lookup, Mutation, Path};
 
 /// How far a server has made itself known.
@@ -55,7 +56,9 @@ impl Replica {
         if Path::parse(format!("/ctl/ns/{name}/{id}").as_bytes()).is_some() {
             self.put(&format!("/ctl/ns/{name}/{id}"), &addr);
         }
-        self.put(&format!("/ctl/node/{id}/writable"), "true");
+        if !faults::is_armed(Fault::NeverWritable) {
+            self.put(&format!("/ctl/node/{id}/writable"), "true");
+        }
         self.introduced = Introduced::Until(self.pending_first + self.pending.len() as u64 - 1);
         // Nothing to say: it is known already.
         if self.pending.is_empty() {

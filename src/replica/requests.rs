@@ -250,7 +250,10 @@ pub(super) fn welcome(
 /// Answers a client's mutation with its outcome.
 pub(super) fn answer(desk: &mut Desk, conn: Conn, tag: Option<i32>, answer_rev: bool, outcome: Result<i64, Rejected>) {
     let response = match outcome {
-        Ok(rev) => Response { tag, rev: answer_rev.then_some(rev), ..Response::default() },
+        Ok(rev) => {
+            let answer_rev = answer_rev || faults::is_armed(Fault::DeletionWithRevision);
+            Response { tag, rev: answer_rev.then_some(rev), ..Response::default() }
+        }
         Err(Rejected::Members(denied)) => Response::error(tag, ErrCode::Other, Some(denied.detail().as_bytes())),
         Err(Rejected::Store(refused)) => {
             let code = match refused {

@@ -372,7 +372,8 @@ impl Snapshots {
 
     /// The durable snapshot up to `index` is the one to go on from. Returns the name of the one before.
     pub fn adopt(&mut self, index: u64, bytes: u64) -> Option<String> {
-        let old = (self.last > 0 && self.last != index).then(|| name::snapshot(self.last));
+        let old = (self.last > 0 && self.last != index && !faults::is_armed(Fault::SnapshotsKept))
+            .then(|| name::snapshot(self.last));
         self.last = index;
         self.last_bytes = bytes;
         old
@@ -439,7 +440,8 @@ fn encode_state(first: i64, last: i64, machine: &Machine) -> Vec<u8> {
     for (id, member) in members.nodes() {
         state.extend_from_slice(&id.to_le_bytes());
         state.extend_from_slice(&member.node);
-        state.extend_from_slice(&member.incarnation.to_le_bytes());
+        let incarnation = if faults::is_armed(Fault::IncarnationsLeftOut) { 0 } else { member.incarnation };
+        state.extend_from_slice(&incarnation.to_le_bytes());
         put_path(&mut state, member.addr.as_bytes());
     }
     state.extend_from_slice(&members.conf().write_to_bytes().expect("a configuration has an encoding"));

@@ -224,7 +224,10 @@ fn recount(
                 }
                 left.work = left.work.checked_sub(1)?;
                 tree.arena.path(entry.node, path);
-                if walk_order(path, &cursor.position) == Ordering::Greater {
+                let in_bytes = faults::is_armed(Fault::CursorInByteOrder);
+                let order =
+                    if in_bytes { (**path).cmp(&cursor.position[..]) } else { walk_order(path, &cursor.position) };
+                if order == Ordering::Greater {
                     continue;
                 }
                 left.work = left.work.checked_sub(glob.cost(path))?;

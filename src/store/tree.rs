@@ -123,7 +123,7 @@ impl Tree {
     fn set(&mut self, rev: i64, path: &[u8], expected: i64, value: &[u8]) -> Result<Entry, Refused> {
         let path = Path::parse(path).ok_or(Refused::BadPath)?;
         let at = self.locate(path);
-        if at.through_file {
+        if at.through_file && !faults::is_armed(Fault::FileBelowFile) {
             return Err(Refused::NotDir);
         }
         self.compare(&at, expected)?;
@@ -142,7 +142,10 @@ impl Tree {
     fn del(&mut self, rev: i64, path: &[u8], expected: i64) -> Result<Entry, Refused> {
         let path = Path::parse(path).ok_or(Refused::BadPath)?;
         let at = self.locate(path);
-        self.compare(&at, expected)?;
+        match self.compare(&at, expected) {
+            Err(Refused::IsDir) if faults::is_armed(Fault::DirectoryDeleted) => {}
+            compared => compared?,
+        }
         let node = self.create(at);
         self.hints.set(path, node);
         let file = &mut self.arena[node].file;

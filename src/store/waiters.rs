@@ -270,6 +270,7 @@ impl Waiters {
     }
 
     fn wake_awaiting(&mut self, rev: i64) {
+        let rev = rev - i64::from(faults::is_armed(Fault::RevisionWokenLate));
         while let Some(entry) = self.awaiting.first_entry()
             && entry.key().0 <= rev
         {

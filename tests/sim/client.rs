@@ -7,6 +7,7 @@ use doozer::wire::frame::{self, Split};
 use doozer::wire::{ErrCode, Request, Response, Verb};
 
 use crate::Event;
+use crate::anything::Anything;
 use crate::chance::{Chance, Queue};
 use crate::checker::{self, Call, Checker, Conn};
 use crate::net::{At, Host, Net, PipeId, Read};
@@ -71,18 +72,20 @@ pub struct Load {
     pub plain: bool,
     /// Whether it connects to any node when it has lost its connection.
     pub roams: bool,
+    /// Whether half of what it asks is [`Anything`].
+    pub anything: bool,
 }
 
 impl Default for Load {
     fn default() -> Load {
-        Load { window: 4, pause: 5_000, size: 200, plain: false, roams: false }
+        Load { window: 4, pause: 5_000, size: 200, plain: false, roams: false, anything: false }
     }
 }
 
 /// What an answer means to a client, beside what it means to the checker.
 #[derive(Clone, Debug)]
 enum Asked {
-    /// A write of a file that all write to, if it is one.
+    /// A write of a file whose revision is of interest, if it is one.
     Write(Option<String>),
     Read(Option<String>),
     /// An event that may not have come yet.
@@ -120,7 +123,7 @@ pub struct Client {
     tag: i32,
     /// The next event that it has not seen.
     pub next: i64,
-    /// Revisions of the files that all write to, as far as it was told.
+    /// Revisions of such files, as far as it was told.
     cas: BTreeMap<String, i64>,
     /// Not before this time.
     rests: u64,
@@ -338,7 +341,34 @@ impl Client {
         outside.queue.at(self.rests, Event::Client(self.id, self.serial, Wake::Go));
     }
 
+    fn ask_anything(&mut self, outside: &mut Outside<'_>) {
+        if outside.chance.once_in(60) {
+            for nth in 0..10 {
+                self.send(&Anything::laborious(nth).request(), Asked::Read(None), outside);
+            }
+        }
+        let now = outside.checker.acknowledged();
+        let anything = Anything::pick(outside.chance, now, outside.names);
+        let asked = match anything {
+            _ if anything.writes() => Asked::Write(anything.path().map(str::to_owned)),
+            _ if anything.waits() && self.parked() >= PARKED => return self.get("/any/a", None, outside),
+            _ if anything.waits() && !self.cas.is_empty() && outside.chance.once_in(2) => {
+                // For what it knows to be there.
+                let known = outside.chance.index(self.cas.len());
+                let (path, rev) =
+                    self.cas.iter().nth(known).map(|(path, rev)| (path.clone(), *rev)).expect("one of them");
+                return self.wait(&path, rev, Asked::Event(0), outside);
+            }
+            _ if anything.waits() => Asked::Event(0),
+            _ => Asked::Read(None),
+        };
+        self.send(&anything.request(), asked, outside);
+    }
+
     fn ask_something(&mut self, load: Load, outside: &mut Outside<'_>) {
+        if load.anything && outside.chance.once_in(2) {
+            return self.ask_anything(outside);
+        }
         let own = format!("/load/{}/{}", self.id, outside.chance.below(6));
         let all = format!("/all/{}", outside.chance.below(4));
         let mut kind = if load.plain { 0 } else { outside.chance.below(40) };

@@ -27,6 +27,8 @@ pub enum Climate {
     Large,
     /// Slots and nodes come and go.
     Members,
+    /// Clients ask for anything, also for what is to be refused, and list what is more than is listed at once.
+    Requests,
 }
 
 impl Climate {
@@ -34,7 +36,7 @@ impl Climate {
     pub fn mix(self, seed: u64) -> Mix {
         let mut chance = Chance::new(seed ^ 0x0c11_3a7e);
         let usual = Mix::of(seed);
-        let load = |window, pause, size| Load { window, pause, size, plain: false, roams: true };
+        let load = |window, pause, size| Load { window, pause, size, plain: false, roams: true, anything: false };
         let base = Mix {
             voters: 3,
             standbys: 0,
@@ -42,6 +44,7 @@ impl Climate {
             clients: vec![load(4, 50_000, 100); 3],
             watchers: 1,
             ballast: 0,
+            crowd: 0,
             faults: BTreeMap::new(),
             longest: 1_500,
             seconds: 60,
@@ -139,6 +142,24 @@ impl Climate {
                 ]),
                 longest: 5_000,
                 seconds: 120,
+                ..base
+            },
+            Climate::Requests => Mix {
+                voters: chance.pick(&[1, 3, 3]),
+                flags: Flags {
+                    history: chance.pick(&[50, 1_000_000, 1_000_000]),
+                    sizes: Sizes { keep: 50_000, snapshot_after: 1 << 20, ..Sizes::default() },
+                    ..Flags::default()
+                },
+                clients: vec![Load { anything: true, ..load(4, 20_000, 100) }; 4],
+                crowd: chance.pick(&[0, 2_500, 2_500]),
+                faults: often(&[
+                    (Kind::Kill, 4_000),
+                    (Kind::Isolate, 4_000),
+                    (Kind::Break, 2_000),
+                    (Kind::Snapshot, 2_000),
+                ]),
+                seconds: 20,
                 ..base
             },
         }

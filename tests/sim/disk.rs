@@ -91,6 +91,11 @@ pub struct Disk {
     pub failing: bool,
     /// The next write of the log does not arrive as it was sent.
     pub corrupting: bool,
+    /// Blocks that were on their way when their process died, and what was there before: the host has them, and the disk may not.
+    cached: Vec<(String, usize, Vec<u8>)>,
+    /// Where the last write of the log went, and whether some of it may be lost.
+    last: (String, std::ops::Range<usize>),
+    pub may_have_lost_its_end: bool,
     /// What it holds is not what was written.
     harmed: bool,
     /// Time that an operation takes, in microseconds.
@@ -144,7 +149,11 @@ impl Disk {
 
     fn carry_out(&mut self, op: &Op) {
         match op {
-            Op::Append(write) => self.put(&write.file(), size(write.offset), write.bytes()),
+            Op::Append(write) => {
+                let at = size(write.offset);
+                self.put(&write.file(), at, write.bytes());
+                self.last = (write.file(), at..at + write.bytes().len());
+            }
             Op::Prepare(prepare) => {
                 let mut file = match prepare.recycled_file() {
                     Some(old) => self.take(&old),
@@ -177,6 +186,7 @@ impl Disk {
     }
 
     fn take(&mut self, name: &str) -> File {
+        self.synced(name);
         self.files.remove(name).unwrap_or_else(|| panic!("{name} is not there"))
     }
 
@@ -189,7 +199,11 @@ impl Disk {
     /// Nobody waits any more for what is under way: some of it was carried out, some in part, some not at all. The host goes on if
     /// only the process is gone: then what was written already stays as it is.
     pub fn crash(&mut self, host_too: bool, chance: &mut Chance) {
-        for op in std::mem::take(&mut self.ops).into_values() {
+        let ops = std::mem::take(&mut self.ops);
+        if !host_too {
+            ops.values().for_each(|op| self.cache(op));
+        }
+        for op in ops.into_values() {
             match (chance.below(4), &op) {
                 (0, _) => {}
                 (1, Op::Append(write)) => {
@@ -232,8 +246,26 @@ impl Disk {
         (self.stalled, self.failing, self.corrupting) = (false, false, false);
     }
 
+    /// Remembers what is where an operation of a process that dies writes.
+    fn cache(&mut self, op: &Op) {
+        let Op::Append(write) = op else { return };
+        let Some(file) = self.files.get(&write.file()) else { return };
+        for i in 0..write.bytes().len() / BLOCK {
+            let at = size(write.offset) + i * BLOCK;
+            let mut before = vec![0; BLOCK];
+            if file.read(at, &mut before).is_ok() {
+                self.cached.push((write.file(), at, before));
+            }
+        }
+    }
+
     /// What was not made durable under its name may be there in part.
     fn lose_unsynced(&mut self, chance: &mut Chance) {
+        for (name, at, before) in std::mem::take(&mut self.cached) {
+            if self.files.contains_key(&name) && chance.once_in(2) {
+                self.put(&name, at, &before);
+            }
+        }
         let drafts: Vec<String> = self.files.keys().filter(|name| name.ends_with(".tmp")).cloned().collect();
         for name in drafts {
             match chance.below(4) {
@@ -266,6 +298,7 @@ impl Disk {
     pub fn wipe(&mut self) {
         self.harmed = false;
         self.files.clear();
+        self.cached.clear();
     }
 
     // ---- what a node does before it runs: carried out at once ----
@@ -305,15 +338,32 @@ impl Disk {
     /// Carries out a step of recovery. What is set aside is of no interest any more.
     pub fn step(&mut self, step: &Step) {
         match step {
-            Step::Erase(Erase { file, offset, length }) => self.put(file, size(*offset), &vec![0; size(*length)]),
+            Step::Erase(Erase { file, offset, length }) => {
+                self.put(file, size(*offset), &vec![0; size(*length)]);
+                self.synced(file);
+            }
             Step::Remove(name) | Step::SetAside(name) => _ = self.take(name),
-            Step::Sync(name) => assert!(self.files.contains_key(name)),
+            Step::Sync(name) => {
+                assert!(self.files.contains_key(name));
+                self.synced(name);
+            }
             Step::SyncDirectory => {}
         }
     }
 
+    /// What a file holds is durable, or the file is gone.
+    fn synced(&mut self, name: &str) {
+        self.cached.retain(|(cached, ..)| cached != name);
+    }
+
+    /// How many snapshots are there.
+    pub fn snapshots_kept(&self) -> usize {
+        self.files.keys().filter(|file| file.ends_with(".snap")).count()
+    }
+
     /// Moves everything out of the way but the identity.
     pub fn set_all_aside(&mut self) {
+        self.cached.clear();
         self.harmed = false;
         self.files.retain(|name, _| name == name::IDENTITY);
     }
@@ -358,6 +408,7 @@ impl Disk {
         let end = (at + sector).min(file.bytes.len());
         file.bytes[at..end].fill(0);
         self.harmed = true;
+        self.may_have_lost_its_end |= self.last.0 == name && self.last.1.contains(&at);
         Some(format!("{name} at {at}"))
     }
 

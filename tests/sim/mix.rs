@@ -90,6 +90,8 @@ pub struct Mix {
     pub watchers: usize,
     /// Files of 100,000 bytes that are there from the beginning.
     pub ballast: usize,
+    /// Empty files in one directory, likewise.
+    pub crowd: usize,
     /// Mean time between two faults of a kind, in milliseconds.
     pub faults: BTreeMap<Kind, u64>,
     /// How long faults last, at most, in milliseconds.
@@ -153,6 +155,7 @@ impl Mix {
                 size: chance.pick(&[50, 50, 300, 5_000]),
                 plain: false,
                 roams: chance.once_in(2),
+                anything: false,
             })
             .collect();
         let ballast = if chance.once_in(8) { 40 } else { 0 };
@@ -194,6 +197,7 @@ impl Mix {
             clients,
             watchers: chance.index(3),
             ballast,
+            crowd: 0,
             faults,
             longest: log_uniform(chance, 500, 30_000) * pace,
             seconds: (log_uniform(chance, 30, 600) * pace).min(STEPS * pace / (nodes * nodes * 40 + asked * 15) + 10),
@@ -207,7 +211,7 @@ impl Mix {
         mix.clients.truncate(less.clients.unwrap_or(usize::MAX));
         mix.seconds = mix.seconds.min(less.seconds.unwrap_or(u64::MAX));
         if less.bare {
-            (mix.watchers, mix.ballast) = (0, 0);
+            (mix.watchers, mix.ballast, mix.crowd) = (0, 0, 0);
         }
         mix
     }
@@ -221,9 +225,10 @@ impl Mix {
             voters: 3,
             standbys: 0,
             flags: Flags { sizes: Sizes { snapshot_after: 2 << 20, ..Sizes::default() }, ..Flags::default() },
-            clients: vec![Load { window: 2, pause: 300_000, size: 100, plain: false, roams: true }; 4],
+            clients: vec![Load { window: 2, pause: 300_000, size: 100, plain: false, roams: true, anything: false }; 4],
             watchers: 1,
             ballast: 0,
+            crowd: 0,
             faults: kinds.map(|kind| (*kind, 200_000 + chance.below(200_000))).collect(),
             longest: 5_000,
             seconds: 600,

@@ -118,6 +118,8 @@ pub struct Node {
     pub refused: bool,
     /// The raft id with which it ran last.
     pub last_raft_id: Option<u64>,
+    /// The raft id with which it has applied entries, and the last of them: all of these were durable.
+    pub had: (u64, u64),
     /// What it has said, and when it did.
     pub said: Vec<(u64, String)>,
 }
@@ -215,6 +217,7 @@ impl Node {
             led: None,
             refused: false,
             last_raft_id: None,
+            had: (0, 0),
             said: Vec::new(),
         }
     }
@@ -235,6 +238,10 @@ impl Node {
 
     pub fn running(&self) -> Option<&Running> {
         if let Life::Running(running) = &self.life { Some(running) } else { None }
+    }
+
+    pub fn running_mut(&mut self) -> Option<&mut Running> {
+        if let Life::Running(running) = &mut self.life { Some(running) } else { None }
     }
 
     /// How it is, for a test that has failed.
@@ -396,8 +403,18 @@ impl Node {
                     vec![format!("runs: raft id {}, epoch {}", identity.raft_id, identity.boot_epoch)],
                 );
                 self.last_raft_id = Some(identity.raft_id);
+                let start = &recovered.start;
+                let has = start.entries.last().map_or(start.applied.0, |entry| entry.index);
+                // What is lost as a whole at the very end of the log cannot be told from what was never written.
+                if self.had.0 == identity.raft_id && !std::mem::take(&mut self.disk.may_have_lost_its_end) {
+                    let had = self.had.1;
+                    assert!(has >= had, "node {} comes back with entries up to {has}, and had {had}", self.host);
+                }
+                self.had = (identity.raft_id, start.applied.0);
                 let mut replica = Replica::new(config, *recovered).expect("raft takes what was recovered");
                 replica.hurry(self.flags.sizes.keep, self.flags.sizes.snapshot_after);
+                // The checker is told of every revision, though a turn applies more of them than the history holds.
+                replica.keep_history(0);
                 replica.campaign().expect("an only voter may stand");
                 self.life = Life::Running(Box::new(Running {
                     replica,

@@ -45,6 +45,9 @@ pub fn run(seed: u64, mix: &Mix) -> Report {
     if mix.ballast > 0 {
         world.fill(0, mix.ballast, 100_000);
     }
+    if mix.crowd > 0 {
+        world.crowd(0, mix.crowd);
+    }
     let mut weather = Weather::new(seed, mix, world.now());
     let until = world.now() + mix.seconds * 1_000;
     weather.rage(&mut world, until);

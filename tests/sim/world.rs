@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use doozer::replica::Replica;
 use doozer::store::Kind;
 use doozer::wire::{ErrCode, FLAG_DEL, FLAG_SET, Request, Verb};
 
+use crate::anything::CROWD;
 use crate::chance::{Chance, Queue};
 use crate::checker::Checker;
 use crate::client::{self, Answer, Client, Load, Plan};
@@ -199,7 +201,9 @@ impl World {
         let World { nodes, net, queue, chance, .. } = self;
         let mut outside = node::Outside { net, queue, chance, end: None };
         nodes[host].wake(process, wake, &mut outside);
-        if let Some(running) = nodes[host].running() {
+        let applied = nodes[host].running().map(|running| running.replica.applied());
+        nodes[host].had.1 = nodes[host].had.1.max(applied.unwrap_or(0));
+        if let Some(running) = nodes[host].running_mut() {
             if running.replica.applied() > self.members.0 {
                 self.members = (running.replica.applied(), running.replica.voters().to_vec());
             }
@@ -535,6 +539,19 @@ impl World {
         self.clients[client].answers.clear();
     }
 
+    /// Writes so many empty files into one directory.
+    #[track_caller]
+    pub fn crowd(&mut self, node: Host, files: usize) {
+        let client = self.add_client(node, Plan::Hand);
+        self.until(LIMIT, "it is connected", |world| world.clients[client].is_connected());
+        for file in 0..files {
+            self.ask(client, &set(&format!("{CROWD}/{file}"), -1, b""));
+        }
+        self.until(LIMIT, "it is written", |world| world.clients[client].open() == 0);
+        assert!(self.clients[client].answers.iter().all(|answer| answer.err.is_none()));
+        self.clients[client].answers.clear();
+    }
+
     /// The contents of a file at a node; `None` if it is missing.
     pub fn file(&mut self, node: Host, path: &str) -> Option<String> {
         let answer = self.try_call(node, &get(path), LIMIT)?;
@@ -714,6 +731,8 @@ impl World {
         self.until(self.patience(), "everything is answered", |world| {
             world.clients.iter().all(|client| client.open() == 0)
         });
+        self.must_read_the_next(up[0], &up);
+        self.check_members(&up);
         self.check(&up);
         self.until(self.patience(), "whatever has come is known to who waits for it", |world| {
             world.checker.overdue() == 0
@@ -740,6 +759,60 @@ impl World {
             self.read_history(host, 1, rev);
         }
         true
+    }
+
+    /// Reads of the revision that comes next are answered when it is there.
+    #[track_caller]
+    fn must_read_the_next(&mut self, writer: Host, nodes: &[Host]) {
+        let next = self.revision() + 1;
+        let first = self.clients.len();
+        for node in nodes {
+            self.add_client(*node, Plan::Hand);
+        }
+        let readers = first..self.clients.len();
+        self.until(LIMIT, "they are connected", |world| readers.clone().all(|id| world.clients[id].is_connected()));
+        for id in readers.clone() {
+            self.ask(id, &Request { rev: Some(next), ..get("/probe") });
+        }
+        // Nothing comes behind it that could wake them as well.
+        self.write(writer, self.patience());
+        self.until(LIMIT, "a read of the next revision is answered", |world| {
+            readers.clone().all(|id| world.clients[id].open() == 0)
+        });
+    }
+
+    /// The members have their slots, every node its files in `/ctl`, and no disk holds what is of no use any more.
+    #[track_caller]
+    fn check_members(&mut self, nodes: &[Host]) {
+        let patience = self.patience() + self.nodes[0].flags.timeout_ms;
+        self.until(patience, "each member stands in a slot, and nobody else", |world| {
+            let held = world.slots(nodes[0]);
+            let voters = world.members().to_vec();
+            let places = |id: &String| held.iter().filter(|(_, holder)| holder == id).count();
+            held.len() == voters.len()
+                && nodes.iter().all(|host| {
+                    let node = &world.nodes[*host];
+                    let votes = node.raft_id().is_some_and(|id| voters.contains(&id));
+                    node.id().is_none_or(|id| places(&id) == usize::from(votes))
+                })
+        });
+        self.until(patience, "what is replicated beside the files is the same everywhere", |world| {
+            let mut states =
+                nodes.iter().map(|host| world.nodes[*host].running().map(|r| beside_the_files(&r.replica)));
+            let first = states.next().expect("a node");
+            states.all(|state| state == first)
+        });
+        for host in nodes {
+            let (id, addr) = (self.nodes[*host].id().expect("it runs"), self.nodes[*host].addr.clone());
+            for (file, value) in [("addr", &addr[..]), ("writable", "true")] {
+                let path = format!("/ctl/node/{id}/{file}");
+                self.until(LIMIT, &format!("{path} is {value}"), |world| {
+                    world.file(nodes[0], &path).as_deref() == Some(value)
+                });
+            }
+            let kept = self.nodes[*host].disk.snapshots_kept();
+            assert!(kept <= 2, "node {host} keeps {kept} snapshots");
+        }
     }
 
     /// All nodes have the same history, and it is what the clients were told.
@@ -803,9 +876,17 @@ impl World {
     }
 }
 
+/// The replicated state but for the files, and what it is as of.
+fn beside_the_files(replica: &Replica) -> String {
+    let members = replica.members();
+    let slots: Vec<_> = members.slots().iter().map(|(path, slot)| (path, slot.rev, &slot.holder)).collect();
+    let (conf, nodes, next) = (members.conf(), members.nodes(), members.next());
+    format!("{} {conf:?} {nodes:?} {next} {slots:?} {:?}", replica.applied(), replica.seen())
+}
+
 /// Tells the checker what a node has applied, since it was asked last.
-fn learn(running: &node::Running, host: Host, known: &mut i64, checker: &mut Checker) {
-    let replica = &running.replica;
+fn learn(running: &mut node::Running, host: Host, known: &mut i64, checker: &mut Checker) {
+    let replica = &mut running.replica;
     let mut path = Vec::new();
     let (mut next, last) = (*known + 1, replica.revision());
     assert!(next <= last + 1, "node {host} was at revision {known}, and is at {last}");
@@ -825,6 +906,7 @@ fn learn(running: &node::Running, host: Host, known: &mut i64, checker: &mut Che
         };
         checker.learn(host, rev, flags, &path, event.value);
     }
+    replica.keep_history(last);
     *known = last;
     if let Some(violation) = checker.violation() {
         panic!("{violation}");
