@@ -8,38 +8,10 @@ use doozer::limits::BLOCK;
 use doozer::log::{Erase, FileInfo, Prepare, SnapshotWrite, Step, Write, bytes_of, name};
 
 use crate::chance::Chance;
+use crate::file::File;
 
 /// Time that an operation usually takes, in microseconds.
 const LATENCY: (u64, u64) = (100, 500);
-
-/// A file: its length, and what it begins with. Zeros come behind that.
-#[derive(Clone, Debug, Default)]
-pub struct File {
-    length: usize,
-    bytes: Vec<u8>,
-}
-
-impl File {
-    fn write(&mut self, offset: usize, bytes: &[u8]) {
-        let end = offset + bytes.len();
-        self.length = self.length.max(end);
-        if self.bytes.len() < end {
-            self.bytes.resize(end, 0);
-        }
-        self.bytes[offset..end].copy_from_slice(bytes);
-    }
-
-    fn read(&self, offset: usize, into: &mut [u8]) -> Result<(), String> {
-        if offset + into.len() > self.length {
-            return Err("the end of the file".into());
-        }
-        let there = self.bytes.get(offset..).unwrap_or_default();
-        let there = &there[..there.len().min(into.len())];
-        into[..there.len()].copy_from_slice(there);
-        into[there.len()..].fill(0);
-        Ok(())
-    }
-}
 
 /// Something on its way to the disk.
 #[derive(Debug)]
@@ -157,9 +129,9 @@ impl Disk {
             Op::Prepare(prepare) => {
                 let mut file = match prepare.recycled_file() {
                     Some(old) => self.take(&old),
-                    None => File { length: size(prepare.size), bytes: Vec::new() },
+                    None => File::of(size(prepare.size)),
                 };
-                assert_eq!(file.length, size(prepare.size));
+                assert_eq!(file.length(), size(prepare.size));
                 file.write(0, bytes_of(&prepare.header));
                 assert!(self.files.insert(prepare.file(), file).is_none(), "a segment that is there is not made again");
             }
@@ -192,7 +164,7 @@ impl Disk {
 
     fn put(&mut self, name: &str, offset: usize, bytes: &[u8]) {
         let file = self.files.get_mut(name).unwrap_or_else(|| panic!("{name} is not there to be written to"));
-        assert!(offset + bytes.len() <= file.length, "a write beyond the end of {name}");
+        assert!(offset + bytes.len() <= file.length(), "a write beyond the end of {name}");
         file.write(offset, bytes);
     }
 
@@ -272,15 +244,14 @@ impl Disk {
                 0 => _ = self.files.remove(&name),
                 1 => {
                     let mut file = self.take(&name);
-                    file.length = chance.index(file.length + 1);
-                    file.bytes.truncate(file.length);
+                    file.truncate(chance.index(file.length() + 1));
                     self.files.insert(name, file);
                 }
                 2 => {
                     let file = self.files.get_mut(&name).expect("it was just named");
-                    for sector in file.bytes.chunks_mut(BLOCK) {
+                    for block in 0..file.written().div_ceil(BLOCK) {
                         if chance.once_in(2) {
-                            sector.fill(0);
+                            file.fill(block * BLOCK, BLOCK);
                         }
                     }
                 }
@@ -304,7 +275,7 @@ impl Disk {
     // ---- what a node does before it runs: carried out at once ----
 
     pub fn listing(&self) -> Vec<FileInfo> {
-        let info = |(name, file): (&String, &File)| FileInfo { name: name.clone(), length: file.length as u64 };
+        let info = |(name, file): (&String, &File)| FileInfo { name: name.clone(), length: file.length() as u64 };
         self.files.iter().map(info).collect()
     }
 
@@ -320,7 +291,7 @@ impl Disk {
     /// All of a file.
     pub fn contents(&self, name: &str) -> Option<Vec<u8>> {
         let file = self.files.get(name)?;
-        let mut bytes = vec![0; file.length];
+        let mut bytes = vec![0; file.length()];
         file.read(0, &mut bytes).expect("all of it is there");
         Some(bytes)
     }
@@ -382,8 +353,8 @@ impl Disk {
 
     /// A file that something of the log or of a snapshot was written to, and how much of it.
     fn any_written(&self, chance: &mut Chance) -> Option<(String, usize)> {
-        let written = self.files.iter().filter(|(name, file)| *name != name::IDENTITY && !file.bytes.is_empty());
-        let written: Vec<(&String, usize)> = written.map(|(name, file)| (name, file.bytes.len())).collect();
+        let written = self.files.iter().filter(|(name, file)| *name != name::IDENTITY && file.written() > 0);
+        let written: Vec<(&String, usize)> = written.map(|(name, file)| (name, file.written())).collect();
         if written.is_empty() {
             return None;
         }
@@ -405,8 +376,7 @@ impl Disk {
         let sector = chance.pick(&[512, BLOCK]);
         let at = chance.index(length) / sector * sector;
         let file = self.files.get_mut(&name)?;
-        let end = (at + sector).min(file.bytes.len());
-        file.bytes[at..end].fill(0);
+        file.fill(at, sector);
         self.harmed = true;
         self.may_have_lost_its_end |= self.last.0 == name && self.last.1.contains(&at);
         Some(format!("{name} at {at}"))
@@ -414,7 +384,7 @@ impl Disk {
 
     fn flip(&mut self, name: &str, at: usize, chance: &mut Chance) {
         let file = self.files.get_mut(name).unwrap_or_else(|| panic!("{name} is not there to rot"));
-        file.bytes[at] ^= 1 << chance.below(8);
+        file.flip(at, chance.below(8));
         self.harmed = true;
     }
 }
