@@ -46,8 +46,8 @@ use world::Event;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The first argument with which `cargo sim` asks for the simulator's own command line.
-const COMMAND: &str = "sim";
+/// The first argument with which `cargo sim` asks for the simulator's own command line: nothing that anyone filters tests by.
+const COMMAND: &str = "cargo-sim";
 
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
