@@ -1,0 +1,64 @@
+//! The record: a table of TOML for each version of the compiler, with the instructions per operation.
+//!
+//! ```toml
+//! ["rustc 1.95.0 (59807616e 2026-04-14) x86_64-unknown-linux-gnu"]
+//! "store/get-1000" = 123.4
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use crate::comparison::Count;
+
+const HEAD: &str = "\
+# Instructions per operation, for each version of the compiler. `cargo bench -p doozer-bench` compares with them, and with
+# `-- --record` renews them: bench/README.md, \"Instructions\".
+";
+
+/// By compiler, then by name.
+#[derive(Debug, Default, PartialEq)]
+pub struct Record(BTreeMap<String, BTreeMap<String, f64>>);
+
+impl Record {
+    /// What the file holds; nothing if there is none.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no record.
+    pub fn read(file: &Path) -> Result<Record, String> {
+        match std::fs::read_to_string(file) {
+            Ok(text) => toml::from_str(&text).map(Record).map_err(|e| format!("{}: {e}", file.display())),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Record::default()),
+            Err(e) => Err(format!("{}: {e}", file.display())),
+        }
+    }
+
+    /// Writes the file anew.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write(&self, file: &Path) -> Result<(), String> {
+        let mut text = HEAD.to_owned();
+        for (compiler, counts) in &self.0 {
+            write!(text, "\n[\"{compiler}\"]\n").expect("memory");
+            for (name, count) in counts {
+                writeln!(text, "\"{name}\" = {count:.1}").expect("memory");
+            }
+        }
+        std::fs::write(file, text).map_err(|e| format!("{}: {e}", file.display()))
+    }
+
+    /// What is recorded of this compiler and of those names.
+    pub fn of(&self, compiler: &str, chosen: impl Fn(&str) -> bool) -> BTreeMap<String, f64> {
+        let counts = self.0.get(compiler).into_iter().flatten();
+        counts.filter(|(name, _)| chosen(name)).map(|(name, count)| (name.clone(), *count)).collect()
+    }
+
+    /// Puts what was counted in the place of what is recorded of this compiler and of those names.
+    pub fn replace(&mut self, compiler: &str, counted: &[Count], chosen: impl Fn(&str) -> bool) {
+        let counts = self.0.entry(compiler.to_owned()).or_default();
+        counts.retain(|name, _| !chosen(name));
+        counts.extend(counted.iter().map(|count| (count.name.clone(), count.instructions)));
+    }
+}
