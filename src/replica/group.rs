@@ -242,9 +242,11 @@ impl Group {
         Ok(())
     }
 
-    /// An only voter is elected by itself at once, for which raft wants all its entries durable.
+    /// An only voter is elected by itself at once, for which raft wants all its entries durable. And nobody stands who has to go on
+    /// from a snapshot first: raft looks through the entries that are not applied, and panics where there are none.
     fn may_stand(&self) -> bool {
-        self.is_leader() || self.waiting.is_empty() || !self.node.raft.prs().is_singleton()
+        let alone = self.node.raft.prs().is_singleton();
+        self.is_leader() || (!self.is_restoring() && (self.waiting.is_empty() || !alone))
     }
 
     /// Forgets who leads: that node is known to be gone. Votes for another are given at once.
@@ -280,6 +282,9 @@ impl Group {
 
     /// Takes a message of a peer.
     pub fn step(&mut self, message: Message) {
+        if message.msg_type == MessageType::MsgTimeoutNow && !self.may_stand() {
+            return;
+        }
         // What it refuses is late: of a peer that is no member any more.
         let _late = self.node.step(message);
         self.jitter();

@@ -63,5 +63,6 @@ list! {
         a_sender_that_becomes_a_receiver_gives_up_what_it_sent,
         a_full_disk_is_relieved_by_a_snapshot,
         a_node_that_missed_more_than_is_kept_gets_the_state,
-        a_state_that_has_not_changed_is_not_written_again;
+        a_state_that_has_not_changed_is_not_written_again,
+        nobody_stands_who_has_to_go_on_from_a_snapshot_first;
 }

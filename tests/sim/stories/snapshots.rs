@@ -299,3 +299,23 @@ pub fn a_state_that_has_not_changed_is_not_written_again() {
     world.heal_all();
     world.finish();
 }
+
+/// The snapshot is durable, and raft knows of it, but the disk takes its time to write into the log that it goes on from there. The
+/// leader is killed meanwhile: this node may not stand before that is done, for raft looks through the entries that it has not applied,
+/// and there are none. (It panicked. Found by the seeds 4010000602 and 4030000356.)
+pub fn nobody_stands_who_has_to_go_on_from_a_snapshot_first() {
+    for seed in 2_700..2_706 {
+        let (mut world, behind) = one_is_behind(seed);
+        let leader = world.find_leader();
+        world.heal_all();
+        world.until_just(LIMIT, "the snapshot is durable", |world| world.nodes[behind].disk.has_snapshot());
+        world.disk(behind).stalled = true;
+        world.kill(leader);
+        // Longer than anyone waits for a leader.
+        world.run(5_000);
+        world.disk(behind).heal();
+        world.write(behind, 30_000);
+        world.start(leader);
+        world.finish();
+    }
+}
