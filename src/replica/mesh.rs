@@ -578,6 +578,7 @@ impl Mesh {
         for conn in quiet {
             self.say(sessions, conn, &Frame::Ping);
         }
+        self.part_with_retired(sessions, members);
         if now_ms.saturating_sub(self.repeated_ms) >= REPEAT_MS {
             let up = &self.up;
             let wanted = |id: u64| members.nodes().contains_key(&id) || up.contains_key(&id);
@@ -587,6 +588,19 @@ impl Mesh {
         }
         self.dial(members);
         self.tell_routes(members);
+    }
+
+    /// Ends the links with nodes that have been taken out meanwhile, as a node may have made before it had the state: when they dial
+    /// again they are told.
+    fn part_with_retired(&mut self, sessions: &mut Sessions, members: &Members) {
+        if faults::is_armed(Fault::RetiredLinked) {
+            return;
+        }
+        let retired = self.up.iter().filter(|(id, _)| members.is_retired(**id)).map(|(_, conn)| *conn);
+        for conn in retired.collect::<Vec<_>>() {
+            self.lose(sessions, conn, "it was taken out of the cluster");
+            sessions.end(conn);
+        }
     }
 
     fn dial(&mut self, members: &Members) {
