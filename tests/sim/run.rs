@@ -33,6 +33,10 @@ pub fn run(seed: u64, mix: &Mix) -> Report {
     for host in mix.voters..mix.nodes() {
         world.start(host);
     }
+    // Before anyone can write a file where its directory is to be.
+    if mix.crowd > 0 {
+        world.crowd(0, mix.crowd);
+    }
     let mut chance = Chance::new(seed ^ 0x00c1_1e47);
     for load in &mix.clients {
         let at = chance.index(mix.nodes());
@@ -44,9 +48,6 @@ pub fn run(seed: u64, mix: &Mix) -> Report {
     }
     if mix.ballast > 0 {
         world.fill(0, mix.ballast, 100_000);
-    }
-    if mix.crowd > 0 {
-        world.crowd(0, mix.crowd);
     }
     let mut weather = Weather::new(seed, mix, world.now());
     let until = world.now() + mix.seconds * 1_000;

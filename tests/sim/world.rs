@@ -62,6 +62,8 @@ pub struct World {
     known: Vec<i64>,
     /// The last entry that anyone has applied, and the members as of it.
     members: (u64, Vec<u64>),
+    /// Who is in the cluster as of it, members and standbys, by raft id.
+    known_ids: Vec<u64>,
     /// What happened, as one number.
     trace: u32,
     pub steps: u64,
@@ -89,6 +91,7 @@ impl World {
             connections: 0,
             leaders: BTreeMap::new(),
             members: (0, Vec::new()),
+            known_ids: Vec::new(),
             trace: 0,
             steps: 0,
         }
@@ -206,6 +209,7 @@ impl World {
         if let Some(running) = nodes[host].running_mut() {
             if running.replica.applied() > self.members.0 {
                 self.members = (running.replica.applied(), running.replica.voters().to_vec());
+                self.known_ids = running.replica.members().nodes().keys().copied().collect();
             }
             if running.replica.revision() != self.known[host] {
                 learn(running, host, &mut self.known[host], &mut self.checker);
@@ -631,7 +635,8 @@ impl World {
         self.nodes.iter().filter_map(|node| node.running()).any(|running| running.replica.is_changing_members())
     }
 
-    /// Nodes that run and are connected, if only by way of others.
+    /// Nodes of the cluster that run and are connected, if only by way of others. One that was forgotten is none until it has come
+    /// back, which it does on the word of a node that it knows as a member: anyone else could say so.
     fn connected_with(&self, host: Host) -> Vec<Host> {
         let mut found = vec![host];
         let mut next = 0;
@@ -640,12 +645,25 @@ impl World {
             next += 1;
             for to in 0..self.nodes.len() {
                 let both = self.net.gets_through(from, to) && self.net.gets_through(to, from);
-                if both && self.nodes[to].runs() && !found.contains(&to) {
+                let is_part = self.is_part(to) && (self.is_part(from) || self.takes_for_member(from, to));
+                if both && is_part && self.nodes[to].runs() && !found.contains(&to) {
                     found.push(to);
                 }
             }
         }
         found
+    }
+
+    /// Whether a node is in the cluster, as of the last entry that anyone has applied.
+    fn is_part(&self, host: Host) -> bool {
+        self.nodes[host].raft_id().is_some_and(|id| self.known_ids.contains(&id))
+    }
+
+    /// Whether one node takes another for a member, though perhaps under an earlier raft id.
+    fn takes_for_member(&self, host: Host, other: Host) -> bool {
+        let (Some(running), Some(id)) = (self.nodes[host].running(), self.nodes[other].id()) else { return false };
+        let (members, voters) = (running.replica.members(), running.replica.voters());
+        members.nodes().iter().any(|(raft_id, member)| member.node == *id.as_bytes() && voters.contains(raft_id))
     }
 
     /// Whoever is connected with a majority writes, and whoever runs reads.
