@@ -6,7 +6,7 @@
 //!
 //! * `directory`: the data directory: lock, identity, recovery.
 //! * `attach`, `boot`: how a new node finds its cluster.
-//! * `pin`: the core.
+//! * `pin`, `poll`: the core, and how it waits.
 //! * [`boot`]: the name service, of another cluster, in which the nodes of this one find each other.
 //! * `buffer`, `signal`: what the tasks are made of.
 
@@ -20,6 +20,7 @@ pub mod directory;
 mod disk;
 mod link;
 mod pin;
+mod poll;
 mod signal;
 
 use std::cell::{Cell, RefCell};
@@ -72,6 +73,8 @@ pub struct Options {
     pub dir: PathBuf,
     /// The core to be pinned to.
     pub core: Option<usize>,
+    /// How long the core looks for more, after something has come, before it sleeps.
+    pub busy_poll: Duration,
     /// Name of the cluster: given to one that is founded now, and checked against one that is there.
     pub cluster: Option<String>,
     /// Past revisions that stay readable.
@@ -160,6 +163,9 @@ struct Shell {
     standing: Signal,
     identity: RefCell<Identity>,
     heartbeat: Duration,
+    busy_poll: Duration,
+    /// Bytes have come, or a write has ended.
+    came: Signal,
     disk: disk::Disk,
     _lock: std::fs::File,
 }
@@ -247,6 +253,8 @@ pub fn run(options: Options) -> Result<(), StartError> {
             serving: Signal::default(),
             standing: Signal::default(),
             heartbeat: options.heartbeat,
+            busy_poll: options.busy_poll,
+            came: Signal::default(),
             disk: opened.disk,
             _lock: opened.lock,
             identity: RefCell::new(opened.identity),
@@ -278,6 +286,10 @@ async fn serve(
     tokio_uring::spawn(async move { clock(&s, began).await });
     let s = Rc::clone(&shell);
     tokio_uring::spawn(async move { remember(&s).await });
+    if !shell.busy_poll.is_zero() {
+        let s = Rc::clone(&shell);
+        tokio_uring::spawn(async move { poll::poll(&s).await });
+    }
     shell.turn.set();
     let s = Rc::clone(&shell);
     // Peers are needed before clients can be served: who connects is told apart by the first bytes.

@@ -127,7 +127,18 @@ fn help_and_version_are_errors() {
     for flag in ["-h", "--h", "-help", "--help"] {
         let (status, out, err) = doozerd(&[flag]);
         assert_eq!((status, err.as_str()), (Some(0), ""), "{flag}");
-        for word in ["-l", "-d", "-c", "-hist", "-pulse", "-timeout", "--core", "DOOZER_RWSECRET", "DOOZER_ROSECRET"] {
+        for word in [
+            "-l",
+            "-d",
+            "-c",
+            "-hist",
+            "-pulse",
+            "-timeout",
+            "--core",
+            "--busy-poll",
+            "DOOZER_RWSECRET",
+            "DOOZER_ROSECRET",
+        ] {
             assert!(out.contains(word), "{word} is not in the help: {out}");
         }
     }

@@ -305,6 +305,7 @@ async fn write_log(shell: &Rc<Shell>) {
                     shell.disk.path(&file).display(),
                 )),
             }
+            shell.came.set();
             shell.turn.set();
         }
     }

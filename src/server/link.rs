@@ -115,6 +115,7 @@ impl Link {
                 Ok(got) => got,
                 Err(_) => return self.close(shell),
             };
+            shell.came.set();
             let mut used = 0;
             let needed = loop {
                 let receipt = shell.replica.borrow_mut().receive(self.conn, &buffer.bytes()[used..]);

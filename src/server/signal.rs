@@ -21,10 +21,15 @@ impl Signal {
         }
     }
 
+    /// Clears the signal; whether it was set.
+    pub fn take(&self) -> bool {
+        self.set.replace(false)
+    }
+
     /// Waits until the signal is set, and clears it.
     pub async fn wait(&self) {
         poll_fn(|context| {
-            if self.set.replace(false) {
+            if self.take() {
                 return Poll::Ready(());
             }
             let mut waiter = self.waiter.borrow_mut();

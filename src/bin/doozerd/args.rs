@@ -41,6 +41,12 @@ pub struct Args {
     #[arg(long = "core", value_name = "N")]
     pub core: Option<usize>,
 
+    /// Look for more for so many microseconds after something has come, before the core sleeps: lower latency for more CPU time,
+    /// best on a core of its own; 0 does not
+    #[arg(long = "busy-poll", value_name = "US", default_value_t = 0,
+          value_parser = clap::value_parser!(u64).range(0..=10_000_000))]
+    pub busy_poll: u64,
+
     /// Name of the cluster to found [default: local]; for one that is there, checked against its name
     #[arg(long = "c", value_name = "NAME")]
     pub cluster: Option<String>,

@@ -104,6 +104,7 @@ fn options(args: args::Args) -> Result<Options, String> {
         listen: args.listen,
         dir: args.dir,
         core: args.core,
+        busy_poll: Duration::from_micros(args.busy_poll),
         cluster: args.cluster,
         history: args.history,
         secrets,
