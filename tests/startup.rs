@@ -45,6 +45,21 @@ fn the_start_says_too_little() {
     }
 }
 
+/// A server that polls answers as any other, and sleeps when nobody asks for anything: a core that never rests is its neighbours' loss.
+#[test]
+fn a_server_that_polls_never_rests() {
+    let server = Setup::new().flags(["--busy-poll", "1000"]).start();
+    let mut c = server.connect();
+    for _ in 0..100 {
+        c.put("/x", b"");
+    }
+    eventually("it rests for half of half a second", || {
+        let before = server.cpu_ticks();
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        (server.cpu_ticks() - before < 25).then_some(())
+    });
+}
+
 /// The directory is made where it is not there, its parents too.
 #[test]
 fn a_missing_directory_is_an_error() {

@@ -1,9 +1,10 @@
-//! Batches of commands, and the frames in which a leader sends them to the others.
+//! Batches of commands, the frames in which a leader sends them to the others, and what is counted of their stages.
 
 use std::hint::black_box;
 
 use bytes::Bytes;
 use doozer::replica::batch::{self, Command, Gather, Origin};
+use doozer::replica::stages::Stages;
 use doozer::store::Mutation;
 use doozer::wire::peer::{self, Frame, Route};
 use raft::eraftpb::{Entry, Message, MessageType};
@@ -23,6 +24,8 @@ pub const OPERATIONS: &[Listed] = &[
     ("peer/encode-append-64", TIMES, || encode_append(64)),
     ("peer/decode-append-1", TIMES, || decode_append(1)),
     ("peer/decode-append-64", TIMES, || decode_append(64)),
+    ("stages/commit-1", TIMES, || stages(1)),
+    ("stages/commit-64", TIMES, || stages(64)),
 ];
 
 const ROUTE: Route = Route { from: 1, to: 2, hops: 4 };
@@ -126,5 +129,27 @@ fn decode_append(count: u32) -> Box<dyn FnMut()> {
             assert!(matches!(&received.frame, Frame::Raft(message) if message.entries.len() == 1));
             black_box(received);
         }
+    })
+}
+
+/// All that is counted of a batch on its way, without the readings of the clock: those are a fixed number for each batch.
+fn stages(count: u64) -> Box<dyn FnMut()> {
+    let mut stages = Stages::new(|| black_box(1_000));
+    let mut next = 1;
+    Box::new(move || {
+        for _ in 0..TIMES {
+            next += count;
+            (0..count).for_each(|_| stages.received());
+            stages.gathered(next, count, true);
+            stages.proposed();
+            stages.submitted(black_box(1));
+            stages.written();
+            stages.committed();
+            stages.applied(next);
+            (0..count).for_each(|_| stages.handed_out());
+            stages.end_turn();
+        }
+        let counted = stages.histograms().into_iter().find(|(name, _)| name == "commit_total_ns");
+        assert!(counted.is_some_and(|(_, total)| total.count() * count == next - 1));
     })
 }
