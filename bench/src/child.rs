@@ -82,14 +82,19 @@ pub struct Launch {
     pub flags: Vec<String>,
 }
 
+/// Flags, as a launch has them.
+pub fn owned(flags: &[&str]) -> Vec<String> {
+    flags.iter().copied().map(String::from).collect()
+}
+
 impl Server {
     /// Starts `doozerd` on a free port and a data directory.
     ///
     /// # Errors
     /// It does not start, or does not answer.
-    pub fn doozerd(program: &Path, dir: &Path, core: usize) -> Result<Server, Failure> {
+    pub fn doozerd(program: &Path, dir: &Path, core: usize, flags: &[&str]) -> Result<Server, Failure> {
         let (dir, listen) = (dir.to_path_buf(), SocketAddr::from(([127, 0, 0, 1], 0)));
-        Server::launch(program, &Launch { dir, listen, core: Some(core), attach: None, flags: Vec::new() })
+        Server::launch(program, &Launch { dir, listen, core: Some(core), attach: None, flags: owned(flags) })
     }
 
     /// Starts `doozerd`.

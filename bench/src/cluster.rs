@@ -9,11 +9,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use doozer::limits::PORT_DEFAULT;
 use doozer::wire::ErrCode;
 use rustix::process::Signal;
 
-use crate::child::{Launch, Line, Server};
+use crate::child::{Launch, Line, Server, owned};
 use crate::client::{Client, PATIENCE};
 use crate::failure::{Context, Failure};
 use crate::machine::NODES;
@@ -83,12 +82,13 @@ impl Cluster {
         program: &Path,
         dirs: [PathBuf; NODES],
         cores: [Option<usize>; NODES],
+        port: u16,
         flags: &[&str],
     ) -> Result<Cluster, Failure> {
-        let flags: Vec<String> = flags.iter().copied().map(String::from).collect();
+        let flags = owned(flags);
         let node = |(number, (dir, core))| {
-            let attach = (number > 0).then(|| address(0, PORT_DEFAULT));
-            let launch = Launch { dir, listen: address(number, PORT_DEFAULT), core, attach, flags: flags.clone() };
+            let attach = (number > 0).then(|| address(0, port));
+            let launch = Launch { dir, listen: address(number, port), core, attach, flags: flags.clone() };
             Node { launch, id: None, server: None, hung: false, names: None }
         };
         let nodes = dirs.into_iter().zip(cores).enumerate().map(node).collect();
@@ -358,6 +358,8 @@ fn set_when_writable(client: &mut Client, path: &[u8], value: &[u8]) -> Result<i
 
 #[cfg(test)]
 mod tests {
+    use doozer::limits::PORT_DEFAULT;
+
     use super::*;
 
     const ID: &str = "ABCDEFGHIJKLMNOP";

@@ -229,7 +229,7 @@ impl Bench {
 
     /// Starts a server on the data directory `name`.
     fn server(&self, name: &str) -> Result<Server, Failure> {
-        Server::doozerd(&self.doozerd, &self.scratch.path(name), self.cores.server)
+        Server::doozerd(&self.doozerd, &self.scratch.path(name), self.cores.server, &[])
     }
 
     /// Frees the disk of a data directory whose server has ended.

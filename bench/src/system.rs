@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ::doozer::limits::PORT_DEFAULT;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{self, Codec};
@@ -31,6 +32,10 @@ use crate::scratch::Scratch;
 pub enum Kind {
     /// `doozerd`.
     Doozer,
+    /// `doozerd` that polls for a while before its core sleeps.
+    #[serde(rename = "doozer-polling")]
+    #[value(name = "doozer-polling")]
+    Polling,
     /// Apache ZooKeeper.
     ZooKeeper,
     /// etcd.
@@ -44,6 +49,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Kind::Doozer => "doozer",
+            Kind::Polling => "doozer-polling",
             Kind::ZooKeeper => "zookeeper",
             Kind::Etcd => "etcd",
             Kind::Floor => "floor",
@@ -55,7 +61,7 @@ impl Kind {
     /// What makes the client's end of a connection.
     pub fn codec(self) -> fn() -> Box<dyn Codec> {
         match self {
-            Kind::Doozer | Kind::Floor => || Box::new(codec::doozer::Doozer::new()),
+            Kind::Doozer | Kind::Polling | Kind::Floor => || Box::new(codec::doozer::Doozer::new()),
             Kind::ZooKeeper => || Box::new(codec::zookeeper::ZooKeeper::new()),
             Kind::Etcd => || Box::new(codec::etcd::Etcd::new()),
         }
@@ -140,7 +146,8 @@ pub enum Start {
 /// It does not come up.
 pub fn start(kind: Kind, ground: &Ground) -> Result<Start, Failure> {
     let started = match kind {
-        Kind::Doozer => doozer::start(ground),
+        Kind::Doozer => doozer::start(ground, "doozer", PORT_DEFAULT, &[]),
+        Kind::Polling => doozer::start(ground, "doozer-polling", PORT_DEFAULT + 1, &["--busy-poll", "1000"]),
         Kind::ZooKeeper => zookeeper::start(ground),
         Kind::Etcd => etcd::start(ground),
         Kind::Floor => floor::Floor::start(&ground.scratch, &ground.node_cores(), 1000)

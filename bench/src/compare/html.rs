@@ -23,6 +23,7 @@ p,li{line-height:1.45}.note{color:#555;font-size:14px}";
 fn colour(kind: Kind) -> &'static str {
     match kind {
         Kind::Doozer => "#0072b2",
+        Kind::Polling => "#56b4e9",
         Kind::ZooKeeper => "#d55e00",
         Kind::Etcd => "#009e73",
         Kind::Floor => "#8a8a8a",

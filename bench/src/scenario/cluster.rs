@@ -12,6 +12,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Instant;
 
+use doozer::limits::PORT_DEFAULT;
 use hdrhistogram::Histogram;
 
 use super::Bench;
@@ -24,7 +25,7 @@ use crate::machine::{NODES, on_core, pin};
 impl Bench {
     /// Starts a cluster on data directories `name-1` and so on.
     fn cluster(&self, name: &str, flags: &[&str]) -> Result<Cluster, Failure> {
-        Cluster::start(&self.doozerd, self.dirs(name), self.cores.nodes, flags)
+        Cluster::start(&self.doozerd, self.dirs(name), self.cores.nodes, PORT_DEFAULT, flags)
     }
 
     /// Ends a cluster, and frees its disk.

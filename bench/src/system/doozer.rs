@@ -21,23 +21,23 @@ struct Three {
     version: String,
 }
 
-/// Starts it, each node on its core.
+/// Starts it under a name, each node on its core, and with these flags; a cluster's nodes listen on this port.
 ///
 /// # Errors
 /// It does not come up.
-pub fn start(ground: &Ground) -> Result<Start, Failure> {
+pub fn start(ground: &Ground, name: &str, port: u16, flags: &[&str]) -> Result<Start, Failure> {
     let Some(program) = &ground.doozerd else {
         return Ok(Start::Missing("`cargo build --release --bin doozerd`, or name one with --doozerd PATH".into()));
     };
     let version = Command::new(program).arg("--v").output().context(program.display())?;
     let version = String::from_utf8_lossy(&version.stdout).trim().to_string();
-    let dirs = ground.dirs("doozer");
+    let dirs = ground.dirs(name);
     if let [dir] = &dirs[..] {
-        let server = Server::doozerd(program, dir, ground.cores.server)?;
+        let server = Server::doozerd(program, dir, ground.cores.server, flags)?;
         return Ok(Start::Running(Box::new(Single { server, version })));
     }
     let dirs = <[_; NODES]>::try_from(dirs).map_err(|_| Failure::new("three nodes or one"))?;
-    let mut cluster = Cluster::start(program, dirs, ground.cores.nodes, &[])?;
+    let mut cluster = Cluster::start(program, dirs, ground.cores.nodes, port, flags)?;
     let leader = cluster.leader()?.node;
     let nodes: Vec<_> = std::iter::once(leader).chain(cluster.others(leader)).collect();
     let addrs = nodes.iter().map(|&node| cluster.addr(node)).collect();
