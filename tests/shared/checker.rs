@@ -6,7 +6,8 @@
 //! is the order of things.
 //!
 //! Read in this order: `names` (paths, globs, values), `model` (what the history says), `calls` (what was asked), `claims` (what an
-//! answer says of the history, and whether it is so), `answers` (what an answer has to hold), this file, `authors` (whose the events are that do not say it), `story` (the text).
+//! answer says of the history, and whether it is so), `answers` (what an answer has to hold), this file,
+//! `authors` (whose the events are that do not say it), `story` (the text).
 //!
 //! # What is checked
 //! * **One history**: an event is the same whoever tells of it; no revision is missing, or known to one node and not to another.

@@ -36,7 +36,7 @@ impl Climate {
     pub fn mix(self, seed: u64) -> Mix {
         let mut chance = Chance::new(seed ^ 0x0c11_3a7e);
         let usual = Mix::of(seed);
-        let load = |window, pause, size| Load { window, pause, size, plain: false, roams: true, anything: false };
+        let load = |window, pause, size| Load { window, pause, size, roams: true, ..Load::default() };
         let base = Mix {
             voters: 3,
             standbys: 0,

@@ -2,7 +2,8 @@
 //! everything that is left to chance comes from one seed. So faults come when a scenario says, and what has failed once fails again.
 //!
 //! * `world` has it all, and its clock: `chance` (the seed, and what is to happen), `node` (a process around a replica, as the
-//!   server's shell is one), `boot` (how it starts), `disk` (of `file`s), `net`, `client` (and `anything`, what it may ask); the `checker` holds what clients are told, and what
+//!   server's shell is one), `boot` (how it starts), `disk` (of `file`s), `net`, `client` (and
+//!   `anything`, what it may ask); the `checker` holds what clients are told, and what
 //!   each node applies, against one history.
 //! * `run` carries out what a seed chooses: the `mix` of nodes, clients and faults, and the `weather` that brings the
 //!   faults; a `climate` is what is chosen where a seed does not choose all of it.

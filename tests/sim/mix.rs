@@ -153,9 +153,8 @@ impl Mix {
                 window: chance.pick(&[1, 1, 2, 4, 16]),
                 pause: log_uniform(chance, 10_000, 2_000_000) * pace,
                 size: chance.pick(&[50, 50, 300, 5_000]),
-                plain: false,
                 roams: chance.once_in(2),
-                anything: false,
+                ..Load::default()
             })
             .collect();
         let ballast = if chance.once_in(8) { 40 } else { 0 };
@@ -225,7 +224,7 @@ impl Mix {
             voters: 3,
             standbys: 0,
             flags: Flags { sizes: Sizes { snapshot_after: 2 << 20, ..Sizes::default() }, ..Flags::default() },
-            clients: vec![Load { window: 2, pause: 300_000, size: 100, plain: false, roams: true, anything: false }; 4],
+            clients: vec![Load { window: 2, pause: 300_000, size: 100, roams: true, ..Load::default() }; 4],
             watchers: 1,
             ballast: 0,
             crowd: 0,

@@ -118,8 +118,8 @@ pub struct Node {
     pub refused: bool,
     /// The raft id with which it ran last.
     pub last_raft_id: Option<u64>,
-    /// The raft id with which it has applied entries, and the last of them: all of these were durable.
-    pub had: (u64, u64),
+    /// The last entry that it has applied with that raft id: all up to it were durable.
+    had: u64,
     /// What it has said, and when it did.
     pub said: Vec<(u64, String)>,
 }
@@ -217,7 +217,7 @@ impl Node {
             led: None,
             refused: false,
             last_raft_id: None,
-            had: (0, 0),
+            had: 0,
             said: Vec::new(),
         }
     }
@@ -238,6 +238,12 @@ impl Node {
 
     pub fn running(&self) -> Option<&Running> {
         if let Life::Running(running) = &self.life { Some(running) } else { None }
+    }
+
+    /// Remembers how far it has applied.
+    pub fn notice_applied(&mut self) {
+        let applied = self.running().map_or(0, |running| running.replica.applied());
+        self.had = self.had.max(applied);
     }
 
     pub fn running_mut(&mut self) -> Option<&mut Running> {
@@ -402,15 +408,15 @@ impl Node {
                     outside.queue.now(),
                     vec![format!("runs: raft id {}, epoch {}", identity.raft_id, identity.boot_epoch)],
                 );
-                self.last_raft_id = Some(identity.raft_id);
+                let is_same = self.last_raft_id.replace(identity.raft_id) == Some(identity.raft_id);
                 let start = &recovered.start;
                 let has = start.entries.last().map_or(start.applied.0, |entry| entry.index);
                 // What is lost as a whole at the very end of the log cannot be told from what was never written.
-                if self.had.0 == identity.raft_id && !std::mem::take(&mut self.disk.may_have_lost_its_end) {
-                    let had = self.had.1;
+                if is_same && !std::mem::take(&mut self.disk.may_have_lost_its_end) {
+                    let had = self.had;
                     assert!(has >= had, "node {} comes back with entries up to {has}, and had {had}", self.host);
                 }
-                self.had = (identity.raft_id, start.applied.0);
+                self.had = start.applied.0;
                 let mut replica = Replica::new(config, *recovered).expect("raft takes what was recovered");
                 replica.hurry(self.flags.sizes.keep, self.flags.sizes.snapshot_after);
                 // The checker is told of every revision, though a turn applies more of them than the history holds.

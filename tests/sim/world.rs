@@ -204,8 +204,7 @@ impl World {
         let World { nodes, net, queue, chance, .. } = self;
         let mut outside = node::Outside { net, queue, chance, end: None };
         nodes[host].wake(process, wake, &mut outside);
-        let applied = nodes[host].running().map(|running| running.replica.applied());
-        nodes[host].had.1 = nodes[host].had.1.max(applied.unwrap_or(0));
+        nodes[host].notice_applied();
         if let Some(running) = nodes[host].running_mut() {
             if running.replica.applied() > self.members.0 {
                 self.members = (running.replica.applied(), running.replica.voters().to_vec());
@@ -530,28 +529,28 @@ impl World {
     /// Writes so many files of a size, which stay.
     #[track_caller]
     pub fn fill(&mut self, node: Host, files: usize, size: usize) {
-        let client = self.add_client(node, Plan::Hand);
-        self.until(LIMIT, "it is connected", |world| world.clients[client].is_connected());
-        for file in 0..files {
-            let value = vec![u8::try_from(file % 256).expect("a byte"); size];
-            self.ask(client, &set(&format!("/fill/{}/{file}", file % 7), -1, &value));
-            if file % 16 == 15 || file + 1 == files {
-                self.until(LIMIT, "it is written", |world| world.clients[client].open() == 0);
-            }
-        }
-        assert!(self.clients[client].answers.iter().all(|answer| answer.err.is_none()));
-        self.clients[client].answers.clear();
+        let value = |file: usize| vec![u8::try_from(file % 256).expect("a byte"); size];
+        self.write_files(node, 16, (0..files).map(|file| (format!("/fill/{}/{file}", file % 7), value(file))));
     }
 
     /// Writes so many empty files into one directory.
     #[track_caller]
     pub fn crowd(&mut self, node: Host, files: usize) {
+        self.write_files(node, files, (0..files).map(|file| (format!("{CROWD}/{file}"), Vec::new())));
+    }
+
+    /// Writes files, so many at once.
+    #[track_caller]
+    fn write_files(&mut self, node: Host, at_once: usize, files: impl Iterator<Item = (String, Vec<u8>)>) {
         let client = self.add_client(node, Plan::Hand);
         self.until(LIMIT, "it is connected", |world| world.clients[client].is_connected());
-        for file in 0..files {
-            self.ask(client, &set(&format!("{CROWD}/{file}"), -1, b""));
+        let mut files = files.peekable();
+        while files.peek().is_some() {
+            for (path, value) in files.by_ref().take(at_once) {
+                self.ask(client, &set(&path, -1, &value));
+            }
+            self.until(LIMIT, "it is written", |world| world.clients[client].open() == 0);
         }
-        self.until(LIMIT, "it is written", |world| world.clients[client].open() == 0);
         assert!(self.clients[client].answers.iter().all(|answer| answer.err.is_none()));
         self.clients[client].answers.clear();
     }
