@@ -145,15 +145,16 @@ pub enum Start {
 /// # Errors
 /// It does not come up.
 pub fn start(kind: Kind, ground: &Ground) -> Result<Start, Failure> {
+    let name = kind.to_string();
     let started = match kind {
-        Kind::Doozer => doozer::start(ground, "doozer", PORT_DEFAULT, &[]),
-        Kind::Polling => doozer::start(ground, "doozer-polling", PORT_DEFAULT + 1, &["--busy-poll", "1000"]),
+        Kind::Doozer => doozer::start(ground, &name, PORT_DEFAULT, &[]),
+        Kind::Polling => doozer::start(ground, &name, PORT_DEFAULT + 1, &["--busy-poll", "1000"]),
         Kind::ZooKeeper => zookeeper::start(ground),
         Kind::Etcd => etcd::start(ground),
         Kind::Floor => floor::Floor::start(&ground.scratch, &ground.node_cores(), 1000)
             .map(|floor| Start::Running(Box::new(floor))),
     };
-    started.map_err(|e| e.within(&kind.to_string()))
+    started.map_err(|e| e.within(&name))
 }
 
 /// The first of these paths that is there.

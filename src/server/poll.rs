@@ -12,14 +12,11 @@ use super::Shell;
 pub async fn poll(shell: &Shell) {
     loop {
         shell.came.wait().await;
-        let mut until = Instant::now() + shell.busy_poll;
-        while Instant::now() < until {
+        let until = Instant::now() + shell.busy_poll;
+        while Instant::now() < until && !shell.came.is_set() {
             // The runtime parks, and so submits and looks for what has ended, but this wakes it at once.
             let _done = tokio_uring::no_op().await;
             rustix::thread::sched_yield();
-            if shell.came.take() {
-                until = Instant::now() + shell.busy_poll;
-            }
         }
     }
 }

@@ -21,15 +21,15 @@ impl Signal {
         }
     }
 
-    /// Clears the signal; whether it was set.
-    pub fn take(&self) -> bool {
-        self.set.replace(false)
+    /// Whether the next wait will pass.
+    pub fn is_set(&self) -> bool {
+        self.set.get()
     }
 
     /// Waits until the signal is set, and clears it.
     pub async fn wait(&self) {
         poll_fn(|context| {
-            if self.take() {
+            if self.set.replace(false) {
                 return Poll::Ready(());
             }
             let mut waiter = self.waiter.borrow_mut();

@@ -1,8 +1,8 @@
 //! SET with one outstanding, against the floor (see [`crate::floor`]) on the same cores and the same disk, in turns.
 //! The turns are short, some hundred milliseconds, so that what else the machine does falls on both alike.
 //!
-//! Where the time of a SET goes is told by the server itself, stage by stage, as means: these add up to what the client saw, with what is left
-//! for the sockets, the kernel and the client.
+//! Where the time of a SET goes is told by the server itself, stage by stage, as means: these add up to what the client saw, with
+//! what is left for the sockets, the kernel and the client.
 
 use doozer::stats::Stats;
 use hdrhistogram::Histogram;
