@@ -94,6 +94,12 @@ impl Comparison {
         Comparison { rows }
     }
 
+    /// The names of those that were counted and have no record.
+    pub fn unrecorded(&self) -> Vec<&str> {
+        let rows = self.rows.iter().filter(|row| row.verdict() == Verdict::Unrecorded);
+        rows.map(|row| row.name.as_str()).collect()
+    }
+
     /// Whether nothing became dearer, and everything was compared.
     pub fn passes(&self) -> bool {
         self.rows.iter().all(|row| matches!(row.verdict(), Verdict::Same | Verdict::Cheaper))

@@ -93,11 +93,8 @@ fn run(args: &Args) -> Result<bool, String> {
         println!("recorded in {}", args.file.display());
         return Ok(true);
     }
-    if recorded.is_empty() {
-        eprintln!(
-            "cargo bench: {} has nothing of this compiler: make a record with --record before a change, then compare",
-            args.file.display()
-        );
+    if let Some(lack) = record.lack(&compiler, &comparison.unrecorded()) {
+        eprintln!("cargo bench: {} {lack}", args.file.display());
     }
     Ok(comparison.passes())
 }

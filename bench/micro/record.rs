@@ -55,6 +55,19 @@ impl Record {
         counts.filter(|(name, _)| chosen(name)).map(|(name, count)| (name.clone(), *count)).collect()
     }
 
+    /// Why operations have no record, and what is to be done; nothing if there are no such operations.
+    pub fn lack(&self, compiler: &str, unrecorded: &[&str]) -> Option<String> {
+        if unrecorded.is_empty() {
+            return None;
+        }
+        if self.0.get(compiler).is_none_or(BTreeMap::is_empty) {
+            let remedy = "make a record with --record before a change, then compare";
+            return Some(format!("has nothing of this compiler: {remedy}"));
+        }
+        let names = unrecorded.join(" ");
+        Some(format!("has nothing of {names}: if that is new, `-- --record {names}` adds it"))
+    }
+
     /// Puts what was counted in the place of what is recorded of this compiler and of those names.
     pub fn replace(&mut self, compiler: &str, counted: &[Count], chosen: impl Fn(&str) -> bool) {
         let counts = self.0.entry(compiler.to_owned()).or_default();

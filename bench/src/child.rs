@@ -11,11 +11,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 
 use crate::client::{Client, PATIENCE};
 use crate::failure::{Context, Failure};
 
+/// In the environment of this program's own children: their parent's process.
+const PARENT: &str = "DOOZER_BENCH_PARENT";
 /// Lines of a server's that are kept for when something goes wrong.
 const TAIL: usize = 20;
 
@@ -324,7 +326,9 @@ impl Drop for Server {
 /// # Errors
 /// It cannot be found.
 pub fn own() -> Result<Command, Failure> {
-    Ok(Command::new(std::env::current_exe().context("cannot find this program")?))
+    let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
+    command.env(PARENT, std::process::id().to_string());
+    Ok(command)
 }
 
 /// The address in a line `…: listening on ADDR`.
@@ -335,9 +339,16 @@ fn address(line: &str) -> Option<SocketAddr> {
 /// Has the kernel kill this process when its parent ends, however that comes about.
 ///
 /// # Errors
-/// The kernel refuses.
+/// The kernel refuses, or the parent has ended already: then nobody would be told.
 pub fn end_with_parent() -> Result<(), Failure> {
-    set_parent_process_death_signal(Some(Signal::KILL)).context("cannot be bound to the parent's life")
+    set_parent_process_death_signal(Some(Signal::KILL)).context("cannot be bound to the parent's life")?;
+    let parent = getppid().map_or(0, Pid::as_raw_pid);
+    match std::env::var(PARENT) {
+        Ok(started_by) if started_by != parent.to_string() => {
+            Err(Failure::new("the program that started this has ended"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Becomes `command`, bound to the parent's life: a server that is left over would spoil every later measurement.
@@ -347,7 +358,7 @@ pub fn end_with_parent() -> Result<(), Failure> {
 pub fn guard(command: &[OsString]) -> Result<(), Failure> {
     end_with_parent()?;
     let (program, args) = command.split_first().ok_or_else(|| Failure::new("guard: no command"))?;
-    let e = Command::new(program).args(args).exec();
+    let e = Command::new(program).args(args).env_remove(PARENT).exec();
     Err(e).context(format!("cannot execute {}", program.display()))
 }
 

@@ -6,9 +6,11 @@
 //! * [`rounds`]: the systems, and the floor, in turns.
 //! * [`turn`]: one system under one load for some seconds, and whether what came out is what is asserted.
 //! * [`work`]: the operations of a load and what has to be answered; asked by [`closed`] or by [`open`] loops.
+//! * [`teller`]: what the server itself tells of where the time goes.
 //! * [`fan_out`], [`hand_over`], [`idle`]: the loads of watches and locks.
-//! * [`result`]: medians, ratios, curves; as a [`table`] and as a page of [`html`] with [`chart`]s.
+//! * [`result`]: medians, ratios, curves, and where the mean goes ([`breakdown`]); as a [`table`] and as a page of [`html`] with [`chart`]s.
 
+mod breakdown;
 mod chart;
 mod closed;
 mod definition;
@@ -21,6 +23,7 @@ mod result;
 mod rounds;
 mod subject;
 mod table;
+mod teller;
 mod turn;
 mod work;
 

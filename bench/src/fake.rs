@@ -1,13 +1,14 @@
 //! A server for the tests of the clients: a map in memory, one thread a connection.
 //!
 //! It has a few paths of its own: `/skip` skips a revision, `/close` closes the connection, `/lose` is not written
-//! though it says so.
+//! though it says so. If it is to tell of itself, it takes each write for a batch, whose stages take 1 to 6 microseconds.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
+use doozer::stats::{Histogram, Stats};
 use doozer::wire::frame::{Split, split};
 use doozer::wire::{ErrCode, Request, Response, Verb};
 
@@ -20,13 +21,25 @@ pub struct Fake {
 struct Store {
     revision: i64,
     files: BTreeMap<Vec<u8>, (i64, Vec<u8>)>,
+    /// Knows STATS.
+    tells: bool,
+    writes: u64,
 }
 
 impl Fake {
     pub fn start() -> Fake {
+        Fake::of(Store::default())
+    }
+
+    /// One that answers STATS.
+    pub fn telling() -> Fake {
+        Fake::of(Store { tells: true, ..Store::default() })
+    }
+
+    fn of(store: Store) -> Fake {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
-        let store = Arc::new(Mutex::new(Store::default()));
+        let store = Arc::new(Mutex::new(store));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let (stream, store) = (stream.unwrap(), Arc::clone(&store));
@@ -82,7 +95,11 @@ fn answer(store: &mut Store, request: &Request<'_>, output: &mut Vec<u8>) {
             if path != b"/lose" {
                 store.files.insert(path.to_vec(), (store.revision, request.value.unwrap_or_default().to_vec()));
             }
+            store.writes += 1;
             Response { rev: Some(store.revision), ..ok }.encode(output);
+        }
+        Some(v) if v == Verb::Stats.code() && store.tells => {
+            Response { value: Some(stats(store.writes).encode().as_bytes()), ..ok }.encode(output);
         }
         Some(v) if v == Verb::Get.code() => {
             let (rev, value) = store.files.get(path).map_or((0, &[][..]), |f| (f.0, &f.1[..]));
@@ -90,4 +107,16 @@ fn answer(store: &mut Store, request: &Request<'_>, output: &mut Vec<u8>) {
         }
         _ => Response::error(request.tag, ErrCode::UnknownVerb, None).encode(output),
     }
+}
+
+fn stats(writes: u64) -> Stats {
+    let all_of = |value: u64| {
+        let mut histogram = Histogram::default();
+        (0..writes).for_each(|_| histogram.record(value));
+        histogram
+    };
+    let stages = crate::stages::STAGES.iter().zip(1..);
+    let stages = stages.map(|(stage, us)| (format!("commit_{stage}_ns"), all_of(us * 1000)));
+    let histograms = stages.chain([("batch_commands".to_string(), all_of(1))]).collect();
+    Stats { figures: Vec::new(), histograms }
 }

@@ -8,6 +8,7 @@
 //! * [`args`]: the command line.
 //! * [`scenario`]: what is measured, one file for each.
 //! * [`figure`]: what comes out: figures, goals, spreads; as a table and as JSON.
+//! * [`stages`]: where the time of a SET goes, as the server tells it.
 //! * [`client`]: one connection, one request at a time; latency is measured here.
 //! * [`pool`]: many connections with many requests each, on one thread; throughput is measured here.
 //! * [`traffic`]: the requests that a pool sends, and what their answers have to be.
@@ -37,6 +38,7 @@ mod pool;
 mod process;
 mod scenario;
 mod scratch;
+mod stages;
 mod system;
 mod traffic;
 

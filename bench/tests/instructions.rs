@@ -94,6 +94,31 @@ fn compilers_do_not_share_a_record() {
     assert_eq!(record.of(COMPILER, |_| true), recorded(&[("store/get", 100.0)]));
 }
 
+/// Whoever has added an operation must not be told to make a record of everything: that would take along whatever else has become
+/// dearer meanwhile.
+#[test]
+fn what_the_record_lacks_is_said() {
+    let mut record = Record::default();
+    let counted = [Count::new("store/get", 100, 1), Count::new("store/new", 100, 1)];
+    let lack = |record: &Record, chosen: &dyn Fn(&str) -> bool| {
+        let counted: Vec<Count> = counted.iter().filter(|count| chosen(&count.name)).cloned().collect();
+        let comparison = Comparison::new(&counted, &record.of(COMPILER, chosen));
+        record.lack(COMPILER, &comparison.unrecorded())
+    };
+    record.replace("rustc 1.96.0", &counted, |_| true);
+    for chosen in [&(|_: &str| true) as &dyn Fn(&str) -> bool, &|name| name == "store/new"] {
+        assert!(lack(&record, chosen).unwrap().contains("nothing of this compiler"), "that of another does not count");
+    }
+    record.replace(COMPILER, &counted[..1], |_| true);
+    for chosen in [&(|_: &str| true) as &dyn Fn(&str) -> bool, &|name| name == "store/new"] {
+        let said = lack(&record, chosen).unwrap();
+        assert!(said.contains("--record store/new`") && !said.contains("compiler"), "{said}");
+    }
+    assert_eq!(lack(&record, &|name| name == "store/get"), None);
+    let gone = Comparison::new(&[], &record.of(COMPILER, |_| true));
+    assert_eq!(record.lack(COMPILER, &gone.unrecorded()), None, "one that is no longer counted has a record");
+}
+
 /// Renewing some must leave the others, and drop those that are no more.
 #[test]
 fn some_of_a_record_are_renewed() {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::compare::breakdown;
 use crate::compare::chart::{Axis, Group, Line, bars, escape, lines};
 use crate::compare::definition::Work;
 use crate::compare::result::{Comparison, Row};
@@ -16,7 +17,7 @@ h1{font-size:26px}h2{font-size:21px;margin-top:44px;border-bottom:2px solid #ddd
 .grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(480px,1fr));gap:18px}\
 .grid svg{border:1px solid #e2e2e2;border-radius:6px;width:100%;height:auto}\
 table{border-collapse:collapse;font-size:13px;background:#fff}td,th{padding:3px 9px;text-align:right;border-bottom:1px solid #eee}\
-td:first-child,th:first-child{text-align:left}tr.load td{font-weight:600;background:#f2f4f7;text-align:left}\
+td:first-child,th:first-child,table.stages td:nth-child(2){text-align:left}tr.load td{font-weight:600;background:#f2f4f7;text-align:left}\
 p,li{line-height:1.45}.note{color:#555;font-size:14px}";
 
 /// One colour a system, which are told apart by those who see few, too.
@@ -58,7 +59,8 @@ pub fn page(machine: &Machine, quick: bool, comparisons: &[Comparison]) -> Strin
     html + "</body></html>\n"
 }
 
-fn section(html: &mut String, comparison: &Comparison) {
+/// What a definition has shown.
+pub fn section(html: &mut String, comparison: &Comparison) {
     let Comparison { definition, versions, remarks, rows, floor } = comparison;
     let versions: Vec<_> = versions.iter().map(|v| format!("{} {}", v.system, v.version)).collect();
     put(html, &format!("<h2>{}</h2>", escape(&definition.about)));
@@ -115,6 +117,7 @@ fn section(html: &mut String, comparison: &Comparison) {
     }
     put(html, "<h3>All figures</h3>");
     table(html, rows);
+    stages(html, rows);
     put(html, "<ul class='note'>");
     for remark in remarks.iter().cloned().chain(rows.iter().filter_map(warning)) {
         put(html, &format!("<li>{}</li>", escape(&remark)));
@@ -175,6 +178,22 @@ fn table(html: &mut String, rows: &[Row]) {
         let cells: Vec<_> = cells(row).iter().map(|cell| format!("<td>{}</td>", escape(cell))).collect();
         put(html, &format!("<tr>{}</tr>", cells.concat()));
     }
+    put(html, "</table>");
+}
+
+/// Where the mean of each load goes, if any server tells.
+fn stages(html: &mut String, rows: &[Row]) {
+    let lines: Vec<_> = rows.iter().filter_map(breakdown::cells).collect();
+    if lines.is_empty() {
+        return;
+    }
+    let row = |tag: &str, cells: &[String]| {
+        let cells: Vec<_> = cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
+        format!("<tr>{}</tr>", cells.concat())
+    };
+    put(html, "<h3>Commands a batch, and where the mean of a SET goes, in microseconds</h3>");
+    put(html, &format!("<table class='stages'>{}", row("th", &breakdown::heads().map(String::from))));
+    lines.iter().for_each(|cells| put(html, &row("td", cells)));
     put(html, "</table>");
 }
 

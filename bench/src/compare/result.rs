@@ -4,6 +4,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::client::histogram;
+use crate::compare::breakdown::Breakdown;
 use crate::compare::definition::{Definition, Pace};
 use crate::compare::turn::Sample;
 use crate::figure::{Spread, float, micros};
@@ -92,6 +93,9 @@ pub struct Row {
     pub client_cpu: Spread,
     /// Share of a core that the client was busy: near 1 the client was the limit.
     pub client_busy: Spread,
+    /// Where the mean goes, where the servers tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stages: Option<Breakdown>,
     /// Share of operations, and the latency within which they were complete; of all rounds together.
     pub curve: Vec<(f64, f64)>,
 }
@@ -137,6 +141,7 @@ impl Row {
             server_cpu: servers.map(Spread::of),
             client_cpu: spread(&|sample| each(sample, sample.client)),
             client_busy: spread(&|sample| sample.client.as_secs_f64() / sample.wall.as_secs_f64()),
+            stages: Breakdown::of(rounds.iter().map(|round| &round.sample)),
             curve: curve(&all),
         }
     }
@@ -186,7 +191,10 @@ mod tests {
         of_floor.record(floor * 1000).unwrap();
         let (wall, client) = (Duration::from_secs(2), Duration::from_millis(1));
         let servers = Some(Duration::from_millis(4));
-        Round { sample: Sample { latency, wall, unasked: 1, late: None, client, servers }, floor: Some(of_floor) }
+        Round {
+            sample: Sample { latency, wall, unasked: 1, late: None, client, servers, batches: None },
+            floor: Some(of_floor),
+        }
     }
 
     /// A multiple of the floor is that of the same round: the machine may have been slower in another.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::compare::breakdown;
 use crate::compare::result::{Comparison, Row};
 use crate::figure::{Spread, grouped};
 
@@ -26,34 +27,48 @@ impl fmt::Display for Comparison {
             versions.join(", ")
         )?;
         let lines: Vec<[String; 11]> = self.rows.iter().map(cells).collect();
-        let widths: [usize; 11] = std::array::from_fn(|column| {
-            let cells = lines.iter().map(|line| line[column].chars().count());
-            cells.chain([HEADS[column].len()]).max().unwrap_or(0)
-        });
-        let mut write = |cells: &[String; 11], indent: &str| {
-            let padded = cells.iter().zip(&widths).enumerate();
-            let padded = padded.map(
-                |(column, (cell, &width))| {
-                    if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
-                },
-            );
-            let text = padded.collect::<Vec<_>>().join("  ");
-            writeln!(f, "{indent}{}", text.trim_end())
-        };
-        write(&HEADS.map(String::from), "    ")?;
+        let widths = fit(&HEADS, &lines);
+        writeln!(f, "    {}", aligned(&HEADS, &widths, 1))?;
         let mut title = String::new();
         for (row, cells) in self.rows.iter().zip(&lines) {
             if row.title() != title {
                 title = row.title();
-                write(&std::array::from_fn(|column| if column == 0 { title.clone() } else { String::new() }), "  ")?;
+                writeln!(f, "  {title}")?;
             }
-            write(cells, "    ")?;
+            writeln!(f, "    {}", aligned(cells, &widths, 1))?;
+        }
+        let lines: Vec<_> = self.rows.iter().filter_map(breakdown::cells).collect();
+        if !lines.is_empty() {
+            let heads = breakdown::heads();
+            let widths = fit(&heads, &lines);
+            writeln!(f, "  commands a batch, and where the mean of a SET goes")?;
+            writeln!(f, "    {}", aligned(&heads, &widths, 2))?;
+            lines.iter().try_for_each(|cells| writeln!(f, "    {}", aligned(cells, &widths, 2)))?;
         }
         for remark in self.remarks.iter().cloned().chain(self.rows.iter().filter_map(warning)) {
             writeln!(f, "  note: {remark}")?;
         }
         writeln!(f)
     }
+}
+
+/// How wide each column has to be.
+fn fit<const N: usize>(heads: &[&str; N], lines: &[[String; N]]) -> [usize; N] {
+    std::array::from_fn(|column| {
+        let cells = lines.iter().map(|line| line[column].chars().count());
+        cells.chain([heads[column].len()]).max().unwrap_or(0)
+    })
+}
+
+/// A line whose first so many columns are text.
+fn aligned<const N: usize>(cells: &[impl fmt::Display; N], widths: &[usize; N], texts: usize) -> String {
+    let padded = cells.iter().zip(widths).enumerate();
+    let padded = padded.map(
+        |(column, (cell, &width))| {
+            if column < texts { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+        },
+    );
+    padded.collect::<Vec<_>>().join("  ").trim_end().to_string()
 }
 
 /// Operations that are sent so many microseconds after they were due make the client a part of what is measured.

@@ -7,10 +7,12 @@ use hdrhistogram::Histogram;
 use crate::compare::closed::{self, Looped};
 use crate::compare::definition::{Load, Work};
 use crate::compare::subject::Subject;
+use crate::compare::teller::Teller;
 use crate::compare::{fan_out, hand_over, idle, open, work};
 use crate::engine::Engine;
 use crate::failure::Failure;
 use crate::process::thread_cpu;
+use crate::stages::Batches;
 use crate::system;
 
 /// How long.
@@ -37,6 +39,8 @@ pub struct Sample {
     pub client: Duration,
     /// CPU time of the servers; none if they run elsewhere.
     pub servers: Option<Duration>,
+    /// What the leader tells of its batches, if it does.
+    pub batches: Option<Batches>,
 }
 
 /// What an operation has done, beside what its answer said.
@@ -64,17 +68,21 @@ fn measure(subject: &Subject, load: &Load, rate: Option<f64>, times: Times) -> R
     // A fan-out's writer has a connection of its own.
     let conns = load.connections + usize::from(load.work == Work::FanOut);
     let mut engine = subject.connect(load.at, conns)?;
+    let mut teller = Teller::connect(subject, load)?;
     let before = subject.count(&mut engine)?;
     let mut effects = Effects::default();
     let mut sample = None;
     let mut part = parts(subject, load, rate, &engine);
     for time in [times.warm_up, times.measured] {
+        let told = teller.ask()?;
         let (servers, client) = (system::cpu(&*subject.system)?, thread_cpu());
         let looped = part(&mut engine, &mut effects, time)?;
         let client = thread_cpu().saturating_sub(client);
         let servers = system::cpu(&*subject.system)?.zip(servers).map(|(after, before)| after.saturating_sub(before));
+        let since = teller.ask()?.zip(told).map(|(after, before)| after.since(&before));
+        let batches = since.as_ref().and_then(Batches::of);
         let Looped { latency, wall, unasked, late } = looped;
-        sample = Some(Sample { latency, wall, unasked, late, client, servers });
+        sample = Some(Sample { latency, wall, unasked, late, client, servers, batches });
     }
     let revisions = subject.count(&mut engine)? - before - 1;
     check(load, effects, revisions)?;
@@ -136,6 +144,7 @@ fn check(load: &Load, effects: Effects, revisions: i64) -> Result<(), Failure> {
 mod tests {
     use super::*;
     use crate::compare::definition::Assert;
+    use crate::fake::Fake;
     use crate::system::Kind;
     use crate::system::remote::Remote;
 
@@ -166,7 +175,7 @@ mod tests {
     /// each other's way.
     #[test]
     fn a_turn_asks_and_counts() {
-        let fake = crate::fake::Fake::start();
+        let fake = Fake::start();
         let remote = Remote { kind: Kind::Doozer, addrs: vec![fake.addr()] };
         let subject = Subject::new(Kind::Doozer, Box::new(remote), "/bench").unwrap();
         let times = Times { warm_up: Duration::from_millis(10), measured: Duration::from_millis(50) };
@@ -190,5 +199,30 @@ mod tests {
         // What is there already is not made again.
         let again: Load = toml::from_str("name='set'\nwork='set'\nassert.revisions=1.0").unwrap();
         assert!(subject.prepare(&again).unwrap_err().to_string().contains("not made"));
+    }
+
+    /// Stages of what warmed the server up, or of another load, would be those of the machine at another time.
+    #[test]
+    fn the_stages_are_those_of_the_measured_part() {
+        let times = Times { warm_up: Duration::from_millis(10), measured: Duration::from_millis(20) };
+        let turn = |fake: Fake, name: &str, rest: &str| {
+            let remote = Remote { kind: Kind::Polling, addrs: vec![fake.addr()] };
+            let subject = Subject::new(Kind::Polling, Box::new(remote), "/bench").unwrap();
+            let load: Load = toml::from_str(&format!("name='{name}'\nwork='{name}'\nconnections=4\n{rest}")).unwrap();
+            subject.prepare(&load).unwrap();
+            (run(&subject, &load, None, times).unwrap(), run(&subject, &load, Some(1000.0), times).unwrap())
+        };
+        let (closed, open) = turn(Fake::telling(), "set", "assert.revisions=1.0");
+        for sample in [closed, open] {
+            let batches = sample.batches.unwrap();
+            assert_eq!((batches.count, batches.commands), (sample.latency.len(), 1.0));
+            let all = batches.stages.iter().zip([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+            assert!(all.into_iter().all(|(mean, us)| (mean - us).abs() < us / 100.0), "{batches:?}");
+        }
+        let (reads, _) = turn(Fake::telling(), "get", "assert.revisions=0.0");
+        assert_eq!(reads.batches, None);
+        // A server that is older than STATS.
+        let (older, _) = turn(Fake::start(), "set", "assert.revisions=1.0");
+        assert_eq!(older.batches, None);
     }
 }

@@ -118,13 +118,19 @@ fn in_turns<const N: usize>(
 ) -> Result<[Vec<Histogram<u64>>; N], Failure> {
     let mut latencies = std::array::from_fn(|_| Vec::new());
     for _ in 0..rounds {
-        latencies.iter_mut().for_each(|rounds: &mut Vec<_>| rounds.push(histogram()));
-        for _ in 0..TURNS {
-            for (turn, rounds) in all.iter_mut().zip(&mut latencies) {
-                turn(WARM_UP)?;
-                let latency = turn(count)?;
-                rounds.iter_mut().last().into_iter().for_each(|round| *round += &latency);
-            }
+        let round = one_round(count, &mut all)?;
+        latencies.iter_mut().zip(round).for_each(|(rounds, latency): (&mut Vec<_>, _)| rounds.push(latency));
+    }
+    Ok(latencies)
+}
+
+/// A round of these turns.
+fn one_round<const N: usize>(count: u64, all: &mut [Turn<'_>; N]) -> Result<[Histogram<u64>; N], Failure> {
+    let mut latencies = std::array::from_fn(|_| histogram());
+    for _ in 0..TURNS {
+        for (turn, latency) in all.iter_mut().zip(&mut latencies) {
+            turn(WARM_UP)?;
+            *latency += turn(count)?;
         }
     }
     Ok(latencies)

@@ -4,48 +4,18 @@
 //! Where the time of a SET goes is told by the server itself, stage by stage, as means: these add up to what the client saw, with
 //! what is left for the sockets, the kernel and the client.
 
-use doozer::stats::Stats;
-use hdrhistogram::Histogram;
-
 use super::{ALONE, Bench};
 use crate::child::Server;
 use crate::client::{Client, histogram};
 use crate::failure::{Context, Failure};
 use crate::figure::{Goal, Report, Unit, micros};
+use crate::stages::{self, Parts};
 use crate::traffic::value;
 
 /// Turns of each server in a round.
 const TURNS: u64 = 20;
 /// Sets at the beginning of each turn, to warm up what the other server's turn has pushed out of the caches.
 const WARM_UP: u64 = 50;
-
-/// The stages of a commit, as the server names them.
-const STAGES: [&str; 6] = ["gather", "submit", "write", "replicate", "apply", "answer"];
-
-/// What a SET's mean is made of, in microseconds.
-struct Parts {
-    /// In the order of [`STAGES`].
-    stages: [f64; STAGES.len()],
-    /// The rest of what the client saw.
-    rest: f64,
-    /// What the client saw.
-    seen: f64,
-}
-
-impl Parts {
-    fn of(told: &Stats, seen: &Histogram<u64>) -> Result<Parts, Failure> {
-        let mut stages = [0.0; STAGES.len()];
-        for (mean, stage) in stages.iter_mut().zip(STAGES) {
-            let name = format!("commit_{stage}_ns");
-            let counted = told.histogram(&name).filter(|histogram| histogram.count() == seen.len());
-            let counted = counted.ok_or_else(|| Failure::new(format!("{name} does not count each SET once")))?;
-            *mean = counted.mean() / 1_000.0;
-        }
-        // A nanosecond is what it is counted in.
-        let seen = seen.mean() / 1_000.0;
-        Ok(Parts { stages, rest: seen - stages.iter().sum::<f64>(), seen })
-    }
-}
 
 pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
     let count = bench.count(1000, 25);
@@ -86,11 +56,7 @@ pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
     let ratios = own.iter().zip(&least).map(|(own, least)| micros(own, 0.5) / micros(least, 0.5));
     report.add_rounds("SET p50 / floor p50", Unit::Ratio, ratios);
     report.goal(Goal::AtMost(1.15));
-    for (at, stage) in STAGES.iter().enumerate() {
-        report.add_rounds(format!("SET mean: {stage}"), Unit::Micros, parts.iter().map(|parts| parts.stages[at]));
-    }
-    report.add_rounds("SET mean: sockets, client", Unit::Micros, parts.iter().map(|parts| parts.rest));
-    report.add_rounds("SET mean", Unit::Micros, parts.iter().map(|parts| parts.seen));
+    stages::add(report, "SET", &parts);
     let said = floor.said();
     report.remarks.extend(said);
     floor.kill()?;
