@@ -15,6 +15,10 @@ use std::fmt::Write as _;
 
 use hdrhistogram::Histogram as Hdr;
 
+/// Most figures, and most histograms, that are taken from a server: more than it has, by far.
+const MOST: usize = 1_000;
+/// Longest name of one.
+const NAME_MAX: usize = 64;
 /// Digits of a value that are kept.
 const DIGITS: u8 = 2;
 
@@ -115,11 +119,12 @@ impl Stats {
         self.histograms.iter().find(|(known, _)| known == name).map(|(_, histogram)| histogram)
     }
 
-    /// What is now, and what was counted since `earlier` was told by the same process. One that was started since has counted all
-    /// of its own.
+    /// What is now, and what was counted since `earlier` was told by the same process. One that was started since, or another one,
+    /// has counted all of its own.
     #[must_use]
     pub fn since(&self, earlier: &Stats) -> Stats {
-        let restarted = self.figure("uptime_ms") < earlier.figure("uptime_ms");
+        let other = ["raft_id", "boot_epoch"].iter().any(|name| self.figure(name) != earlier.figure(name));
+        let restarted = other || self.figure("uptime_ms") < earlier.figure("uptime_ms");
         let since = |(name, histogram): &(String, Histogram)| match earlier.histogram(name) {
             Some(earlier) if !restarted => (name.clone(), histogram.since(earlier)),
             _ => (name.clone(), histogram.clone()),
@@ -152,8 +157,14 @@ impl Stats {
         let mut stats = Stats::default();
         for line in text.lines() {
             let mut words = line.split(' ');
-            let bad = || BadStats(line.chars().take(80).collect());
-            match (words.next(), words.next()) {
+            let bad = || BadStats(line.chars().take(80).flat_map(char::escape_debug).collect());
+            let (kind, name) = (words.next(), words.next());
+            // Neither a terminal nor a reader of JSON is to be surprised by a name, nor the memory by their number.
+            let known = matches!(kind, Some("figure" | "histogram"));
+            if known && !(name.is_some_and(is_name) && stats.figures.len().max(stats.histograms.len()) < MOST) {
+                return Err(bad());
+            }
+            match (kind, name) {
                 (Some("figure"), Some(name)) => {
                     let value = words.next().and_then(|word| word.parse().ok()).ok_or_else(bad)?;
                     stats.figures.push((name.to_owned(), value));
@@ -171,12 +182,16 @@ impl Stats {
                     }
                     stats.histograms.push((name.to_owned(), histogram));
                 }
-                (Some("figure" | "histogram"), None) => return Err(bad()),
                 _ => {}
             }
         }
         Ok(stats)
     }
+}
+
+/// Whether this may be the name of a figure: a word of small letters, digits and underscores.
+fn is_name(name: &str) -> bool {
+    (1..=NAME_MAX).contains(&name.len()) && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'))
 }
 
 #[cfg(test)]
@@ -225,6 +240,14 @@ mod tests {
         let since = later.since(&earlier);
         assert_eq!(since.encode(), "figure uptime_ms 4\nhistogram a_ns 9:1 5023:1\nhistogram b\n");
         assert_eq!(earlier.since(&later), earlier, "it was started in between");
+        for name in ["raft_id", "boot_epoch"] {
+            let of = |stats: &Stats, id| Stats {
+                figures: [&stats.figures[..], &[(name.into(), id)]].concat(),
+                ..stats.clone()
+            };
+            assert_eq!(of(&later, 2).since(&of(&earlier, 1)).histograms, later.histograms, "another {name}");
+            assert_eq!(of(&later, 1).since(&of(&earlier, 1)).histograms, since.histograms, "the same {name}");
+        }
     }
 
     /// Servers of other versions, or no servers at all.
@@ -238,9 +261,16 @@ mod tests {
             "histogram a 5",
             "histogram a 5:x",
             "histogram a 18446744073709551615:1",
+            "figure a\u{1b}[31m 5",
+            "figure \"a\" 5",
+            "figure  5",
         ] {
-            assert!(Stats::decode(bad).is_err(), "{bad}");
+            let said = Stats::decode(bad).unwrap_err().to_string();
+            assert!(said.chars().all(|c| !c.is_control()), "{bad}");
         }
+        let many = |line: &str| line.repeat(MOST + 1);
+        assert!(Stats::decode(&many("figure a 5\n")).is_err() && Stats::decode(&many("histogram a\n")).is_err());
+        assert!(Stats::decode(&format!("figure {} 5", "a".repeat(NAME_MAX + 1))).is_err());
         let some = Stats::decode("\nflag a\nfigure a 7\nfigure b 8 more\n").unwrap();
         assert_eq!((some.figure("a"), some.figure("b"), some.figure("c")), (Some(7), Some(8), None));
     }

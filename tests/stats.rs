@@ -81,6 +81,32 @@ fn what_is_forwarded_is_counted_as_if_it_were_not() {
     }
 }
 
+/// A server that was killed and started again while someone waited for the second look has been up for longer than the first was, by
+/// then: what it has counted is all its own.
+#[test]
+fn a_server_that_was_started_again_is_taken_for_the_same() {
+    let setup = Setup::new();
+    let look = |puts| {
+        let server = setup.clone().start();
+        let mut c = server.connect();
+        for _ in 0..puts {
+            c.put("/x", b"");
+        }
+        let told = stats(&mut c);
+        server.kill();
+        told
+    };
+    let (first, second) = (look(5), look(3));
+    assert_eq!(first.figure("raft_id"), second.figure("raft_id"));
+    assert!(first.figure("boot_epoch") < second.figure("boot_epoch"));
+    // As it would be a while later.
+    let figures =
+        second.figures.iter().map(|(name, n)| (name.clone(), if name == "uptime_ms" { n + 60_000 } else { *n }));
+    let second = Stats { figures: figures.collect(), ..second };
+    assert_eq!(second.since(&first).histograms, second.histograms);
+    assert!(count(&second, "total") >= 3);
+}
+
 /// The command tells the same, to people and to programs, since the start or for a while.
 #[test]
 fn the_command_tells_something_else() {

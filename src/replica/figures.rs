@@ -13,6 +13,7 @@ impl Replica {
         let figures = [
             ("uptime_ms", self.now_ms),
             ("raft_id", self.config.raft_id),
+            ("boot_epoch", self.config.epoch),
             ("leader_raft_id", self.leader().unwrap_or(0)),
             ("term", self.group.term()),
             ("members", members.voters().len() as u64),
