@@ -115,8 +115,14 @@ fn isolated(machine: &Machine, core: Option<usize>) -> Finding {
     match core {
         Some(core) if isolated.contains(&core) => knob.good(found),
         None if !isolated.is_empty() => knob.advice(found, format!("doozerd --core, one of {}", ranges(&isolated))),
-        Some(core) => knob.advice(found, format!("isolcpus={core} nohz_full={core} rcu_nocbs={core} on the kernel's command line (tuning/kernel-command-line.md)")),
-        None => knob.advice(found, "isolcpus= on the kernel's command line (tuning/kernel-command-line.md), and --core"),
+        Some(core) => {
+            // The first core keeps the time for all others, and so its tick.
+            let tick = if core == 0 { String::new() } else { format!("nohz_full={core} ") };
+            knob.advice(found, format!("isolcpus={core} {tick}rcu_nocbs={core} on the kernel's command line (tuning/kernel-command-line.md)"))
+        }
+        None => {
+            knob.advice(found, "isolcpus= on the kernel's command line (tuning/kernel-command-line.md), and --core")
+        }
     }
 }
 

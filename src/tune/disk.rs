@@ -11,7 +11,9 @@ const IN_PLACE: &[&str] = &["ext4", "xfs"];
 /// Those that write to another place each time, and then their own data as well.
 const COPYING: &[&str] = &["btrfs", "zfs", "bcachefs", "nilfs2", "f2fs"];
 /// Those that keep nothing.
-const FLEETING: &[&str] = &["tmpfs", "ramfs"];
+const FLEETING: &[&str] = &["tmpfs", "ramfs", "devtmpfs"];
+/// The kernel's own, which hold no data.
+const KERNELS: &[&str] = &["proc", "sysfs", "cgroup", "cgroup2", "debugfs", "tracefs", "devpts", "mqueue"];
 
 /// A whole disk, below all partitions and mappings.
 pub struct Disk {
@@ -129,6 +131,9 @@ fn file_system(machine: &Machine, mount: Option<&Mount>) -> Finding {
         kind if IN_PLACE.contains(&kind) => knob.good(found),
         kind if FLEETING.contains(&kind) => {
             knob.bad(format!("{found}: it is gone after a restart"), "-d: a directory on a disk")
+        }
+        kind if KERNELS.contains(&kind) => {
+            knob.bad(format!("{found}: the kernel's own, which holds no data"), "-d: a directory on a disk")
         }
         "btrfs" if mount.options.iter().any(|o| o == "nodatacow") => {
             knob.advice(found, "-d: a directory on ext4 or xfs")

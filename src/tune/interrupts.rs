@@ -33,6 +33,12 @@ impl Interrupt {
         self.name.strip_prefix("nvme")?.split_once('q')?.1.parse::<usize>().ok()?.checked_sub(1)
     }
 
+    /// What moves it to a core; none if the kernel places it itself, as it does those of disks with queues for each core.
+    fn moved_to(&self, machine: &Machine, core: usize) -> Option<String> {
+        let file = format!("proc/irq/{}/smp_affinity_list", self.number);
+        machine.takes_writes(&file).then(|| format!("echo {core} | sudo tee /{file}"))
+    }
+
     /// Whether it comes with data, or with word of it.
     fn is_of_data(&self) -> bool {
         let admin = self.name.strip_prefix("nvme").and_then(|n| n.split_once('q')).is_some_and(|(_, q)| q == "0");
@@ -121,7 +127,7 @@ fn of_disks(machine: &Machine, core: Option<usize>, disks: &[Disk]) -> Finding {
     let knob = Knob::new("disk interrupts", "on the server's core", "else each write ends with a wake-up across cores");
     let mut found = Vec::new();
     let mut suits = machine.usable_cores();
-    let mut moves = Vec::new();
+    let mut single = None;
     for disk in disks {
         let interrupts = disk.controllers.iter().flat_map(|c| of(machine, c)).collect::<Vec<_>>();
         let Some(suited) = suited(machine, disk, &interrupts) else {
@@ -130,9 +136,7 @@ fn of_disks(machine: &Machine, core: Option<usize>, disks: &[Disk]) -> Finding {
         };
         suits.retain(|core| suited.contains(core));
         found.push(format!("{}: {}", disk.name, summary(&interrupts)));
-        if let [only] = interrupts.as_slice() {
-            moves.push(only.number);
-        }
+        single = single.or(<[_; 1]>::try_from(interrupts).ok().map(|[only]| only));
     }
     let every = suits == machine.usable_cores();
     let found = if every && suits.len() > 1 { format!("{}: any will do", found.join(", ")) } else { found.join(", ") };
@@ -143,15 +147,17 @@ fn of_disks(machine: &Machine, core: Option<usize>, disks: &[Disk]) -> Finding {
     match (core, best) {
         (Some(core), _) if suits.contains(&core) => knob.good(format!("{found}; server: {core}")),
         (Some(core), Some(best)) => {
-            let moved =
-                moves.first().map(|number| format!(", or echo {core} | sudo tee /proc/irq/{number}/smp_affinity_list"));
-            knob.bad(format!("{found}; server: {core}"), format!("doozerd --core {best}{}", moved.unwrap_or_default()))
+            let moved = single.and_then(|interrupt| interrupt.moved_to(machine, core));
+            let moved = moved.map(|command| format!(", or {command}")).unwrap_or_default();
+            knob.bad(format!("{found}; server: {core}"), format!("doozerd --core {best}{moved}"))
         }
         (None, Some(best)) => knob.advice(format!("{found}; not pinned"), format!("doozerd --core {best}")),
-        (_, None) => knob.advice(
-            format!("{found}; not for the server"),
-            "let the server use it, or move the interrupt: /proc/irq/NUMBER/smp_affinity_list",
-        ),
+        (_, None) => {
+            let own = core.or_else(|| machine.usable_cores().last().copied());
+            let moved = single.zip(own).and_then(|(interrupt, core)| interrupt.moved_to(machine, core));
+            let moved = moved.map(|command| format!(", or {command}")).unwrap_or_default();
+            knob.advice(format!("{found}; not for the server"), format!("let the server use it{moved}"))
+        }
     }
 }
 
@@ -185,22 +191,27 @@ fn of_card(machine: &Machine, core: Option<usize>, card: &Card) -> Finding {
     let at_core = |core| interrupts.iter().filter(|i| i.cores.contains(&core)).count();
     match (core, interrupts.as_slice()) {
         (Some(core), all) if at_core(core) == all.len() => knob.good(found),
-        (Some(core), [only]) => knob.advice(
-            format!("{found}; server: {core}"),
-            format!("echo {core} | sudo tee /proc/irq/{}/smp_affinity_list", only.number),
-        ),
+        (Some(core), [only]) => {
+            let remedy = only.moved_to(machine, core).unwrap_or_else(|| go_there(machine, only));
+            knob.advice(format!("{found}; server: {core}"), remedy)
+        }
         (Some(core), _) => knob.advice(
             format!("{found}; server: {core}"),
             format!("ethtool -X {name} or -N {name}: steer the server's port to the queue of core {core}"),
         ),
-        (None, [only]) => {
-            let to = only.cores.first().map_or_else(|| "N".into(), usize::to_string);
-            knob.advice(
-                format!("{found}; not pinned"),
-                format!("doozerd --core {to}, if the disk's interrupts go there too"),
-            )
-        }
+        (None, [only]) => knob.advice(
+            format!("{found}; not pinned"),
+            format!("{}, if the disk's interrupts go there too", go_there(machine, only)),
+        ),
         (None, _) => knob.unknown(format!("{found}; not pinned")),
+    }
+}
+
+/// How the server gets to the core of an interrupt.
+fn go_there(machine: &Machine, interrupt: &Interrupt) -> String {
+    match interrupt.cores.intersection(&machine.usable_cores()).next() {
+        Some(core) => format!("doozerd --core {core}"),
+        None => format!("let the server use core {}", ranges(&interrupt.cores)),
     }
 }
 
@@ -216,6 +227,7 @@ fn balancer(machine: &Machine) -> Finding {
             format!("running, process {pid}"),
             "sudo systemctl disable --now irqbalance; or IRQBALANCE_BANNED_CPULIST",
         ),
-        None => knob.good("not running"),
+        None if machine.shows_all_processes() => knob.good("not running"),
+        None => knob.unknown("/proc does not show all processes"),
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// What files do not tell.
@@ -76,6 +77,11 @@ impl Machine {
         self.root.join(path).exists()
     }
 
+    /// Whether its owner may write to a file; the kernel shows so which settings it takes.
+    pub fn takes_writes(&self, path: impl AsRef<Path>) -> bool {
+        fs::metadata(self.root.join(path)).is_ok_and(|meta| meta.permissions().mode() & 0o200 != 0)
+    }
+
     /// Where a path leads, links followed.
     pub fn resolve(&self, path: impl AsRef<Path>) -> Option<PathBuf> {
         let root = fs::canonicalize(&self.root).ok()?;
@@ -94,6 +100,11 @@ impl Machine {
     pub fn is_virtual(&self) -> bool {
         let text = self.read("proc/cpuinfo").unwrap_or_default();
         text.lines().any(|l| l.starts_with("flags") && l.split_whitespace().any(|flag| flag == "hypervisor"))
+    }
+
+    /// Whether `/proc` has all processes of the machine, and not only those of a container: the kernel's own are among them.
+    pub fn shows_all_processes(&self) -> bool {
+        self.read("proc/2/comm").is_some_and(|name| name == "kthreadd")
     }
 
     /// The server that runs on the data directory.

@@ -101,7 +101,7 @@ fn coalescing(machine: &Machine, card: &Card) -> Finding {
         return knob.judged(
             super::Verdict::Unknown,
             format!("{name}: ethtool does not say, or is missing"),
-            Some(format!("ethtool -c {name}")),
+            Some(format!("ethtool -c {name}, of the package ethtool, as root")),
         );
     };
     let adaptive = text.lines().any(|l| l.trim().starts_with("Adaptive RX: on"));

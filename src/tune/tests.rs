@@ -1,7 +1,7 @@
 //! Machines that are made up: what is said of each.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 
 use rustix::io::Errno;
@@ -86,6 +86,7 @@ impl Made {
         made.asked.coalescing = |_| Some("Adaptive RX: off  TX: off\nrx-usecs:\t0\nrx-frames:\tn/a\n".into());
         made.file("proc/sys/kernel/osrelease", "6.12.9\n")
             .file("proc/sys/kernel/io_uring_disabled", "0\n")
+            .file("proc/2/comm", "kthreadd\n")
             .file("proc/sys/kernel/numa_balancing", "1\n")
             .file("sys/devices/system/node/node0/cpulist", "0-3\n")
             .file("proc/cpuinfo", "flags\t\t: fpu tsc constant_tsc\n")
@@ -272,7 +273,7 @@ fn where_nothing_is_shown_nothing_is_claimed() {
     remedies_fit(&all);
     assert_eq!(with(&all, Verdict::Bad), ["io_uring"]);
     assert_eq!(with(&all, Verdict::Advice), [""; 0]);
-    assert_eq!(with(&all, Verdict::Good), ["irqbalance"]);
+    assert_eq!(with(&all, Verdict::Good), [""; 0]);
     assert!(of(&all, "io_uring").remedy.as_ref().unwrap().contains("seccomp"));
 }
 
@@ -295,6 +296,7 @@ fn virtual_machine() -> Made {
         .file("sys/devices/pci0000:00/0000:00:02.0/msi_irqs/35", "msix\n")
         .file("sys/devices/pci0000:00/0000:00:02.0/msi_irqs/36", "msix\n")
         .file("proc/irq/36/effective_affinity_list", "1\n")
+        .file("proc/irq/36/smp_affinity_list", "1\n")
         .file(&format!("{VIRTIO}/mq/0/cpu_list"), "0, 1\n")
         .file(&format!("{VIRTIO}/cache_type"), "write back\n")
         .files(
@@ -331,6 +333,16 @@ fn a_core_that_the_disk_does_not_interrupt_is_refused() {
     assert_eq!(wrong.remedy.unwrap(), "doozerd --core 1, or echo 0 | sudo tee /proc/irq/36/smp_affinity_list");
     let none = virtual_machine().knob(None, "disk interrupts");
     assert_eq!((none.verdict, none.remedy.as_deref()), (Verdict::Advice, Some("doozerd --core 1")));
+    // The kernel does not let go of this one.
+    let made = virtual_machine();
+    let file = made.root.path().join("proc/irq/36/smp_affinity_list");
+    fs::set_permissions(file, fs::Permissions::from_mode(0o444)).unwrap();
+    assert_eq!(made.knob(Some(0), "disk interrupts").remedy.unwrap(), "doozerd --core 1");
+    // A core that this process may not use is of no help.
+    let made = virtual_machine();
+    made.file("proc/self/status", "Cpus_allowed_list:\t0\n");
+    let remedy = made.knob(None, "disk interrupts").remedy.unwrap();
+    assert_eq!(remedy, "let the server use it, or echo 0 | sudo tee /proc/irq/36/smp_affinity_list");
     // Where the kernel does not say where an interrupt goes, it is where it went.
     let made = virtual_machine();
     made.remove("proc/irq");
@@ -418,6 +430,7 @@ fn mounts_that_lose_data_or_delay_it_are_found() {
     assert_eq!(mounted("/data", "ext4", "rw,nobarrier"), (Good, Bad));
     assert_eq!(mounted("/data", "ext4", "rw,discard"), (Good, Advice));
     assert_eq!(mounted("/data", "tmpfs", "rw"), (Bad, Good));
+    assert_eq!(mounted("/data", "proc", "rw"), (Bad, Good));
     assert_eq!(mounted("/data", "btrfs", "rw"), (Bad, Good));
     assert_eq!(mounted("/data", "btrfs", "rw,nodatacow"), (Advice, Good));
     assert_eq!(mounted("/data", "overlay", "rw"), (Advice, Good));
