@@ -17,8 +17,11 @@
 //! * [`compare`]: `doozerd` beside other systems. [`system`] is how each is started, [`codec`] how it is spoken to, and
 //!   [`engine`] the many connections, the same for all; a [`link`] is one of them.
 //! * [`child`], [`machine`], [`process`], [`scratch`]: servers as child processes, cores, memory and CPU time, disk.
+//! * [`ending`]: what must not outlive a run; [`say`]: what it says.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark is made of clocks and files")]
+// They panic where nobody reads.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
 mod child;
@@ -26,6 +29,7 @@ mod client;
 mod cluster;
 mod codec;
 mod compare;
+mod ending;
 mod engine;
 mod failure;
 #[cfg(test)]
@@ -36,6 +40,7 @@ mod link;
 mod machine;
 mod pool;
 mod process;
+mod say;
 mod scenario;
 mod scratch;
 mod stages;
@@ -47,6 +52,7 @@ use std::process::ExitCode;
 use args::{Args, What};
 use clap::Parser;
 use failure::Failure;
+use say::{print, say};
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -54,13 +60,13 @@ fn main() -> ExitCode {
         What::FloorServer { file, core, first_rev, peer } => floor::serve(&file, core, first_rev, &peer),
         What::EchoServer { core } => floor::echo(core),
         What::Guard { command } => child::guard(&command),
-        What::Compare(compare) => compare::run(&compare, &args.options),
-        what => measure(&what, &args.options),
+        What::Compare(compare) => ending::on_signals().and_then(|()| compare::run(&compare, &args.options)),
+        what => ending::on_signals().and_then(|()| measure(&what, &args.options)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("doozer-bench: {e}");
+            say(e);
             ExitCode::FAILURE
         }
     }
@@ -70,17 +76,17 @@ fn measure(what: &What, options: &args::Options) -> Result<(), Failure> {
     let bench = scenario::Bench::new(options)?;
     let mut record = figure::Record::new(bench.describe());
     for scenario in scenario::chosen(what) {
-        eprintln!("doozer-bench: {}", scenario.name());
+        say(scenario.name());
         let report = scenario.run(&bench).map_err(|e| e.within(scenario.name()))?;
         if !options.json {
-            print!("{report}");
+            print(&report)?;
         }
         record.reports.push(report);
     }
     if options.json {
-        println!("{}", record.json()?);
+        print(format_args!("{}\n", record.json()?))?;
     } else if record.reports.len() > 1 {
-        print!("{record}");
+        print(&record)?;
     }
     Ok(())
 }

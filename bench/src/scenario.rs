@@ -23,6 +23,7 @@ use crate::figure::Report;
 use crate::machine::{self, Cores, Machine, on_core};
 use crate::pool::{Driven, Pool};
 use crate::process::Others;
+use crate::say::say;
 use crate::scratch::Scratch;
 use crate::traffic::{Creates, Layout};
 
@@ -195,9 +196,9 @@ impl Bench {
         let scratch = Scratch::new(&options.dir)?;
         let nodes = options.node_cores.as_ref();
         let cores = machine::choose(&scratch.path(""), options.server_core, options.client_core, nodes)?;
-        eprintln!("doozer-bench: server on core {}, client on core {}: {}", cores.server, cores.client, cores.reason);
+        say(format_args!("server on core {}, client on core {}: {}", cores.server, cores.client, cores.reason));
         if cfg!(debug_assertions) {
-            eprintln!("doozer-bench: this is a debug build, so the client may be what is measured; use --release");
+            say("this is a debug build, so the client may be what is measured; use --release");
         }
         Ok(Bench { cores, doozerd, scratch, rounds: options.rounds, quick: options.quick })
     }
