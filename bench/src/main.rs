@@ -17,7 +17,7 @@
 //! * [`compare`]: `doozerd` beside other systems. [`system`] is how each is started, [`codec`] how it is spoken to, and
 //!   [`engine`] the many connections, the same for all; a [`link`] is one of them.
 //! * [`child`], [`machine`], [`process`], [`scratch`]: servers as child processes, cores, memory and CPU time, disk.
-//! * [`ending`]: what must not outlive a run; [`say`]: what it says.
+//! * [`ending`]: what must not outlive a run; [`say`]: what it says; [`files`]: how many may be open.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark is made of clocks and files")]
 // They panic where nobody reads.
@@ -35,6 +35,7 @@ mod failure;
 #[cfg(test)]
 mod fake;
 mod figure;
+mod files;
 mod floor;
 mod link;
 mod machine;
@@ -56,6 +57,7 @@ use say::{print, say};
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    files::raise_limit();
     let outcome = match args.what {
         What::FloorServer { file, core, first_rev, peer } => floor::serve(&file, core, first_rev, &peer),
         What::EchoServer { core } => floor::echo(core),

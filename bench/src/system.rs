@@ -126,6 +126,18 @@ impl Ground {
         if self.nodes == 1 { vec![Some(self.cores.server)] } else { self.cores.nodes.to_vec() }
     }
 
+    /// That the client is on the core of a node, if it is: then they wait for each other.
+    pub fn shared_core(&self) -> Option<String> {
+        let client = self.cores.client;
+        let numbers = (1..).zip(self.node_cores()).filter(|(_, core)| *core == Some(client));
+        let numbers: Vec<_> = numbers.map(|(number, _): (u32, _)| number.to_string()).collect();
+        match self.nodes {
+            _ if numbers.is_empty() => None,
+            1 => Some(format!("doozer's server and the client share core {client}, so the figures mean little")),
+            _ => Some(format!("of doozer's three nodes, {} share core {client} with the client", numbers.join(" and "))),
+        }
+    }
+
     /// A directory for the data of each node, which is yet to be made.
     pub fn dirs(&self, name: &str) -> Vec<PathBuf> {
         (1..=self.nodes).map(|number| self.scratch.path(&format!("{name}-{number}"))).collect()
