@@ -73,7 +73,7 @@ pub fn run(compare: &Compare, options: &Options) -> Result<(), Failure> {
     for (number, definition) in (1..).zip(definitions) {
         let measured = ground(options, definition.nodes).and_then(|ground| {
             let machine = Machine::describe(&ground.scratch.path(""), &ground.cores);
-            Ok((Setting { quick: options.quick, machine }, of(definition, &ground, compare)?))
+            Ok((Setting { quick: options.quick, machine }, of(number, definition, &ground, compare)?))
         });
         let when = if number == count { When::AtTheEnd } else { When::Meanwhile };
         let added = measured.and_then(|(setting, comparison)| kept.add(setting, comparison, when));
@@ -148,7 +148,9 @@ fn choose(name: &str, compare: &Compare, options: &Options) -> Result<Definition
     let within = |e: Failure| e.within(&definition.name);
     definition.check().map_err(within)?;
     if definition.nodes == 1 && options.node_cores.is_some() {
-        return Err(within(Failure::new("it has one node, and --node-cores is for three; --server-core is that one's")));
+        return Err(within(Failure::new(
+            "it has one node, and --node-cores is for three; --server-core is that one's",
+        )));
     }
     remote::check(&compare.endpoints, &definition.systems, definition.nodes).map_err(within)?;
     for load in &definition.loads {
@@ -168,11 +170,11 @@ fn ground(options: &Options, nodes: usize) -> Result<Ground, Failure> {
     Ok(Ground { scratch, cores, doozerd, nodes })
 }
 
-/// Starts the systems, and measures.
-fn of(definition: Definition, ground: &Ground, compare: &Compare) -> Result<Comparison, Failure> {
+/// Starts the systems, and measures; `number` is the definition's among those of this run.
+fn of(number: usize, definition: Definition, ground: &Ground, compare: &Compare) -> Result<Comparison, Failure> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    // Of another run, in the same second, on servers that both have as endpoints, it is another one.
-    let root = format!("/bench-{}-{}", now.as_secs(), std::process::id());
+    // Of another run or definition, in the same second, on servers that both have as endpoints, it is another one.
+    let root = format!("/bench-{}-{}-{number}", now.as_secs(), std::process::id());
     // All that is started from here on has ended when the others' share is asked for.
     let others = Others::begin()?;
     let mut remarks: Vec<_> = ground.shared_core().into_iter().collect();

@@ -16,7 +16,8 @@
 //! * [`cluster`]: three servers that are one: formed, hurt, and waited for until they are whole.
 //! * [`compare`]: `doozerd` beside other systems. [`system`] is how each is started, [`codec`] how it is spoken to, and
 //!   [`engine`] the many connections, the same for all; a [`link`] is one of them.
-//! * [`child`], [`machine`], [`process`], [`scratch`]: servers as child processes, cores, memory and CPU time, disk.
+//! * [`child`], [`machine`], [`process`], [`scratch`]: servers as child processes, cores, memory and CPU time, disk; [`mount`]
+//!   and [`date`]: what a record says of the file system and of the time.
 //! * [`ending`]: what must not outlive a run; [`say`]: what it says; [`files`]: how many may be open.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark is made of clocks and files")]
@@ -29,6 +30,7 @@ mod client;
 mod cluster;
 mod codec;
 mod compare;
+mod date;
 mod ending;
 mod engine;
 mod failure;
@@ -39,6 +41,7 @@ mod files;
 mod floor;
 mod link;
 mod machine;
+mod mount;
 mod pool;
 mod process;
 mod say;

@@ -181,6 +181,8 @@ pub struct Bench {
 #[derive(Debug, Serialize)]
 pub struct Setting {
     doozerd: PathBuf,
+    /// As it tells it.
+    version: String,
     quick: bool,
     rounds: u32,
     machine: Machine,
@@ -207,6 +209,7 @@ impl Bench {
     pub fn describe(&self) -> Setting {
         Setting {
             doozerd: self.doozerd.clone(),
+            version: version(&self.doozerd).unwrap_or_default(),
             quick: self.quick,
             rounds: self.rounds(),
             machine: Machine::describe(&self.scratch.path(""), &self.cores),
@@ -262,8 +265,20 @@ pub fn find_doozerd(given: Option<&Path>) -> Result<PathBuf, Failure> {
     };
     let path = path.canonicalize().map_err(absent)?;
     // A program that cannot be run at all is better found now than after the first scenario.
-    let help = Command::new(&path).arg("--v").output().context(path.display())?;
-    if help.status.success() { Ok(path) } else { Err(Failure::new(format!("{} --v: {}", path.display(), help.status))) }
+    version(&path)?;
+    Ok(path)
+}
+
+/// A server's version, as it tells it.
+///
+/// # Errors
+/// It does not.
+pub fn version(doozerd: &Path) -> Result<String, Failure> {
+    let told = Command::new(doozerd).arg("--v").output().context(doozerd.display())?;
+    if !told.status.success() {
+        return Err(Failure::new(format!("{} --v: {}", doozerd.display(), told.status)));
+    }
+    Ok(String::from_utf8_lossy(&told.stdout).trim().to_string())
 }
 
 /// Checks that the revision has risen by exactly the number of writes.

@@ -134,7 +134,9 @@ impl Ground {
         match self.nodes {
             _ if numbers.is_empty() => None,
             1 => Some(format!("doozer's server and the client share core {client}, so the figures mean little")),
-            _ => Some(format!("of doozer's three nodes, {} share core {client} with the client", numbers.join(" and "))),
+            _ => {
+                Some(format!("of doozer's three nodes, {} share core {client} with the client", numbers.join(" and ")))
+            }
         }
     }
 

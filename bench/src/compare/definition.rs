@@ -335,7 +335,12 @@ impl Load {
     /// The rates at which operations are sent, one after the other; none if each waits for an answer.
     pub fn paces(&self) -> Vec<Pace> {
         let shares = self.shares.iter().flat_map(|shares| &shares.at);
-        self.rates.iter().flatten().map(|&rate| Pace::Rate(rate)).chain(shares.map(|&share| Pace::Share(share))).collect()
+        self.rates
+            .iter()
+            .flatten()
+            .map(|&rate| Pace::Rate(rate))
+            .chain(shares.map(|&share| Pace::Share(share)))
+            .collect()
     }
 }
 
