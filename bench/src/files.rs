@@ -27,7 +27,7 @@ fn enough(what: &str, connections: usize, limit: Option<u64>) -> Result<(), Fail
     match limit {
         Some(limit) if limit < needed => Err(Failure::new(format!(
             "{what} has {connections} connections, so {needed} files have to be open at a time, and {limit} may be: raise the \
-             hard limit (`ulimit -Hn {needed}` as root, LimitNOFILE= of systemd, --ulimit of a container), or leave it out \
+             hard limit (`ulimit -n {needed}` as root, LimitNOFILE= of systemd, --ulimit of a container), or leave it out \
              with --only"
         ))),
         _ => Ok(()),
@@ -42,7 +42,7 @@ mod tests {
     #[test]
     fn a_limit_that_is_too_low_is_said_with_the_remedy() {
         let e = enough("fan-out-10000", 10_001, Some(10_200)).unwrap_err().to_string();
-        assert!(e.contains("fan-out-10000") && e.contains("ulimit -Hn 10201") && e.contains("--only"), "{e}");
+        assert!(e.contains("fan-out-10000") && e.contains("ulimit -n 10201") && e.contains("--only"), "{e}");
         enough("fan-out-10000", 10_000, Some(10_200)).unwrap();
         enough("fan-out-10000", 10_001, None).unwrap();
     }
