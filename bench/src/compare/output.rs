@@ -86,6 +86,7 @@ impl Output {
         }
     }
 
+    /// Whether writing one would overwrite the other.
     fn is(&self, other: &Output) -> bool {
         match (&self.to, &other.to) {
             (To::File(path), To::File(other)) => path == other,
