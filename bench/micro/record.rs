@@ -28,9 +28,21 @@ impl Record {
     /// It cannot be read, or is no record.
     pub fn read(file: &Path) -> Result<Record, String> {
         match std::fs::read_to_string(file) {
-            Ok(text) => toml::from_str(&text).map(Record).map_err(|e| format!("{}: {e}", file.display())),
+            Ok(text) => {
+                let record = toml::from_str(&text).map(Record).map_err(|e| e.to_string());
+                record.and_then(Record::checked).map_err(|e| format!("{}: {e}", file.display()))
+            }
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(Record::default()),
             Err(e) => Err(format!("{}: {e}", file.display())),
+        }
+    }
+
+    /// What was counted is above nothing; with NaN or infinity beside it, nothing would be dearer.
+    fn checked(self) -> Result<Record, String> {
+        let wrong = |count: f64| !(count.is_finite() && count > 0.0);
+        match self.0.values().flatten().find(|(_, count)| wrong(**count)) {
+            Some((name, count)) => Err(format!("\"{name}\" = {count}: that is no number of instructions")),
+            None => Ok(self),
         }
     }
 

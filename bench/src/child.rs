@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 
 use crate::client::{Client, PATIENCE};
+use crate::ending::Owned;
 use crate::failure::{Context, Failure};
+use crate::say::say;
 
 /// In the environment of this program's own children: their parent's process.
 const PARENT: &str = "DOOZER_BENCH_PARENT";
@@ -24,7 +26,7 @@ const TAIL: usize = 20;
 /// A running server. It is killed when it is dropped.
 #[derive(Debug)]
 pub struct Server {
-    child: Child,
+    child: Owned,
     addr: SocketAddr,
     ready_after: Duration,
     revision: i64,
@@ -155,9 +157,9 @@ impl Server {
     pub fn start(mut command: Command) -> Result<Server, Failure> {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let begun = Instant::now();
-        let mut child = command.spawn().context("cannot start")?;
+        let mut child = Owned::start(&mut command).context("cannot start")?;
         let (sender, receiver) = channel();
-        let stderr = child.stderr.take();
+        let stderr = child.stderr();
         std::thread::spawn(move || {
             for text in stderr.into_iter().flat_map(|pipe| BufReader::new(pipe).lines()).map_while(Result::ok) {
                 // Nobody listens once the server has been stopped.
@@ -316,7 +318,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if let Err(e) = self.end() {
-            eprintln!("doozer-bench: cannot kill process {}: {e}", self.pid());
+            say(format_args!("cannot kill process {}: {e}", self.pid()));
         }
     }
 }

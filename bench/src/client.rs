@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use doozer::stats::Stats;
 use doozer::wire::frame::{self, Split};
-use doozer::wire::{Request, Response, Verb};
+use doozer::wire::{ErrCode, Request, Response, Verb};
 use hdrhistogram::Histogram;
 
 use crate::failure::{Context, Failure};
@@ -284,8 +284,11 @@ pub fn checked(response: Response<'_>) -> Result<Response<'_>, Failure> {
     match response.err_code {
         None => Ok(response),
         Some(code) => {
-            let detail = String::from_utf8_lossy(response.err_detail.unwrap_or_default()).into_owned();
-            Err(Failure::new(format!("the server answered with error {code} {detail}")).with_code(code))
+            let detail = response.err_detail.unwrap_or_default();
+            let detail = if detail.is_empty() { String::new() } else { format!(": {}", detail.escape_ascii()) };
+            let name = ErrCode::try_from(code).ok().filter(|name| *name != ErrCode::Other);
+            let name = name.map_or(String::new(), |name| format!(" ({name})"));
+            Err(Failure::new(format!("the server answered with error {code}{name}{detail}")).with_code(code))
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::child::{Launch, Line, Server, owned};
 use crate::client::{Client, PATIENCE};
 use crate::failure::{Context, Failure};
 use crate::machine::NODES;
+use crate::say::say;
 
 /// Time between two looks at what comes without an event.
 const LOOK: Duration = Duration::from_millis(5);
@@ -298,8 +299,7 @@ impl Cluster {
             let (at, id) = (NodeId(number), node.id.as_deref().unwrap_or("no id yet"));
             let lines = node.server.as_ref().map(Server::tail);
             let lines = lines.unwrap_or_else(|| vec!["it is down".to_string()]);
-            eprintln!("doozer-bench: {at} ({id}), {}:", node.launch.listen);
-            lines.iter().for_each(|line| eprintln!("    {line}"));
+            say(format_args!("{at} ({id}), {}:\n    {}", node.launch.listen, lines.join("\n    ")));
         }
         e
     }

@@ -2,6 +2,7 @@
 //!
 //! In reading order:
 //! * [`definition`]: what is compared; data files.
+//! * [`output`]: the files that the result goes to.
 //! * [`subject`]: a system that takes part, its files, and how its writes are counted.
 //! * [`rounds`]: the systems, and the floor, in turns.
 //! * [`turn`]: one system under one load for some seconds, and whether what came out is what is asserted.
@@ -19,6 +20,7 @@ mod hand_over;
 mod html;
 mod idle;
 mod open;
+mod output;
 mod result;
 mod rounds;
 mod subject;
@@ -31,12 +33,15 @@ use serde::Serialize;
 
 use crate::args::{Compare, Options};
 use crate::failure::{Context, Failure};
+use crate::files;
 use crate::machine::{self, Machine, on_core};
 use crate::process::Others;
+use crate::say::{self, print};
 use crate::scenario::find_doozerd;
 use crate::scratch::Scratch;
-use crate::system::{self, Ground, Kind, Start};
+use crate::system::{self, Ground, Kind, Start, remote};
 use definition::Definition;
+use output::{Output, When};
 use result::{Comparison, Record, Version};
 use rounds::Running;
 use subject::Subject;
@@ -58,32 +63,74 @@ struct Setting {
 pub fn run(compare: &Compare, options: &Options) -> Result<(), Failure> {
     let names = if compare.definitions.is_empty() { Definition::own() } else { compare.definitions.clone() };
     let definitions = names.iter().map(|name| choose(name, compare, options)).collect::<Result<Vec<_>, Failure>>()?;
-    let mut comparisons = Vec::new();
-    let mut setting = None;
-    for definition in definitions {
-        let ground = ground(options, definition.nodes)?;
-        let machine = Machine::describe(&ground.scratch.path(""), &ground.cores);
-        setting.get_or_insert(Setting { quick: options.quick, machine });
-        let comparison = of(definition, &ground, compare)?;
-        if !options.json {
-            print!("{comparison}");
+    let mut kept = Kept {
+        outputs: Output::open_both([compare.record.as_deref(), compare.html.as_deref()])?,
+        json: options.json,
+        record: None,
+        ended: false,
+    };
+    let count = definitions.len();
+    for (number, definition) in (1..).zip(definitions) {
+        let measured = ground(options, definition.nodes).and_then(|ground| {
+            let machine = Machine::describe(&ground.scratch.path(""), &ground.cores);
+            Ok((Setting { quick: options.quick, machine }, of(number, definition, &ground, compare)?))
+        });
+        let when = if number == count { When::AtTheEnd } else { When::Meanwhile };
+        let added = measured.and_then(|(setting, comparison)| kept.add(setting, comparison, when));
+        if let Err(e) = added {
+            // Those before are results, whatever has become of this one; what is told is what came first.
+            let _ended = kept.end();
+            return Err(e);
         }
-        comparisons.push(comparison);
-    }
-    let setting = setting.ok_or_else(|| Failure::new("nothing to compare"))?;
-    let record = Record { setting, comparisons };
-    let json = serde_json::to_string(&record).context("cannot write JSON")?;
-    if let Some(path) = &compare.record {
-        std::fs::write(path, format!("{json}\n")).context(path.display())?;
-    }
-    if let Some(path) = &compare.html {
-        let page = html::page(&record.setting.machine, options.quick, &record.comparisons);
-        std::fs::write(path, page).context(path.display())?;
-    }
-    if options.json {
-        println!("{json}");
     }
     Ok(())
+}
+
+/// What was measured so far, and where it goes.
+struct Kept {
+    /// The record, and the page.
+    outputs: [Option<Output>; 2],
+    /// Whether the record goes to stdout, too, at the end.
+    json: bool,
+    record: Option<Record<Setting>>,
+    ended: bool,
+}
+
+impl Kept {
+    /// Writes what is there now, with this comparison, to the files, then to stdout.
+    ///
+    /// # Errors
+    /// One of them does not take it; the others have it then.
+    fn add(&mut self, setting: Setting, comparison: Comparison, when: When) -> Result<(), Failure> {
+        let table = comparison.to_string();
+        let record = self.record.get_or_insert_with(|| Record { setting, comparisons: Vec::new() });
+        record.comparisons.push(comparison);
+        let written = self.write(when);
+        let printed = if self.json { Ok(()) } else { print(table) };
+        written.and(printed)
+    }
+
+    /// Writes what is there to what takes it but once.
+    ///
+    /// # Errors
+    /// As for [`Kept::add`].
+    fn end(&mut self) -> Result<(), Failure> {
+        if self.ended { Ok(()) } else { self.write(When::AtTheEnd) }
+    }
+
+    fn write(&mut self, when: When) -> Result<(), Failure> {
+        let Some(record) = &self.record else { return Ok(()) };
+        self.ended = when == When::AtTheEnd;
+        let json = serde_json::to_string(record).context("cannot write JSON")? + "\n";
+        let [kept, page] = &mut self.outputs;
+        let kept = kept.as_mut().map_or(Ok(()), |file| file.write(when, &json));
+        let page = page.as_mut().map_or(Ok(()), |file| {
+            let Record { setting, comparisons } = record;
+            file.write(when, &html::page(&setting.machine, setting.quick, comparisons))
+        });
+        let printed = if self.json && when == When::AtTheEnd { print(json) } else { Ok(()) };
+        kept.and(page).and(printed)
+    }
 }
 
 /// A definition, as the command line changes it.
@@ -98,6 +145,17 @@ fn choose(name: &str, compare: &Compare, options: &Options) -> Result<Definition
         definition.rounds = 2;
     }
     definition.rounds = options.rounds.unwrap_or(definition.rounds);
+    let within = |e: Failure| e.within(&definition.name);
+    definition.check().map_err(within)?;
+    if definition.nodes == 1 && options.node_cores.is_some() {
+        return Err(within(Failure::new(
+            "it has one node, and --node-cores is for three; --server-core is that one's",
+        )));
+    }
+    remote::check(&compare.endpoints, &definition.systems, definition.nodes).map_err(within)?;
+    for load in &definition.loads {
+        files::check(&load.name, load.open_files()).map_err(within)?;
+    }
     Ok(definition)
 }
 
@@ -112,13 +170,15 @@ fn ground(options: &Options, nodes: usize) -> Result<Ground, Failure> {
     Ok(Ground { scratch, cores, doozerd, nodes })
 }
 
-/// Starts the systems, and measures.
-fn of(definition: Definition, ground: &Ground, compare: &Compare) -> Result<Comparison, Failure> {
+/// Starts the systems, and measures; `number` is the definition's among those of this run.
+fn of(number: usize, definition: Definition, ground: &Ground, compare: &Compare) -> Result<Comparison, Failure> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let root = format!("/bench-{}", now.as_secs());
+    // Of another run or definition, in the same second, on servers that both have as endpoints, it is another one.
+    let root = format!("/bench-{}-{}-{number}", now.as_secs(), std::process::id());
     // All that is started from here on has ended when the others' share is asked for.
     let others = Others::begin()?;
-    let mut remarks = Vec::new();
+    let mut remarks: Vec<_> = ground.shared_core().into_iter().collect();
+    remarks.iter().for_each(|remark| say(&definition, remark));
     let mut subjects = Vec::new();
     for &kind in &definition.systems {
         say(&definition, &format!("starting {kind}"));
@@ -128,7 +188,10 @@ fn of(definition: Definition, ground: &Ground, compare: &Compare) -> Result<Comp
             None => system::start(kind, ground)?,
         };
         match started {
-            Start::Running(system) => subjects.push(Subject::new(kind, system, &root)?),
+            Start::Running(system) => {
+                let subject = Subject::new(kind, system, &root).map_err(|e| e.within(&kind.to_string()))?;
+                subjects.push(subject);
+            }
             Start::Missing(remedy) => {
                 let remark = format!("{kind} is not installed, and takes no part; to get it: {remedy}");
                 say(&definition, &remark);
@@ -162,5 +225,5 @@ fn of(definition: Definition, ground: &Ground, compare: &Compare) -> Result<Comp
 }
 
 fn say(definition: &Definition, what: &str) {
-    eprintln!("doozer-bench: {}: {what}", definition.name);
+    say::say(format_args!("{}: {what}", definition.name));
 }

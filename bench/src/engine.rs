@@ -49,6 +49,11 @@ pub struct Engine {
     ready: Vec<epoll::Event>,
     asks: Vec<Place>,
     kept_alive: Instant,
+    /// How often drivers were told something.
+    told: u64,
+    /// What takes longer to be told will not be.
+    patience: Duration,
+    addrs: Vec<SocketAddr>,
 }
 
 struct Conn {
@@ -64,7 +69,16 @@ impl Engine {
     pub fn connect(addrs: &[SocketAddr], codec: fn() -> Box<dyn Codec>, conns: usize) -> Result<Engine, Failure> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).context("epoll")?;
         let ready = Vec::with_capacity(256);
-        let mut engine = Engine { epoll, conns: Vec::new(), ready, asks: Vec::new(), kept_alive: Instant::now() };
+        let mut engine = Engine {
+            epoll,
+            conns: Vec::new(),
+            ready,
+            asks: Vec::new(),
+            kept_alive: Instant::now(),
+            told: 0,
+            patience: PATIENCE,
+            addrs: addrs.to_vec(),
+        };
         while engine.conns.len() < conns {
             let first = engine.conns.len();
             for number in first..conns.min(first + AT_A_TIME) {
@@ -106,16 +120,20 @@ impl Engine {
         self.conns[conn].link.flush(&self.epoll)
     }
 
-    /// Waits until something comes, and has the driver take it.
+    /// Waits until there is something to tell the driver, and tells it. Bytes that are no whole answer are not.
     ///
     /// # Errors
-    /// It is wrong, or nothing comes for long. The connections are of no use then.
+    /// It is wrong, or does not come for long. The connections are of no use then.
     pub fn patiently(&mut self, driver: &mut dyn Driver) -> Result<(), Failure> {
-        let deadline = Instant::now() + PATIENCE;
-        while !self.turn(driver, deadline.saturating_duration_since(Instant::now()).min(KEEP_ALIVE))? {
-            if Instant::now() >= deadline {
-                return Err(Failure::new(format!("no answer within {} s", PATIENCE.as_secs())));
+        let (deadline, told) = (Instant::now() + self.patience, self.told);
+        while self.told == told {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                let addrs: Vec<_> = self.addrs.iter().map(SocketAddr::to_string).collect();
+                let (addrs, seconds) = (addrs.join(" or "), self.patience.as_secs());
+                return Err(Failure::new(format!("no answer of {addrs} within {seconds} s")));
             }
+            self.turn(driver, left.min(KEEP_ALIVE))?;
         }
         Ok(())
     }
@@ -164,6 +182,7 @@ impl Engine {
             let Some(taken) = codec.decode(&input[used..], output)? else { break };
             used += taken.consumed;
             if let Some(event) = taken.event {
+                self.told += 1;
                 driver.event(number, &event, now, &mut asks)?;
             }
             for place in asks.drain(..) {
@@ -216,5 +235,38 @@ impl Driver for Opening {
             other => return Err(Failure::new(format!("{other:?} on a connection that is being opened"))),
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::system::Kind;
+
+    /// A server that hangs, but for a few bytes now and then, would hold the run for ever.
+    #[test]
+    fn bytes_that_are_no_answer_are_not_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_nodelay(true).unwrap();
+            // Of an answer to REV that would have 1 MiB.
+            stream.write_all(&[0, 16, 0, 0]).unwrap();
+            while stream.write_all(&[0]).is_ok() {
+                std::thread::park_timeout(Duration::from_millis(2));
+            }
+        });
+        let mut engine = Engine::connect(&[addr], Kind::Doozer.codec(), 0).unwrap();
+        engine.patience = Duration::from_millis(100);
+        let link = Link::connect(addr, 0, &engine.epoll).unwrap();
+        engine.conns.push(Conn { link, codec: Kind::Doozer.codec()() });
+        let e = engine.patiently(&mut Opening(1)).unwrap_err().to_string();
+        assert!(e.contains(&format!("no answer of {addr}")), "{e}");
+        drop(engine);
+        server.join().unwrap();
     }
 }

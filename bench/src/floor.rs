@@ -147,7 +147,7 @@ pub fn serve(path: &Path, core: Option<usize>, first_rev: i64, peers: &[SocketAd
     let mut peers = Peers::connect(peers)?;
     let listener = listen("floor")?;
     if !log.direct {
-        eprintln!("floor: O_DIRECT is refused here; writing with fdatasync");
+        tell("floor: O_DIRECT is refused here; writing with fdatasync")?;
     }
     let mut rev = first_rev;
     loop {
@@ -158,8 +158,13 @@ pub fn serve(path: &Path, core: Option<usize>, first_rev: i64, peers: &[SocketAd
 
 fn listen(name: &str) -> Result<TcpListener, Failure> {
     let listener = TcpListener::bind("127.0.0.1:0").context("cannot listen")?;
-    eprintln!("{name}: listening on {}", listener.local_addr().context("cannot listen")?);
+    tell(&format!("{name}: listening on {}", listener.local_addr().context("cannot listen")?))?;
     Ok(listener)
+}
+
+/// Says a line to whoever has started this.
+fn tell(line: &str) -> Result<(), Failure> {
+    std::io::stderr().write_all(format!("{line}\n").as_bytes()).context("cannot say where it listens")
 }
 
 /// Answers every request as if it were a SET that is sent alone: with the tag 1 and a revision.

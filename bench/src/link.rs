@@ -9,8 +9,12 @@ use rustix::event::epoll;
 
 use crate::failure::{Context, Failure};
 
-/// The receive buffer; an answer has to fit.
+/// The receive buffer at the beginning. It grows when an answer does not fit.
 const INPUT: usize = 64 << 10;
+/// A longer answer is none.
+const INPUT_MAX: usize = 8 << 20;
+
+const _: () = assert!(INPUT_MAX >= 2 * doozer::limits::FRAME_MAX);
 
 /// A connection that an epoll watches.
 #[derive(Debug)]
@@ -45,8 +49,14 @@ impl Link {
     /// # Errors
     /// The server is gone.
     pub fn fill(&mut self) -> Result<bool, Failure> {
+        if self.filled == self.input.len() {
+            if self.filled == INPUT_MAX {
+                return Err(Failure::new(format!("an answer of more than {INPUT_MAX} bytes")));
+            }
+            self.input.resize(2 * self.filled, 0);
+        }
         match self.stream.read(&mut self.input[self.filled..]) {
-            Ok(0) => Err(Failure::new("the server closed a connection, or its answer is too long")),
+            Ok(0) => Err(Failure::new("the server closed a connection")),
             Ok(n) => {
                 self.filled += n;
                 Ok(true)

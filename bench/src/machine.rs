@@ -12,7 +12,9 @@ use std::str::FromStr;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::Serialize;
 
+use crate::date::utc;
 use crate::failure::{Context, Failure};
+use crate::mount::Mount;
 
 /// Nodes of a cluster.
 pub const NODES: usize = 3;
@@ -56,6 +58,8 @@ impl FromStr for Placing {
 pub struct Machine {
     /// Seconds since 1970.
     pub unix_time: u64,
+    /// The same as a date, in UTC.
+    pub measured_at: String,
     /// The kernel's release.
     pub kernel: String,
     /// The processor's model.
@@ -64,6 +68,8 @@ pub struct Machine {
     pub cores_usable: Vec<usize>,
     /// Physical memory in bytes.
     pub memory: u64,
+    /// The file system of the data.
+    pub data: Option<Mount>,
     /// Where the disk of the data is in `/sys`, if it has a block device.
     pub disk: Option<PathBuf>,
     /// Who ran where.
@@ -80,12 +86,15 @@ impl Machine {
         };
         let memory = line("/proc/meminfo", "MemTotal").and_then(|m| m.strip_suffix("kB")?.trim().parse::<u64>().ok());
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let unix_time = now.map_or(0, |d| d.as_secs());
         Machine {
-            unix_time: now.map_or(0, |d| d.as_secs()),
+            unix_time,
+            measured_at: utc(unix_time),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             processor: line("/proc/cpuinfo", "model name").unwrap_or_else(|| "unknown".into()),
             cores_usable: usable().unwrap_or_default(),
             memory: memory.unwrap_or(0) * 1024,
+            data: Mount::of(dir),
             disk: block_device(dir),
             cores: cores.clone(),
         }

@@ -16,9 +16,13 @@
 //! * [`cluster`]: three servers that are one: formed, hurt, and waited for until they are whole.
 //! * [`compare`]: `doozerd` beside other systems. [`system`] is how each is started, [`codec`] how it is spoken to, and
 //!   [`engine`] the many connections, the same for all; a [`link`] is one of them.
-//! * [`child`], [`machine`], [`process`], [`scratch`]: servers as child processes, cores, memory and CPU time, disk.
+//! * [`child`], [`machine`], [`process`], [`scratch`]: servers as child processes, cores, memory and CPU time, disk; [`mount`]
+//!   and [`date`]: what a record says of the file system and of the time.
+//! * [`ending`]: what must not outlive a run; [`say`]: what it says; [`files`]: how many may be open.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark is made of clocks and files")]
+// They panic where nobody reads.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod args;
 mod child;
@@ -26,16 +30,21 @@ mod client;
 mod cluster;
 mod codec;
 mod compare;
+mod date;
+mod ending;
 mod engine;
 mod failure;
 #[cfg(test)]
 mod fake;
 mod figure;
+mod files;
 mod floor;
 mod link;
 mod machine;
+mod mount;
 mod pool;
 mod process;
+mod say;
 mod scenario;
 mod scratch;
 mod stages;
@@ -47,20 +56,22 @@ use std::process::ExitCode;
 use args::{Args, What};
 use clap::Parser;
 use failure::Failure;
+use say::{print, say};
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    files::raise_limit();
     let outcome = match args.what {
         What::FloorServer { file, core, first_rev, peer } => floor::serve(&file, core, first_rev, &peer),
         What::EchoServer { core } => floor::echo(core),
         What::Guard { command } => child::guard(&command),
-        What::Compare(compare) => compare::run(&compare, &args.options),
-        what => measure(&what, &args.options),
+        What::Compare(compare) => ending::on_signals().and_then(|()| compare::run(&compare, &args.options)),
+        what => ending::on_signals().and_then(|()| measure(&what, &args.options)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("doozer-bench: {e}");
+            say(e);
             ExitCode::FAILURE
         }
     }
@@ -70,17 +81,17 @@ fn measure(what: &What, options: &args::Options) -> Result<(), Failure> {
     let bench = scenario::Bench::new(options)?;
     let mut record = figure::Record::new(bench.describe());
     for scenario in scenario::chosen(what) {
-        eprintln!("doozer-bench: {}", scenario.name());
+        say(scenario.name());
         let report = scenario.run(&bench).map_err(|e| e.within(scenario.name()))?;
         if !options.json {
-            print!("{report}");
+            print(&report)?;
         }
         record.reports.push(report);
     }
     if options.json {
-        println!("{}", record.json()?);
+        print(format_args!("{}\n", record.json()?))?;
     } else if record.reports.len() > 1 {
-        print!("{record}");
+        print(&record)?;
     }
     Ok(())
 }

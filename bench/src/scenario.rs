@@ -23,6 +23,7 @@ use crate::figure::Report;
 use crate::machine::{self, Cores, Machine, on_core};
 use crate::pool::{Driven, Pool};
 use crate::process::Others;
+use crate::say::say;
 use crate::scratch::Scratch;
 use crate::traffic::{Creates, Layout};
 
@@ -180,6 +181,8 @@ pub struct Bench {
 #[derive(Debug, Serialize)]
 pub struct Setting {
     doozerd: PathBuf,
+    /// As it tells it.
+    version: String,
     quick: bool,
     rounds: u32,
     machine: Machine,
@@ -195,9 +198,9 @@ impl Bench {
         let scratch = Scratch::new(&options.dir)?;
         let nodes = options.node_cores.as_ref();
         let cores = machine::choose(&scratch.path(""), options.server_core, options.client_core, nodes)?;
-        eprintln!("doozer-bench: server on core {}, client on core {}: {}", cores.server, cores.client, cores.reason);
+        say(format_args!("server on core {}, client on core {}: {}", cores.server, cores.client, cores.reason));
         if cfg!(debug_assertions) {
-            eprintln!("doozer-bench: this is a debug build, so the client may be what is measured; use --release");
+            say("this is a debug build, so the client may be what is measured; use --release");
         }
         Ok(Bench { cores, doozerd, scratch, rounds: options.rounds, quick: options.quick })
     }
@@ -206,6 +209,7 @@ impl Bench {
     pub fn describe(&self) -> Setting {
         Setting {
             doozerd: self.doozerd.clone(),
+            version: version(&self.doozerd).unwrap_or_default(),
             quick: self.quick,
             rounds: self.rounds(),
             machine: Machine::describe(&self.scratch.path(""), &self.cores),
@@ -261,8 +265,20 @@ pub fn find_doozerd(given: Option<&Path>) -> Result<PathBuf, Failure> {
     };
     let path = path.canonicalize().map_err(absent)?;
     // A program that cannot be run at all is better found now than after the first scenario.
-    let help = Command::new(&path).arg("--v").output().context(path.display())?;
-    if help.status.success() { Ok(path) } else { Err(Failure::new(format!("{} --v: {}", path.display(), help.status))) }
+    version(&path)?;
+    Ok(path)
+}
+
+/// A server's version, as it tells it.
+///
+/// # Errors
+/// It does not.
+pub fn version(doozerd: &Path) -> Result<String, Failure> {
+    let told = Command::new(doozerd).arg("--v").output().context(doozerd.display())?;
+    if !told.status.success() {
+        return Err(Failure::new(format!("{} --v: {}", doozerd.display(), told.status)));
+    }
+    Ok(String::from_utf8_lossy(&told.stdout).trim().to_string())
 }
 
 /// Checks that the revision has risen by exactly the number of writes.

@@ -11,13 +11,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Advice, fadvise, inotify};
 
 use crate::client::PATIENCE;
+use crate::ending::left;
 use crate::failure::{Context, Failure};
 
 /// A directory of this run, removed when it is dropped.
 #[derive(Debug)]
 pub struct Scratch {
-    parent: PathBuf,
-    made_parent: bool,
     own: PathBuf,
 }
 
@@ -27,13 +26,15 @@ impl Scratch {
     /// # Errors
     /// It cannot be made.
     pub fn new(parent: &Path) -> Result<Scratch, Failure> {
+        let mut left = left();
         let made_parent = !parent.exists();
         std::fs::create_dir_all(parent).context(format!("cannot make {}", parent.display()))?;
         let parent = parent.canonicalize().context(parent.display())?;
         sweep(&parent);
         let own = parent.join(format!("run-{}", std::process::id()));
         std::fs::create_dir(&own).context(format!("cannot make {}", own.display()))?;
-        Ok(Scratch { parent, made_parent, own })
+        left.add(own.clone(), made_parent.then_some(parent));
+        Ok(Scratch { own })
     }
 
     /// Path of something in it.
@@ -44,13 +45,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(e) = std::fs::remove_dir_all(&self.own) {
-            eprintln!("doozer-bench: cannot remove {}: {e}", self.own.display());
-        }
-        if self.made_parent {
-            // It stays if someone else uses it by now.
-            let _removed = std::fs::remove_dir(&self.parent);
-        }
+        left().remove(&self.own);
     }
 }
 

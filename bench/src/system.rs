@@ -126,6 +126,18 @@ impl Ground {
         if self.nodes == 1 { vec![Some(self.cores.server)] } else { self.cores.nodes.to_vec() }
     }
 
+    /// That the client is on the core of a node, if it is: then they wait for each other.
+    pub fn shared_core(&self) -> Option<String> {
+        let client = self.cores.client;
+        let numbers = (1..).zip(self.node_cores()).filter(|(_, core)| *core == Some(client));
+        let numbers: Vec<_> = numbers.map(|(number, _): (u32, _)| number.to_string()).collect();
+        match self.nodes {
+            _ if numbers.is_empty() => None,
+            1 => Some(format!("doozer's server and the client share core {client}, so the figures mean little")),
+            _ => Some(format!("the client shares core {client} with doozer's node {}", numbers.join(" and "))),
+        }
+    }
+
     /// A directory for the data of each node, which is yet to be made.
     pub fn dirs(&self, name: &str) -> Vec<PathBuf> {
         (1..=self.nodes).map(|number| self.scratch.path(&format!("{name}-{number}"))).collect()
@@ -160,4 +172,23 @@ pub fn start(kind: Kind, ground: &Ground) -> Result<Start, Failure> {
 /// The first of these paths that is there.
 fn present(paths: &'static [&'static str]) -> Option<&'static Path> {
     paths.iter().map(Path::new).find(|path| path.exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Figures of a client and a server that wait for each other are taken for those of the server.
+    #[test]
+    fn a_client_on_a_servers_core_is_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let said = |nodes, client| {
+            let cores = Cores { server: 1, client, nodes: [Some(1), None, Some(1)], reason: String::new() };
+            let scratch = Scratch::new(dir.path()).unwrap();
+            Ground { scratch, cores, doozerd: None, nodes }.shared_core()
+        };
+        assert_eq!((said(1, 0), said(3, 0)), (None, None));
+        assert!(said(1, 1).unwrap().contains("share core 1"));
+        assert!(said(3, 1).unwrap().ends_with("core 1 with doozer's node 1 and 3"));
+    }
 }

@@ -135,9 +135,11 @@ fn some_of_a_record_are_renewed() {
 fn a_spoilt_record_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("record.toml");
-    std::fs::write(&file, "[\"rustc\"]\n\"store/get\" = many\n").unwrap();
-    let said = Record::read(&file).unwrap_err();
-    assert!(said.contains("record.toml"), "{said}");
+    for spoilt in ["many", "nan", "inf", "-inf", "0.0", "-1.0"] {
+        std::fs::write(&file, format!("[\"rustc\"]\n\"glob/match\" = 7.0\n\"store/get\" = {spoilt}\n")).unwrap();
+        let said = Record::read(&file).unwrap_err();
+        assert!(said.contains("record.toml") && said.contains("store/get"), "{said}");
+    }
 }
 
 /// The record in the tree can be read.

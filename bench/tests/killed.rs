@@ -147,6 +147,52 @@ fn a_run_that_is_killed_leaves_no_server() {
     assert!(left.is_empty(), "they outlived the run: {left:?}");
 }
 
+/// Ended by a signal, it has that time; and what it has written would fill the disk.
+#[test]
+fn a_run_that_is_ended_leaves_nothing() {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        let (data, said) = (dir.path().join("data"), dir.path().join("said"));
+        let (doozerd, _) = doozerd(dir.path());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_doozer-bench"));
+        command.args(["latency", "--dir"]).arg(&data).arg("--doozerd").arg(doozerd);
+        command.stdout(Stdio::null()).stderr(File::create(&said).unwrap());
+        let mut run = Run(command.spawn().unwrap());
+        let server = format!("{}/run-{}/", data.file_name().unwrap().to_str().unwrap(), run.pid());
+        let deadline = Instant::now() + PATIENCE;
+        let server = loop {
+            let started = Process::below(run.pid());
+            if let Some(server) = started.into_iter().find(|process| process.serves(&server)) {
+                break server;
+            }
+            let told = std::fs::read_to_string(&said).unwrap();
+            assert!(run.0.try_wait().unwrap().is_none() && Instant::now() < deadline, "{told}");
+            std::thread::sleep(LOOK);
+        };
+        kill_process(Pid::from_raw(run.pid()).unwrap(), signal).unwrap();
+        let status = run.0.wait().unwrap();
+        let told = std::fs::read_to_string(&said).unwrap();
+        assert_eq!(status.code(), Some(128 + signal.as_raw()), "{told}");
+        assert!(Process::read(server.pid).is_none_or(|process| !process.is(&server)), "the server outlived the run");
+        assert!(!data.exists(), "{told}");
+    }
+}
+
+/// What ignores SIGHUP, such as a run under `nohup`, is to go on.
+#[test]
+fn a_signal_that_is_ignored_does_not_end_a_run() {
+    let dir = tempfile::tempdir_in(".").unwrap();
+    let script = dir.path().join("doozerd");
+    // Its run is told that its terminal is gone, while it starts this.
+    std::fs::write(&script, "#!/bin/sh\nkill -HUP $PPID\n").unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let bench =
+        format!("trap '' HUP; exec {} latency --dir data --doozerd ./doozerd", env!("CARGO_BIN_EXE_doozer-bench"));
+    let out = Command::new("sh").args(["-c", &bench]).current_dir(dir.path()).output().unwrap();
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert!(out.status.code() == Some(1) && said.contains("ended"), "{said}");
+}
+
 const DEFINITION: &str = "
 name = 'long'
 about = 'longer than the test'

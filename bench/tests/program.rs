@@ -1,10 +1,22 @@
 //! The program as it is called, without our server.
 
-#![allow(clippy::disallowed_methods, reason = "a test of a program is made of files")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of a program are made of files")]
 
+#[path = "../src/fake.rs"]
+#[allow(dead_code, reason = "other tests need more of it")]
+mod fake;
+mod stages {
+    /// It is not asked for them.
+    pub const STAGES: [&str; 0] = [];
+}
+
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use fake::Fake;
 
 fn bench() -> Command {
     Command::new(env!("CARGO_BIN_EXE_doozer-bench"))
@@ -127,7 +139,12 @@ fn installed_systems_are_started_measured_and_taken_down() {
     assert!(out.status.success(), "{said}");
     let json: serde_json::Value = serde_json::from_reader(std::fs::File::open(record).unwrap()).unwrap();
     let rows = json["comparisons"][0]["rows"].as_array().unwrap();
-    assert_eq!(rows.len(), 8 * installed.len(), "{rows:?}");
+    assert_eq!(rows.len(), 10 * installed.len(), "{rows:?}");
+    let machine = &json["setting"]["machine"];
+    assert!(
+        machine["data"]["options"].is_string() && machine["measured_at"].as_str().unwrap().ends_with('Z'),
+        "{machine}"
+    );
     for row in rows {
         assert!(
             row["operations"].as_u64().unwrap() > 0 && row["p50_of_floor"]["median"].as_f64().unwrap() > 0.0,
@@ -186,6 +203,21 @@ work = 'fan-out'
 connections = 20
 assert = { revisions = 1.0, wakes = 20 }
 [[load]]
+name = 'set-large'
+work = 'set'
+value = 1000000
+files = 3
+connections = 2
+outstanding = 2
+assert.revisions = 1.0
+[[load]]
+name = 'get-large'
+work = 'get'
+value = 1000000
+files = 3
+outstanding = 2
+assert.revisions = 0.0
+[[load]]
 name = 'open'
 work = 'set'
 connections = 4
@@ -209,5 +241,130 @@ fn what_is_not_there_cannot_be_compared() {
         let said = String::from_utf8(out.stderr).unwrap();
         assert_eq!(out.status.code(), Some(1), "{said}");
         assert!(said.contains(why), "{said}");
+    }
+}
+
+/// A comparison with a server of this test, in a directory of its own.
+struct Comparing {
+    dir: tempfile::TempDir,
+    fake: Fake,
+}
+
+impl Comparing {
+    fn new() -> Comparing {
+        Comparing { dir: tempfile::tempdir_in(".").unwrap(), fake: Fake::start() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Of one load, whose assertion is this; the record, the page and the data have these names.
+    fn command(&self, assertions: &[&str]) -> Command {
+        let mut command = bench();
+        command.arg("compare");
+        for (number, revisions) in assertions.iter().enumerate() {
+            let load = format!("[[load]]\nname='set-{number}'\nwork='set'\nassert.revisions={revisions}\n");
+            let path = self.path(&format!("definition-{number}"));
+            std::fs::write(&path, format!("{HEAD}{load}")).unwrap();
+            command.arg(path);
+        }
+        command.arg("--endpoints").arg(format!("doozer={}", self.fake.addr()));
+        for name in ["record", "html", "dir"] {
+            command.arg(format!("--{name}")).arg(self.path(name));
+        }
+        command
+    }
+
+    /// How many comparisons the record has; and the page is whole, and nothing else is left.
+    fn kept(&self) -> usize {
+        let record: serde_json::Value = serde_json::from_reader(File::open(self.path("record")).unwrap()).unwrap();
+        assert!(std::fs::read_to_string(self.path("html")).unwrap().ends_with("</html>\n"));
+        assert!(!self.path("dir").exists());
+        record["comparisons"].as_array().unwrap().len()
+    }
+}
+
+const HEAD: &str = "name='x'\nabout='y'\nnodes=1\nsystems=['doozer']\nrounds=1\nseconds=0.02\nwarm_up=0.0\n";
+
+/// What was measured must not be lost because nobody reads, or because the disk is full.
+#[test]
+fn a_stdout_that_takes_nothing_costs_only_itself() {
+    for json in [false, true] {
+        let comparing = Comparing::new();
+        let mut command = comparing.command(&["1.0"]);
+        if json {
+            command.arg("--json");
+        }
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let out = command.stdout(full).stderr(Stdio::piped()).output().unwrap();
+        let said = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(1), "{said}");
+        assert!(said.contains("cannot write to stdout") && !said.contains("panicked"), "{said}");
+        assert_eq!(comparing.kept(), 1);
+    }
+}
+
+/// Progress is nothing to end a run for.
+#[test]
+fn a_stderr_that_is_closed_does_not_end_a_run() {
+    let comparing = Comparing::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let out = comparing.command(&["1.0"]).stderr(writer).output().unwrap();
+    assert_eq!(out.status.code(), Some(0));
+    assert!(String::from_utf8(out.stdout).unwrap().contains("set-0"));
+    assert_eq!(comparing.kept(), 1);
+}
+
+/// An hour of the first definition is not lost because the second one fails.
+#[test]
+fn what_was_measured_before_a_failure_is_kept() {
+    for json in [false, true] {
+        let comparing = Comparing::new();
+        let mut command = comparing.command(&["1.0", "0.5"]);
+        if json {
+            command.arg("--json");
+        }
+        let out = command.output().unwrap();
+        let (printed, said) = (String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap());
+        assert_eq!(out.status.code(), Some(1), "{said}");
+        assert!(said.contains("set-1") && said.contains("revisions after"), "{said}");
+        assert_eq!(comparing.kept(), 1);
+        assert!(printed.contains("set-0") && printed.starts_with('{') == json, "{printed}");
+    }
+}
+
+/// One of two outputs that cannot be written does not cost the other one.
+#[test]
+fn one_output_that_fails_leaves_the_other() {
+    let comparing = Comparing::new();
+    std::os::unix::fs::symlink("/dev/full", comparing.path("record")).unwrap();
+    let out = comparing.command(&["1.0"]).output().unwrap();
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot write") && said.contains("record"), "{said}");
+    assert!(std::fs::read_to_string(comparing.path("html")).unwrap().ends_with("</html>\n"));
+    assert!(String::from_utf8(out.stdout).unwrap().contains("set-0"));
+}
+
+/// What is wrong with the flags is to be said before anything is started or measured.
+#[test]
+fn flags_that_cannot_be_meant_are_refused_at_once() {
+    let one = &["compare", "one"][..];
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("no/such/file");
+    for (args, why) in [
+        (&["--html", "/"][..], "cannot write /"),
+        (&["--record", file.to_str().unwrap()], "cannot write"),
+        (&["--record", "x", "--html", "x"], "x: one file for two things"),
+        (&["--systems", "etcd,etcd"], "etcd twice"),
+        (&["--systems", "etcd", "--endpoints", "doozer=127.0.0.1:1"], "takes no part"),
+        (&["--endpoints", "etcd=127.0.0.1:1,127.0.0.1:2"], "2 addresses"),
+        (&["--node-cores", "free"], "--node-cores is for three"),
+    ] {
+        let out = bench().args(one).args(args).args(["--dir", "/proc/not"]).output().unwrap();
+        let said = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(1), "{said}");
+        assert!(said.contains(why) && !said.contains("/proc/not"), "{said}");
     }
 }

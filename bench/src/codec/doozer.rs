@@ -7,6 +7,7 @@ use doozer::wire::frame::{Split, split};
 use doozer::wire::{ErrCode, FLAG_DEL, Request, Response, Verb};
 
 use super::{Answer, Codec, Event, Operation, Slots, Taken};
+use crate::client::checked;
 use crate::failure::{Context, Failure};
 
 /// Added to the tag of a watch, it is the tag of the REV behind its WAIT.
@@ -70,10 +71,11 @@ impl Codec for Doozer {
 impl Doozer {
     fn judge<'a>(&mut self, response: &Response<'a>, output: &mut Vec<u8>) -> Result<Option<Event<'a>>, Failure> {
         let wrong = |what: &str| Failure::new(format!("doozerd: {what}: {response:?}"));
+        let error = || checked(*response).err().map(|e| e.within("doozerd"));
         let tag = response.tag.ok_or_else(|| wrong("an answer without a tag"))?;
         if !self.open {
             self.open = true;
-            return if response.err_code.is_none() { Ok(Some(Event::Open)) } else { Err(wrong("an error")) };
+            return error().map_or(Ok(Some(Event::Open)), Err);
         }
         let of = |tag: i32| u16::try_from(tag - 1).map_err(|_| wrong("an answer to nothing that was asked"));
         if tag > BARRIER {
@@ -84,8 +86,8 @@ impl Doozer {
         if response.err_code == Some(ErrCode::RevMismatch.code()) && matches!(pending, Pending::Write) {
             return Ok(Some(Event::Answer { slot, answer: Answer::Mismatch }));
         }
-        if response.err_code.is_some() {
-            return Err(wrong("an error"));
+        if let Some(e) = error() {
+            return Err(e);
         }
         let rev = response.rev.filter(|&rev| rev > 0).ok_or_else(|| wrong("no revision"));
         let event = match pending {
@@ -113,4 +115,19 @@ impl Doozer {
 
 fn tag(slot: u16) -> i32 {
     i32::from(slot) + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Numbers of bytes tell nobody what is to be done.
+    #[test]
+    fn an_error_is_told_in_its_own_words() {
+        let mut doozer = Doozer::new();
+        let mut input = Vec::new();
+        Response::error(Some(1), ErrCode::Other, Some(b"permission denied")).encode(&mut input);
+        let e = doozer.decode(&input, &mut Vec::new()).unwrap_err().to_string();
+        assert_eq!(e, "doozerd: the server answered with error 127: permission denied");
+    }
 }

@@ -145,7 +145,8 @@ impl Grpc {
         self.next_stream += 2;
         frame(output, HEADERS, END_HEADERS, stream, block.len());
         output.extend_from_slice(block);
-        if long {
+        // The window of any other call has room for its message.
+        if long || (PREFIX + message.len()) as i64 > self.initial_window {
             self.long.insert(stream, self.initial_window);
         }
         self.send(stream, message, !long, output);
@@ -292,7 +293,10 @@ impl Grpc {
             return Err(Failure::new("a call ends within a message"));
         }
         match status {
-            Some(b"0") => Ok(Some(Incoming::End { stream })),
+            Some(b"0") => {
+                self.long.remove(&stream);
+                Ok(Some(Incoming::End { stream }))
+            }
             Some(code) => {
                 Err(Failure::new(format!("a call failed, with gRPC's status {}", String::from_utf8_lossy(code))))
             }

@@ -9,9 +9,12 @@ const WIDTH: f64 = 560.0;
 const HEIGHT: f64 = 350.0;
 /// Of the drawing within the picture.
 const LEFT: f64 = 74.0;
-const RIGHT: f64 = 30.0;
+const RIGHT: f64 = 38.0;
 const TOP: f64 = 62.0;
 const BOTTOM: f64 = 52.0;
+/// The most that a character of each size takes on average.
+const TICK: f64 = 7.0;
+const AXIS: f64 = 7.7;
 
 /// 1, 2, 5 and 10 within a decade.
 const STEPS: [f64; 4] = [0.0, LOG10_2, 1.0 - LOG10_2, 1.0];
@@ -174,7 +177,7 @@ fn legend(svg: &mut String, lines: &[Line]) {
         let (colour, end, text) = (line.colour, at + 22.0, at + 27.0);
         put(svg, &format!("<line x1='{at}' x2='{end}' y1='44' y2='44' stroke='{colour}' stroke-width='3'{dashes}/>"));
         put(svg, &format!("<text class='tick' x='{text}' y='48'>{}</text>", escape(&line.name)));
-        at = text + 7.0 * crate::figure::float(line.name.chars().count() as u64) + 14.0;
+        at = text + width(&line.name, TICK) + 14.0;
     }
 }
 
@@ -187,11 +190,19 @@ pub struct Group {
     pub bars: Vec<(String, &'static str, f64, String)>,
 }
 
-/// Bars; the longest of each group has the full length.
+/// How much room a text takes.
+fn width(text: &str, character: f64) -> f64 {
+    character * crate::figure::float(text.chars().count() as u64)
+}
+
+/// Bars; the longest of each group has the full length, which is what the texts leave.
 pub fn bars(title: &str, groups: &[Group]) -> String {
     const BAR: f64 = 15.0;
-    const FROM: f64 = 176.0;
-    const LENGTH: f64 = 240.0;
+    const GAP: f64 = 8.0;
+    let titles = groups.iter().map(|group| width(&group.title, AXIS));
+    let from = GAP + titles.fold(160.0, f64::max) + GAP;
+    let said = groups.iter().flat_map(|group| &group.bars).map(|bar| width(&bar.3, TICK));
+    let full = (WIDTH - from - said.fold(0.0, f64::max) - 2.0 * GAP).max(10.0);
     let rows: usize = groups.iter().map(|group| group.bars.len()).sum();
     let height = 44.0 + BAR * crate::figure::float(rows as u64) + 14.0 * crate::figure::float(groups.len() as u64);
     let mut svg = begin(title, height);
@@ -199,13 +210,13 @@ pub fn bars(title: &str, groups: &[Group]) -> String {
     for group in groups {
         let most = group.bars.iter().map(|bar| bar.2).fold(f64::MIN_POSITIVE, f64::max);
         let middle = y + BAR * crate::figure::float(group.bars.len() as u64) / 2.0 + 4.0;
-        let (left, text) = (FROM - 8.0, escape(&group.title));
+        let (left, text) = (from - GAP, escape(&group.title));
         put(&mut svg, &format!("<text class='axis' x='{left}' y='{middle:.1}' text-anchor='end'>{text}</text>"));
         for (_, colour, number, said) in &group.bars {
-            let (length, thick) = ((number / most * LENGTH).max(1.0), BAR - 3.0);
-            let rect = format!("x='{FROM}' y='{y:.1}' width='{length:.1}' height='{thick}'");
+            let (length, thick) = ((number / most * full).max(1.0), BAR - 3.0);
+            let rect = format!("x='{from:.1}' y='{y:.1}' width='{length:.1}' height='{thick}'");
             put(&mut svg, &format!("<rect {rect} rx='2' fill='{colour}'/>"));
-            let (end, base) = (FROM + length + 6.0, y + 10.5);
+            let (end, base) = (from + length + GAP, y + 10.5);
             put(&mut svg, &format!("<text class='tick' x='{end:.1}' y='{base:.1}'>{}</text>", escape(said)));
             y += BAR;
         }
@@ -285,6 +296,52 @@ mod tests {
         let bar = |number| ("a".to_string(), "#000", number, "said".to_string());
         let group = Group { title: "g".into(), bars: vec![bar(1.0), bar(4.0)] };
         let svg = bars("t", &[group]);
-        assert!(svg.contains("width='60.0'") && svg.contains("width='240.0'"), "{svg}");
+        let lengths: Vec<f64> = svg.split("<rect").skip(2).map(|rect| number(rect, "width")).collect();
+        assert!(lengths[1] > 100.0 && (lengths[1] - 4.0 * lengths[0]).abs() < 0.5, "{lengths:?}");
+    }
+
+    fn number(element: &str, name: &str) -> f64 {
+        element.split_once(&format!("{name}='")).unwrap().1.split('\'').next().unwrap().parse().unwrap()
+    }
+
+    /// Where a text begins and ends, if its characters are as wide as may be.
+    fn extents(svg: &str) -> Vec<(f64, f64, String)> {
+        let texts = svg.split("<text class='").skip(1).filter(|text| !text.contains("rotate"));
+        let extent = |text: &str| {
+            let content = text.split_once('>').unwrap().1.split('<').next().unwrap().to_string();
+            let character = if text.starts_with("tick") { TICK } else { AXIS };
+            let (x, width) = (number(text, "x"), width(&content, character));
+            let start = if text.contains("'end'") {
+                x - width
+            } else if text.contains("'middle'") {
+                x - width / 2.0
+            } else {
+                x
+            };
+            (start, start + width, content)
+        };
+        texts.map(extent).collect()
+    }
+
+    /// What is out of the frame is not seen.
+    #[test]
+    fn texts_are_within_the_frame() {
+        let bar = |kind: &str, number: f64| (kind.to_string(), "#000", number, format!("{number} {kind}"));
+        let bars_of = |most| vec![bar("doozer", 1.0), bar("/s doozer-polling", most)];
+        let group = |title: &str, most| Group { title: title.into(), bars: bars_of(most) };
+        let long = "a-load-with-the-longest-name----";
+        let one = bars("t", &[group("set-1x1-10000-watches", 1_316_923.0), group("get", 2.0)]);
+        let two = bars("t", &[group(long, 1_316_923.0)]);
+        let names = ["doozer", "doozer-polling", "zookeeper", "etcd", "floor"];
+        let line = |name: &str, points| Line { name: name.into(), colour: "#000", dashed: false, marked: true, points };
+        let all: Vec<Line> = names.map(|name| line(name, vec![(1000.0, 70.0), (1e6, 20_000_000.0)])).into();
+        let three = lines(long, [Axis::Rate("rate"), Axis::Time("time")], &all);
+        let points = vec![(0.0, 1e8), (1.0 - 1e-7, 1e9)];
+        let four = lines("t", [Axis::Share("share"), Axis::Time("time")], &[line("a", points)]);
+        for svg in [one, two, three, four] {
+            for (start, end, text) in extents(&svg) {
+                assert!(start >= 0.0 && end <= WIDTH, "{text} from {start} to {end}");
+            }
+        }
     }
 }

@@ -37,17 +37,20 @@ pub fn page(machine: &Machine, quick: bool, comparisons: &[Comparison]) -> Strin
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>doozer-bench compare</title>\n\
          <style>{STYLE}</style></head><body>\n<h1>doozerd beside ZooKeeper and etcd</h1>\n"
     );
+    let data = machine.data.as_ref();
+    let data = data.map_or("an unknown file system".into(), |data| format!("{} ({})", data.file_system, data.options));
     let memory = crate::figure::float(machine.memory >> 20) / 1024.0;
     put(
         &mut html,
         &format!(
-            "<p class='note'>{}; {} cores, {memory:.0} GiB; Linux {}; measured at {} seconds since 1970. Latencies are the \
+            "<p class='note'>{}; {} cores, {memory:.0} GiB; Linux {}; data on {}; measured at {}. Latencies are the \
          client's, on a logarithmic scale. What the floor is, and what these figures do not show, is in \
          <code>bench/README.md</code>.</p>",
             escape(&machine.processor),
             machine.cores_usable.len(),
             escape(&machine.kernel),
-            machine.unix_time,
+            escape(&data),
+            machine.measured_at,
         ),
     );
     if quick {

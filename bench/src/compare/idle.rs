@@ -3,13 +3,10 @@
 use std::time::{Duration, Instant};
 
 use crate::codec::{Event, Operation};
-use crate::compare::definition::{At, Load};
+use crate::compare::definition::{At, IDLE_WATCHES_EACH as EACH, Load};
 use crate::compare::subject::Subject;
 use crate::engine::{Driver, Engine, Place};
 use crate::failure::Failure;
-
-/// Watches on each connection.
-const EACH: usize = 100;
 
 /// The watches of a turn.
 pub struct Watches {

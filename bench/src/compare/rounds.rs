@@ -127,7 +127,7 @@ impl Running<'_> {
             outstanding: 1,
             at: At::Leader,
             idle_watches: 0,
-            rates: Vec::new(),
+            rates: None,
             shares: None,
             assert: Assert { revisions: 1.0, wakes: 0 },
         };

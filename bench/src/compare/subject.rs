@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::codec::{Answer, Event, Operation};
-use crate::compare::definition::{At, Load, Work};
+use crate::compare::definition::{At, COUNTER, Load, Work};
 use crate::compare::work::{path, value};
 use crate::engine::{Driver, Engine, Place};
 use crate::failure::Failure;
@@ -44,7 +44,7 @@ impl Subject {
     }
 
     fn counter(&self) -> String {
-        format!("{}/count", self.root)
+        format!("{}/{COUNTER}", self.root)
     }
 
     /// Makes what a load takes for granted.

@@ -6,12 +6,14 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use crate::child::own;
 use crate::client::PATIENCE;
+use crate::ending::Owned;
 use crate::failure::{Context, Failure};
+use crate::say::say;
 
 /// Time between two looks at a server that is coming up.
 const LOOK: Duration = Duration::from_millis(50);
@@ -21,7 +23,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// The process. It is killed when it is dropped.
 #[derive(Debug)]
 pub struct Daemon {
-    child: Child,
+    child: Owned,
     said: PathBuf,
 }
 
@@ -38,7 +40,7 @@ impl Daemon {
         let mut command = own()?;
         command.arg("guard").arg(program).args(args).current_dir(dir);
         command.stdin(Stdio::null()).stdout(out).stderr(err);
-        let child = command.spawn().context(format!("cannot start {}", program.display()))?;
+        let child = Owned::start(&mut command).context(format!("cannot start {}", program.display()))?;
         Ok(Daemon { child, said })
     }
 
@@ -79,7 +81,7 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         if let Err(e) = self.child.kill().and_then(|()| self.child.wait()) {
-            eprintln!("doozer-bench: cannot kill process {}: {e}", self.child.id());
+            say(format_args!("cannot kill process {}: {e}", self.child.id()));
         }
     }
 }

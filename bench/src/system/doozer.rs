@@ -1,13 +1,13 @@
 //! `doozerd`, as the rest of this program starts it.
 
 use std::net::SocketAddr;
-use std::process::Command;
 
 use super::{Ground, Start, System};
 use crate::child::Server;
 use crate::cluster::Cluster;
-use crate::failure::{Context, Failure};
+use crate::failure::Failure;
 use crate::machine::NODES;
+use crate::scenario;
 
 struct Single {
     server: Server,
@@ -29,8 +29,7 @@ pub fn start(ground: &Ground, name: &str, port: u16, flags: &[&str]) -> Result<S
     let Some(program) = &ground.doozerd else {
         return Ok(Start::Missing("`cargo build --release --bin doozerd`, or name one with --doozerd PATH".into()));
     };
-    let version = Command::new(program).arg("--v").output().context(program.display())?;
-    let version = String::from_utf8_lossy(&version.stdout).trim().to_string();
+    let version = scenario::version(program)?;
     let dirs = ground.dirs(name);
     if let [dir] = &dirs[..] {
         let server = Server::doozerd(program, dir, ground.cores.server, flags)?;

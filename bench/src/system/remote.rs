@@ -6,6 +6,7 @@ use std::str::FromStr;
 use clap::ValueEnum;
 
 use super::{Kind, System};
+use crate::failure::Failure;
 
 /// Where a system runs: `etcd=10.0.0.1:2379,10.0.0.2:2379`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,29 @@ impl FromStr for Remote {
     }
 }
 
+/// Whether these are those that a definition of these systems, with so many nodes of each, can use.
+///
+/// # Errors
+/// One would be left out without a word, or is not whole.
+pub fn check(remotes: &[Remote], systems: &[Kind], nodes: usize) -> Result<(), Failure> {
+    for (number, Remote { kind, addrs }) in remotes.iter().enumerate() {
+        let wrong = |what: &str| Err(Failure::new(format!("--endpoints {kind}: {what}")));
+        if !systems.contains(kind) {
+            return wrong("that system takes no part");
+        }
+        if remotes[..number].iter().any(|other| other.kind == *kind) {
+            return wrong("given twice");
+        }
+        if addrs.len() != nodes {
+            return wrong(&format!("{} addresses, and there are {nodes} nodes of each system", addrs.len()));
+        }
+        if let Some(addr) = addrs.iter().enumerate().find_map(|(at, addr)| addrs[..at].contains(addr).then_some(addr)) {
+            return wrong(&format!("{addr} is given twice"));
+        }
+    }
+    Ok(())
+}
+
 impl System for Remote {
     fn addrs(&self) -> Vec<SocketAddr> {
         self.addrs.clone()
@@ -41,5 +65,30 @@ impl System for Remote {
 
     fn version(&self) -> String {
         "elsewhere".to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else a system would be started here while the user takes its figures for those of the servers that he named.
+    #[test]
+    fn endpoints_that_do_not_fit_are_refused() {
+        let remotes = |texts: &[&str]| -> Vec<Remote> { texts.iter().map(|text| text.parse().unwrap()).collect() };
+        let one = |texts: &[&str]| check(&remotes(texts), &[Kind::Doozer, Kind::Etcd], 1);
+        let three = |text: &str| check(&remotes(&[text]), &[Kind::Etcd], 3);
+        one(&["etcd=127.0.0.1:1", "doozer=127.0.0.1:1"]).unwrap();
+        three("etcd=127.0.0.1:1,127.0.0.1:2,127.0.0.1:3").unwrap();
+        for (outcome, why) in [
+            (one(&["zookeeper=127.0.0.1:1"]), "takes no part"),
+            (one(&["etcd=127.0.0.1:1", "etcd=127.0.0.1:2"]), "etcd: given twice"),
+            (one(&["etcd=127.0.0.1:1,127.0.0.1:2"]), "2 addresses"),
+            (three("etcd=127.0.0.1:1"), "3 nodes"),
+            (three("etcd=127.0.0.1:1,127.0.0.1:2,127.0.0.1:1"), "127.0.0.1:1 is given twice"),
+        ] {
+            let e = outcome.unwrap_err().to_string();
+            assert!(e.contains(why), "{e}");
+        }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use super::daemon::{Daemon, ask, leader_first};
 use super::{Ground, Start, System, present};
@@ -35,6 +36,7 @@ pub fn start(ground: &Ground) -> Result<Start, Failure> {
     };
     let dirs = ground.dirs("zookeeper");
     let addrs: Vec<_> = (0..dirs.len()).map(|node| address(node, PORT)).collect();
+    let machine = machine(java)?;
     let mut nodes = Vec::new();
     for (number, dir) in dirs.iter().enumerate() {
         nodes.push(node(java, jar, dir, number, &addrs).map_err(|e| e.within(&format!("node {}", number + 1)))?);
@@ -45,8 +47,15 @@ pub fn start(ground: &Ground) -> Result<Start, Failure> {
         node.wait_for(|| field(addr, "Mode"))?;
     }
     let addrs = leader_first(addrs, |addr| Ok(field(addr, "Mode")? != "follower"))?;
-    let version = version.split('-').next().unwrap_or_default().to_string();
+    let version = format!("{} on {machine}", version.split('-').next().unwrap_or_default());
     Ok(Start::Running(Box::new(ZooKeeper { nodes, addrs, version })))
+}
+
+/// The virtual machine that it runs on, as that tells it.
+fn machine(java: &Path) -> Result<String, Failure> {
+    let told = Command::new(java).arg("-version").stdin(Stdio::null()).output().context(java.display())?;
+    let told = String::from_utf8_lossy(&told.stderr);
+    Ok(told.lines().next().unwrap_or_default().trim().to_string())
 }
 
 fn node(java: &Path, jar: &Path, dir: &Path, number: usize, addrs: &[SocketAddr]) -> Result<Daemon, Failure> {
