@@ -143,8 +143,14 @@ impl<T: Default> Versions<T> {
     }
 }
 
+/// With so few versions there is nothing to be gained by a guess.
+const FEW: usize = 8;
+
 /// How many versions are of `rev` or before it.
 fn up_to<T>(many: &VecDeque<(i64, T)>, rev: i64) -> usize {
+    if many.len() <= FEW {
+        return many.partition_point(|(r, _)| *r <= rev);
+    }
     let (Some((first, _)), Some((last, _))) = (many.front(), many.back()) else { return 0 };
     if rev < *first {
         return 0;
@@ -155,9 +161,8 @@ fn up_to<T>(many: &VecDeque<(i64, T)>, rev: i64) -> usize {
     let is_past = |at: usize| many[at].0 > rev;
     // From here on the version at `low` is of `rev` or before it, and the one at `high` is past it.
     let (mut low, mut high) = (0, many.len() - 1);
-    let passed = |from: i64, to: i64| i128::from(to) - i128::from(from);
-    let guess = passed(*first, rev) * i128::try_from(high).unwrap_or(1) / passed(*first, *last);
-    let mut at = usize::try_from(guess).unwrap_or(0).min(high);
+    let gap = last.abs_diff(*first) / u64::try_from(high).unwrap_or(u64::MAX);
+    let mut at = usize::try_from(rev.abs_diff(*first) / gap.max(1)).unwrap_or(high).min(high);
     // Away from the guess in steps that double, until it lies between two.
     let up = !is_past(at);
     let mut step = 1;
@@ -198,7 +203,7 @@ mod tests {
         let gaps: [fn(i64) -> i64; 5] =
             [|_| 1, |_| 360, |i| 1 + 10_000 * i64::from(i % 16 == 0), |i| 1 + i * i, |i| 1 + 90_000 / (i + 1)];
         for gap in gaps {
-            for count in [2, 3, 5, 100, 361] {
+            for count in [2, 3, 9, 10, 100, 361] {
                 let mut rev = 7;
                 let many: VecDeque<(i64, ())> = (0..count)
                     .map(|i| {
@@ -216,7 +221,7 @@ mod tests {
         }
         assert_eq!(up_to::<()>(&VecDeque::new(), 5), 0);
         // What a snapshot has loaded may be from before all revisions.
-        let many = VecDeque::from([(i64::MIN, ()), (3, ()), (i64::MAX, ())]);
-        assert_eq!([i64::MIN, 0, 3, 9, i64::MAX].map(|rev| up_to(&many, rev)), [1, 1, 2, 2, 3]);
+        let many: VecDeque<_> = [i64::MIN].into_iter().chain(1..=9).chain([i64::MAX]).map(|rev| (rev, ())).collect();
+        assert_eq!([i64::MIN, 0, 3, 9, 10, i64::MAX].map(|rev| up_to(&many, rev)), [1, 1, 4, 10, 10, 11]);
     }
 }
