@@ -18,7 +18,7 @@
 //!   [`engine`] the many connections, the same for all; a [`link`] is one of them.
 //! * [`child`], [`machine`], [`process`], [`scratch`]: servers as child processes, cores, memory and CPU time, disk; [`mount`]
 //!   and [`date`]: what a record says of the file system and of the time.
-//! * [`ending`]: what must not outlive a run; [`say`]: what it says; [`files`]: how many may be open.
+//! * [`ending`]: what must not outlive a run; [`mod@say`]: what it says; [`files`]: how many may be open.
 
 #![allow(clippy::disallowed_methods, reason = "a benchmark is made of clocks and files")]
 // They panic where nobody reads.
