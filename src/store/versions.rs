@@ -90,7 +90,10 @@ impl<T: Default> Versions<T> {
         let older = match self.older.as_deref() {
             None => None,
             Some(Older::One((r, _))) => Some(*r).filter(|r| *r >= rev),
-            Some(Older::Many(many)) => many.get(up_to(many, rev.saturating_sub(1))).map(|(r, _)| *r),
+            Some(Older::Many(many)) => {
+                let before = rev.checked_sub(1).map_or(0, |before| up_to(many, before));
+                many.get(before).map(|(r, _)| *r)
+            }
         };
         older.or(Some(self.rev).filter(|r| *r != 0 && *r >= rev))
     }
@@ -151,18 +154,18 @@ fn up_to<T>(many: &VecDeque<(i64, T)>, rev: i64) -> usize {
     if many.len() <= FEW {
         return many.partition_point(|(r, _)| *r <= rev);
     }
-    let (Some((first, _)), Some((last, _))) = (many.front(), many.back()) else { return 0 };
-    if rev < *first {
+    let (first, last) = (many[0].0, many[many.len() - 1].0);
+    if rev < first {
         return 0;
     }
-    if rev >= *last {
+    if rev >= last {
         return many.len();
     }
     let is_past = |at: usize| many[at].0 > rev;
     // From here on the version at `low` is of `rev` or before it, and the one at `high` is past it.
     let (mut low, mut high) = (0, many.len() - 1);
-    let gap = last.abs_diff(*first) / u64::try_from(high).unwrap_or(u64::MAX);
-    let mut at = usize::try_from(rev.abs_diff(*first) / gap.max(1)).unwrap_or(high).min(high);
+    let gap = last.abs_diff(first) / u64::try_from(high).unwrap_or(u64::MAX);
+    let mut at = usize::try_from(rev.abs_diff(first) / gap.max(1)).unwrap_or(high).min(high);
     // Away from the guess in steps that double, until it lies between two.
     let up = !is_past(at);
     let mut step = 1;

@@ -144,18 +144,20 @@ fn of_disks(machine: &Machine, core: Option<usize>, disks: &[Disk]) -> Finding {
         return knob.unknown("the data's disk is not known");
     }
     let best = best(machine, &suits);
+    // The other way, where there is one interrupt to be moved.
+    let or_move = |core| {
+        let command = single.as_ref().and_then(|interrupt| interrupt.moved_to(machine, core));
+        command.map(|command| format!(", or {command}")).unwrap_or_default()
+    };
     match (core, best) {
         (Some(core), _) if suits.contains(&core) => knob.good(format!("{found}; server: {core}")),
         (Some(core), Some(best)) => {
-            let moved = single.and_then(|interrupt| interrupt.moved_to(machine, core));
-            let moved = moved.map(|command| format!(", or {command}")).unwrap_or_default();
-            knob.bad(format!("{found}; server: {core}"), format!("doozerd --core {best}{moved}"))
+            knob.bad(format!("{found}; server: {core}"), format!("doozerd --core {best}{}", or_move(core)))
         }
         (None, Some(best)) => knob.advice(format!("{found}; not pinned"), format!("doozerd --core {best}")),
         (_, None) => {
             let own = core.or_else(|| machine.usable_cores().last().copied());
-            let moved = single.zip(own).and_then(|(interrupt, core)| interrupt.moved_to(machine, core));
-            let moved = moved.map(|command| format!(", or {command}")).unwrap_or_default();
+            let moved = own.map(or_move).unwrap_or_default();
             knob.advice(format!("{found}; not for the server"), format!("let the server use it{moved}"))
         }
     }
