@@ -1,14 +1,14 @@
 //! A server for the tests of the clients: a map in memory, one thread a connection.
 //!
 //! It has a few paths of its own: `/skip` skips a revision, `/close` closes the connection, `/lose` is not written
-//! though it says so. If it is to tell of itself, it takes each write for a batch, whose stages take 1 to 6 microseconds.
+//! though it says so.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use doozer::stats::{Histogram, Stats};
+use doozer::stats::Stats;
 use doozer::wire::frame::{Split, split};
 use doozer::wire::{ErrCode, Request, Response, Verb};
 
@@ -21,9 +21,9 @@ pub struct Fake {
 struct Store {
     revision: i64,
     files: BTreeMap<Vec<u8>, (i64, Vec<u8>)>,
-    /// Knows STATS.
-    tells: bool,
-    writes: u64,
+    /// Answers STATS after so many writes; none if it does not know the verb.
+    stats: Option<fn(usize) -> Stats>,
+    writes: usize,
 }
 
 impl Fake {
@@ -31,9 +31,9 @@ impl Fake {
         Fake::of(Store::default())
     }
 
-    /// One that answers STATS.
-    pub fn telling() -> Fake {
-        Fake::of(Store { tells: true, ..Store::default() })
+    /// One that answers STATS with this, of the number of its writes.
+    pub fn telling(stats: fn(usize) -> Stats) -> Fake {
+        Fake::of(Store { stats: Some(stats), ..Store::default() })
     }
 
     fn of(store: Store) -> Fake {
@@ -98,7 +98,10 @@ fn answer(store: &mut Store, request: &Request<'_>, output: &mut Vec<u8>) {
             store.writes += 1;
             Response { rev: Some(store.revision), ..ok }.encode(output);
         }
-        Some(v) if v == Verb::Stats.code() && store.tells => {
+        Some(v)
+            if v == Verb::Stats.code()
+                && let Some(stats) = store.stats =>
+        {
             Response { value: Some(stats(store.writes).encode().as_bytes()), ..ok }.encode(output);
         }
         Some(v) if v == Verb::Get.code() => {
@@ -107,16 +110,4 @@ fn answer(store: &mut Store, request: &Request<'_>, output: &mut Vec<u8>) {
         }
         _ => Response::error(request.tag, ErrCode::UnknownVerb, None).encode(output),
     }
-}
-
-fn stats(writes: u64) -> Stats {
-    let all_of = |value: u64| {
-        let mut histogram = Histogram::default();
-        (0..writes).for_each(|_| histogram.record(value));
-        histogram
-    };
-    let stages = crate::stages::STAGES.iter().zip(1..);
-    let stages = stages.map(|(stage, us)| (format!("commit_{stage}_ns"), all_of(us * 1000)));
-    let histograms = stages.chain([("batch_commands".to_string(), all_of(1))]).collect();
-    Stats { figures: Vec::new(), histograms }
 }

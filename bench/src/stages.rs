@@ -81,12 +81,12 @@ pub fn add(report: &mut Report, name: &str, rounds: &[Parts]) {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::client::histogram;
 
     /// Of each batch, its commands, and microseconds of each stage.
-    fn told(batches: &[(u64, [u64; STAGES.len()])]) -> Stats {
+    pub fn told(batches: &[(u64, [u64; STAGES.len()])]) -> Stats {
         let mut stats = Stats::default();
         for (at, stage) in STAGES.iter().enumerate() {
             let mut counted = doozer::stats::Histogram::default();

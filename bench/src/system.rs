@@ -169,6 +169,11 @@ pub fn start(kind: Kind, ground: &Ground) -> Result<Start, Failure> {
     started.map_err(|e| e.within(&name))
 }
 
+/// One that is among these a second time.
+pub fn twice<T: PartialEq>(all: &[T]) -> Option<&T> {
+    all.iter().enumerate().find_map(|(at, one)| all[..at].contains(one).then_some(one))
+}
+
 /// The first of these paths that is there.
 fn present(paths: &'static [&'static str]) -> Option<&'static Path> {
     paths.iter().map(Path::new).find(|path| path.exists())

@@ -66,18 +66,51 @@ impl Process {
 }
 
 /// A run, ended in any case.
-struct Run(Child);
+struct Run {
+    child: Child,
+    /// What it says.
+    said: PathBuf,
+    /// What the paths of its servers' data have in them.
+    own: String,
+}
 
 impl Run {
+    /// Starts one whose data goes to `data` in this directory.
+    fn start(mut command: Command, dir: &Path) -> Run {
+        let (data, said) = (dir.join("data"), dir.join("said"));
+        command.arg("--dir").arg(&data).stdout(Stdio::null()).stderr(File::create(&said).unwrap());
+        let child = command.spawn().unwrap();
+        let own = format!("{}/run-{}/", data.file_name().unwrap().to_str().unwrap(), child.id());
+        Run { child, said, own }
+    }
+
     fn pid(&self) -> i32 {
-        i32::try_from(self.0.id()).unwrap()
+        i32::try_from(self.child.id()).unwrap()
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.said).unwrap()
+    }
+
+    /// Waits until its servers run, each with one of these in the path of its data; all that it has started by then.
+    fn wait_for(&mut self, servers: &[String]) -> Vec<Process> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let started = Process::below(self.pid());
+            if servers.iter().all(|server| started.iter().any(|process| process.serves(server))) {
+                return started;
+            }
+            let (ended, told) = (self.child.try_wait().unwrap(), self.said());
+            assert!(ended.is_none() && Instant::now() < deadline, "{servers:?} do not all run: {started:?}: {told}");
+            std::thread::sleep(LOOK);
+        }
     }
 }
 
 impl Drop for Run {
     fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 }
 
@@ -88,18 +121,22 @@ fn doozerd(dir: &Path) -> (PathBuf, bool) {
     if built.exists() {
         return (built, true);
     }
-    let script = dir.join("doozerd");
     // It stops itself, for whatever it could wait with would be a process of its own.
-    std::fs::write(&script, "#!/bin/sh\n[ \"$1\" = --v ] || kill -STOP $$\n").unwrap();
+    (script(dir, "[ \"$1\" = --v ] || kill -STOP $$"), false)
+}
+
+/// A `doozerd` that does this.
+fn script(dir: &Path, does: &str) -> PathBuf {
+    let script = dir.join("doozerd");
+    std::fs::write(&script, format!("#!/bin/sh\n{does}\n")).unwrap();
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
-    (script, false)
+    script
 }
 
 /// Killed with SIGKILL, a run has no time to take its servers down.
 #[test]
 fn a_run_that_is_killed_leaves_no_server() {
     let dir = tempfile::tempdir_in(".").unwrap();
-    let (data, said) = (dir.path().join("data"), dir.path().join("said"));
     let (doozerd, built) = doozerd(dir.path());
     let installed = [("zookeeper", "/usr/share/java/zookeeper.jar"), ("etcd", "/usr/bin/etcd")];
     let installed = installed.into_iter().filter(|(_, file)| Path::new(file).exists());
@@ -108,25 +145,14 @@ fn a_run_that_is_killed_leaves_no_server() {
     let definition = dir.path().join("definition.toml");
     std::fs::write(&definition, DEFINITION).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_doozer-bench"));
-    command.arg("compare").arg(&definition).args(["--systems", &systems.join(","), "--dir"]).arg(&data);
-    command.arg("--doozerd").arg(doozerd).stdout(Stdio::null()).stderr(File::create(&said).unwrap());
-    let mut run = Run(command.spawn().unwrap());
+    command.arg("compare").arg(&definition).args(["--systems", &systems.join(",")]).arg("--doozerd").arg(doozerd);
+    let mut run = Run::start(command, dir.path());
 
-    let own = format!("{}/run-{}/", data.file_name().unwrap().to_str().unwrap(), run.pid());
+    let own = run.own.clone();
     let floor = built.then_some("floor-0".to_string());
     let servers = systems.iter().map(|system| format!("{system}-1")).chain(floor);
     let servers: Vec<String> = servers.map(|server| own.clone() + &server).collect();
-    let deadline = Instant::now() + PATIENCE;
-    let started = loop {
-        let started = Process::below(run.pid());
-        if servers.iter().all(|server| started.iter().any(|process| process.serves(server))) {
-            break started;
-        }
-        let ended = run.0.try_wait().unwrap();
-        let told = std::fs::read_to_string(&said).unwrap();
-        assert!(ended.is_none() && Instant::now() < deadline, "{servers:?} do not all run: {started:?}: {told}");
-        std::thread::sleep(LOOK);
-    };
+    let started = run.wait_for(&servers);
     drop(run);
 
     let deadline = Instant::now() + PATIENCE;
@@ -152,29 +178,19 @@ fn a_run_that_is_killed_leaves_no_server() {
 fn a_run_that_is_ended_leaves_nothing() {
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
         let dir = tempfile::tempdir_in(".").unwrap();
-        let (data, said) = (dir.path().join("data"), dir.path().join("said"));
         let (doozerd, _) = doozerd(dir.path());
         let mut command = Command::new(env!("CARGO_BIN_EXE_doozer-bench"));
-        command.args(["latency", "--dir"]).arg(&data).arg("--doozerd").arg(doozerd);
-        command.stdout(Stdio::null()).stderr(File::create(&said).unwrap());
-        let mut run = Run(command.spawn().unwrap());
-        let server = format!("{}/run-{}/", data.file_name().unwrap().to_str().unwrap(), run.pid());
-        let deadline = Instant::now() + PATIENCE;
-        let server = loop {
-            let started = Process::below(run.pid());
-            if let Some(server) = started.into_iter().find(|process| process.serves(&server)) {
-                break server;
-            }
-            let told = std::fs::read_to_string(&said).unwrap();
-            assert!(run.0.try_wait().unwrap().is_none() && Instant::now() < deadline, "{told}");
-            std::thread::sleep(LOOK);
-        };
+        command.arg("latency").arg("--doozerd").arg(doozerd);
+        let mut run = Run::start(command, dir.path());
+        let own = [run.own.clone()];
+        let started = run.wait_for(&own);
+        let server = started.into_iter().find(|process| process.serves(&own[0])).unwrap();
         kill_process(Pid::from_raw(run.pid()).unwrap(), signal).unwrap();
-        let status = run.0.wait().unwrap();
-        let told = std::fs::read_to_string(&said).unwrap();
+        let status = run.child.wait().unwrap();
+        let told = run.said();
         assert_eq!(status.code(), Some(128 + signal.as_raw()), "{told}");
         assert!(Process::read(server.pid).is_none_or(|process| !process.is(&server)), "the server outlived the run");
-        assert!(!data.exists(), "{told}");
+        assert!(!dir.path().join("data").exists(), "{told}");
     }
 }
 
@@ -182,10 +198,8 @@ fn a_run_that_is_ended_leaves_nothing() {
 #[test]
 fn a_signal_that_is_ignored_does_not_end_a_run() {
     let dir = tempfile::tempdir_in(".").unwrap();
-    let script = dir.path().join("doozerd");
     // Its run is told that its terminal is gone, while it starts this.
-    std::fs::write(&script, "#!/bin/sh\nkill -HUP $PPID\n").unwrap();
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    script(dir.path(), "kill -HUP $PPID");
     let bench =
         format!("trap '' HUP; exec {} latency --dir data --doozerd ./doozerd", env!("CARGO_BIN_EXE_doozer-bench"));
     let out = Command::new("sh").args(["-c", &bench]).current_dir(dir.path()).output().unwrap();

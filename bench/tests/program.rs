@@ -5,10 +5,6 @@
 #[path = "../src/fake.rs"]
 #[allow(dead_code, reason = "other tests need more of it")]
 mod fake;
-mod stages {
-    /// It is not asked for them.
-    pub const STAGES: [&str; 0] = [];
-}
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{Context, Failure};
 use crate::machine::NODES;
-use crate::system::Kind;
+use crate::system::{Kind, twice};
 
 /// Those that come with the program.
 const OWN: [(&str, &str); 2] =
@@ -41,8 +41,8 @@ const CONNECTIONS_MAX: usize = 20_000;
 const OUTSTANDING_MAX: u16 = 1024;
 /// And on all of them.
 const OUTSTANDING_ALL_MAX: usize = 1_000_000;
-/// Bytes of their values: `doozerd` holds so much that it has received (`RECEIVE_MAX`).
-const OUTSTANDING_BYTES_MAX: usize = 256 << 20;
+/// Bytes of their values: `doozerd` holds so much that it has received.
+const OUTSTANDING_BYTES_MAX: usize = doozer::limits::RECEIVE_MAX;
 /// Watches, 100 on a connection.
 const IDLE_WATCHES_MAX: usize = 1_000_000;
 /// Operations a second.
@@ -257,10 +257,6 @@ fn within<T: PartialOrd + fmt::Display>(key: &str, found: T, allowed: RangeInclu
     Err(Failure::new(format!("{key} is {found}; it may be {least} to {most}")))
 }
 
-fn twice<T: PartialEq>(all: &[T]) -> Option<&T> {
-    all.iter().enumerate().find_map(|(at, one)| all[..at].contains(one).then_some(one))
-}
-
 impl Load {
     /// `before` are those that come before it.
     fn check(&self, before: &[Load]) -> Result<(), Failure> {
@@ -315,6 +311,17 @@ impl Load {
         Ok(())
     }
 
+    /// The rates at which operations are sent, one after the other; none if each waits for an answer.
+    pub fn paces(&self) -> Vec<Pace> {
+        let shares = self.shares.iter().flat_map(|shares| &shares.at);
+        self.rates
+            .iter()
+            .flatten()
+            .map(|&rate| Pace::Rate(rate))
+            .chain(shares.map(|&share| Pace::Share(share)))
+            .collect()
+    }
+
     /// Connections that are open at a time, those of the watches and of those who look on included.
     pub fn open_files(&self) -> usize {
         self.connections + 2 + self.idle_watches.div_ceil(IDLE_WATCHES_EACH)
@@ -329,19 +336,6 @@ pub enum Pace {
     Rate(f64),
     /// This share of what another load has shown.
     Share(f64),
-}
-
-impl Load {
-    /// The rates at which operations are sent, one after the other; none if each waits for an answer.
-    pub fn paces(&self) -> Vec<Pace> {
-        let shares = self.shares.iter().flat_map(|shares| &shares.at);
-        self.rates
-            .iter()
-            .flatten()
-            .map(|&rate| Pace::Rate(rate))
-            .chain(shares.map(|&share| Pace::Share(share)))
-            .collect()
-    }
 }
 
 #[cfg(test)]

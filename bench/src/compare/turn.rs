@@ -145,6 +145,7 @@ mod tests {
     use super::*;
     use crate::compare::definition::Assert;
     use crate::fake::Fake;
+    use crate::stages::tests::told;
     use crate::system::Kind;
     use crate::system::remote::Remote;
 
@@ -212,14 +213,15 @@ mod tests {
             subject.prepare(&load).unwrap();
             (run(&subject, &load, None, times).unwrap(), run(&subject, &load, Some(1000.0), times).unwrap())
         };
-        let (closed, open) = turn(Fake::telling(), "set", "assert.revisions=1.0");
+        let telling = || Fake::telling(|writes| told(&vec![(1, [1, 2, 3, 4, 5, 6]); writes]));
+        let (closed, open) = turn(telling(), "set", "assert.revisions=1.0");
         for sample in [closed, open] {
             let batches = sample.batches.unwrap();
             assert_eq!((batches.count, batches.commands), (sample.latency.len(), 1.0));
             let all = batches.stages.iter().zip([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
             assert!(all.into_iter().all(|(mean, us)| (mean - us).abs() < us / 100.0), "{batches:?}");
         }
-        let (reads, _) = turn(Fake::telling(), "get", "assert.revisions=0.0");
+        let (reads, _) = turn(telling(), "get", "assert.revisions=0.0");
         assert_eq!(reads.batches, None);
         // A server that is older than STATS.
         let (older, _) = turn(Fake::start(), "set", "assert.revisions=1.0");

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 
-use super::{Kind, System};
+use super::{Kind, System, twice};
 use crate::failure::Failure;
 
 /// Where a system runs: `etcd=10.0.0.1:2379,10.0.0.2:2379`.
@@ -47,7 +47,7 @@ pub fn check(remotes: &[Remote], systems: &[Kind], nodes: usize) -> Result<(), F
         if addrs.len() != nodes {
             return wrong(&format!("{} addresses, and there are {nodes} nodes of each system", addrs.len()));
         }
-        if let Some(addr) = addrs.iter().enumerate().find_map(|(at, addr)| addrs[..at].contains(addr).then_some(addr)) {
+        if let Some(addr) = twice(addrs) {
             return wrong(&format!("{addr} is given twice"));
         }
     }
