@@ -125,10 +125,14 @@ pub fn lines(title: &str, axes: [Axis; 2], lines: &[Line]) -> String {
     let x = |number: f64| LEFT + (number - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT);
     let y = |number: f64| HEIGHT - BOTTOM - (number - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM);
     let mut svg = begin(title, HEIGHT);
+    // A label that would stand in the one before it is left out.
+    let mut free = 0.0;
     for (place, label) in across.ticks(x0, x1) {
         let at = x(place);
         put(&mut svg, &format!("<line class='grid' x1='{at:.1}' x2='{at:.1}' y1='{TOP}' y2='{}'/>", HEIGHT - BOTTOM));
-        if let Some(label) = label {
+        let room = |label: &String| width(label, TICK) / 2.0;
+        if let Some(label) = label.filter(|label| at - room(label) >= free) {
+            free = at + room(&label);
             let below = HEIGHT - BOTTOM + 17.0;
             put(&mut svg, &format!("<text class='tick' x='{at:.1}' y='{below}' text-anchor='middle'>{label}</text>"));
         }
@@ -275,6 +279,23 @@ mod tests {
         for label in ["0 %", "90 %", "99 %", "99.9 %", "99.99 %", "100 µs", "1 ms", "10 ms", "1 s"] {
             assert!(svg.contains(&format!(">{label}<")), "{label}");
         }
+    }
+
+    #[test]
+    fn labels_do_not_stand_in_each_other() {
+        let points = vec![(0.0, 80.0), (0.999_999_9, 100.0)];
+        let line = Line { name: "a".into(), colour: "#000", dashed: false, marked: false, points };
+        let svg = lines("t", [Axis::Share("share"), Axis::Time("time")], &[line]);
+        let below = format!("y='{}' text-anchor='middle'>", HEIGHT - BOTTOM + 17.0);
+        let label = |text: &str| {
+            let (before, after) = text.split_once(&below)?;
+            let half = width(after.split('<').next()?, TICK) / 2.0;
+            Some((number(before, "x") - half, number(before, "x") + half))
+        };
+        let labels: Vec<_> = svg.split("<text").filter_map(label).collect();
+        assert!((4..8).contains(&labels.len()), "{labels:?}");
+        // Places are written with one digit after the point.
+        assert!(labels.windows(2).all(|pair| pair[0].1 < pair[1].0 + 0.1), "{labels:?}");
     }
 
     #[test]
