@@ -179,8 +179,9 @@ fn a_run_that_is_ended_leaves_nothing() {
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
         let dir = tempfile::tempdir_in(".").unwrap();
         let (doozerd, _) = doozerd(dir.path());
-        let mut command = Command::new(env!("CARGO_BIN_EXE_doozer-bench"));
-        command.arg("latency").arg("--doozerd").arg(doozerd);
+        // Whoever runs these tests in the background of a shell hands them an ignored SIGINT.
+        let mut command = Command::new("env");
+        command.args(["--default-signal", env!("CARGO_BIN_EXE_doozer-bench"), "latency", "--doozerd"]).arg(doozerd);
         let mut run = Run::start(command, dir.path());
         let own = [run.own.clone()];
         let started = run.wait_for(&own);
