@@ -98,11 +98,10 @@ fn wrong_flags_are_examined() {
     let dir = temp_dir();
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
-    let missing = dir.path().join("none");
+    let below = file.join("below");
     for (words, expected) in [
-        (["-d", text(&missing)].as_slice(), "No such file"),
-        (&["--dir", text(&missing)], "name the data directory"),
-        (&["-d", text(&file)], "not a directory"),
+        (["-d", text(&file)].as_slice(), "not a directory"),
+        (&["--dir", text(&below)], "ot a directory"),
         (&["-core", "100000"], "choose one of them"),
         (&["-core", "first"], "first"),
         (&["-l", "here"], "HOST:PORT"),
@@ -114,7 +113,19 @@ fn wrong_flags_are_examined() {
         assert_eq!((status, out.as_str()), (Some(2), ""), "{words:?}: {err}");
         assert!(err.contains(expected), "{words:?}: {expected:?} is not in: {err}");
     }
-    assert!(!missing.exists());
+}
+
+/// The server makes its directory and those above it, so before its first start none of them is there: what is examined then is
+/// the disk that they will be on.
+#[test]
+fn a_directory_that_is_not_there_yet_is_refused() {
+    let dir = temp_dir();
+    let missing = dir.path().join("none/of/them");
+    let (status, all) = tuned(&["-d", text(&missing)]);
+    let (there, same) = tuned(&["-d", text(dir.path())]);
+    assert_eq!(status, there);
+    assert_eq!(of(&all, "file system")["found"], of(&same, "file system")["found"]);
+    assert!(!dir.path().join("none").exists());
 }
 
 /// The server's flags go on meaning what they did, and it makes itself known in the help.

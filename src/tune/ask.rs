@@ -1,6 +1,7 @@
 //! What has to be tried to be known. Nothing stays behind.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::{IpAddr, ToSocketAddrs, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
@@ -39,19 +40,22 @@ pub fn ask(options: &Options) -> Result<Asked, String> {
     })
 }
 
-/// A directory that was named has to be there. Instead of the default, which the server would make, the one that it would
-/// be made in is examined.
+/// The data directory, or the nearest one above it that is there: the server makes it, and those above it.
 fn directory(options: &Options) -> Result<PathBuf, String> {
-    let dir = match &options.dir {
-        Some(dir) => dir.as_path(),
-        None if Path::new(DIR).exists() => Path::new(DIR),
-        None => Path::new("."),
-    };
-    let cannot = |why: String| {
-        format!("-d {}: {why}; name the data directory, or the one that it is to be made in", dir.display())
-    };
-    let found = fs::canonicalize(dir).map_err(|e| cannot(e.to_string()))?;
-    if found.is_dir() { Ok(found) } else { Err(cannot("this is not a directory".into())) }
+    let dir = options.dir.as_deref().unwrap_or(Path::new(DIR));
+    let cannot =
+        |why: &dyn std::fmt::Display| format!("-d {}: {why}; name a directory, or one that can be made", dir.display());
+    let absolute = std::path::absolute(dir).map_err(|e| cannot(&e))?;
+    for above in absolute.ancestors() {
+        return match fs::canonicalize(above) {
+            Ok(found) if found.is_dir() => Ok(found),
+            Ok(found) => Err(cannot(&format!("{} is not a directory", found.display()))),
+            // A link that leads nowhere is there, and in the way of a directory.
+            Err(e) if e.kind() == ErrorKind::NotFound && fs::symlink_metadata(above).is_err() => continue,
+            Err(e) => Err(cannot(&e)),
+        };
+    }
+    Err(cannot(&"nothing of it is there"))
 }
 
 /// The address that is meant by `-l`, as the server reads it; none for all addresses.
