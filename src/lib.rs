@@ -46,7 +46,10 @@
 //! * **Three kinds of failure**: a bug asserts; the environment (disk) ends the process through one `fatal`, with an exit
 //!   status of its own; a client that misbehaves gets a typed error, or loses its connection.
 //!
-//! Deliberately absent: threads, locks and channels in the server; retries of a failed write or sync; consensus of our own;
+//! * **The loop waits for nobody**: not for a client, nor for stderr (`server/lines.rs`). A signal is heard whatever the loop does
+//!   (`server/stop.rs`). These two have threads of their own, which share nothing with the loop but lines and a request to stop.
+//!
+//! Deliberately absent: threads, locks and channels on the way of a request; retries of a failed write or sync; consensus of our own;
 //! knowledge of the clients' liveness; lease reads.
 //!
 //! # Where to begin

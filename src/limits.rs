@@ -12,6 +12,8 @@ pub const VALUE_MAX: usize = 1 << 20;
 pub const FRAME_MAX: usize = 4 << 20;
 /// Default number of past revisions that stay readable (`-hist`).
 pub const HISTORY_DEFAULT: u64 = 360_000;
+/// Most of them; a larger number is taken as this one.
+pub const HISTORY_MAX: u64 = 100_000_000;
 /// Default TCP port of a server.
 pub const PORT_DEFAULT: u16 = 8046;
 /// Longest name of a cluster.
@@ -40,6 +42,9 @@ pub const OUTPUT_MAX: usize = 512 << 20;
 /// Receive buffers, beyond their first size. A connection that would need more is closed.
 pub const RECEIVE_MAX: usize = 256 << 20;
 
+/// Lines for the operator that stderr has not taken. Beyond it they are counted, and the count is said.
+pub const LINES_MAX: usize = 256 << 10;
+
 // Some past is left whatever is written.
 const _: () = assert!(HISTORY_BYTES >= 256 * VALUE_MAX as u64);
 const _: () = assert!(RECEIVE_MAX >= 16 * FRAME_MAX && OUTPUT_MAX >= 16 * VALUE_MAX);
@@ -48,6 +53,10 @@ const _: () = assert!(RECEIVE_MAX >= 16 * FRAME_MAX && OUTPUT_MAX >= 16 * VALUE_
 
 /// Nodes that a cluster may have registered: members, standbys, and those that were not heard for a while. More are refused.
 pub const NODES_MAX: usize = 64;
+/// Connections that are kept for nodes of the cluster when clients would take all; at most a quarter of all there can be.
+pub const PEER_PLACES: usize = 2 * NODES_MAX;
+/// Open files that are not for connections: those of the log, of snapshots, of the ring.
+pub const FILES_RESERVED: u64 = 64;
 /// Longest address of a node.
 pub const ADDR_MAX: usize = 300;
 /// Largest frame of a peer that has not yet said who it is.

@@ -144,6 +144,30 @@ pub enum Fate {
     Rejoin,
 }
 
+/// What a replica that is to stop has not finished, and how far it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unfinished {
+    /// A write of the log is under way.
+    pub writing: bool,
+    /// Mutations taken here that are not applied.
+    pub mutations: usize,
+    /// This node leads, and another could.
+    pub leads: bool,
+    /// Output that clients have not taken, in bytes.
+    pub output: usize,
+    /// Index of the last entry that is applied here.
+    pub applied: u64,
+    /// The term.
+    pub term: u64,
+}
+
+impl Unfinished {
+    /// Whether there is anything left to finish.
+    pub fn is_anything(&self) -> bool {
+        self.writing || self.mutations > 0 || self.leads || self.output > 0
+    }
+}
+
 /// SYNCs that are answered together, each with its connection and tag.
 type Syncs = Vec<(Conn, Option<i32>)>;
 
@@ -402,6 +426,11 @@ impl Replica {
     /// How many connections there are.
     pub fn connections(&self) -> usize {
         self.desk.sessions.count()
+    }
+
+    /// How many of them are links of peers.
+    pub fn peer_connections(&self) -> usize {
+        self.mesh.connections()
     }
 
     // ---- connections ----
@@ -867,6 +896,18 @@ impl Replica {
     /// Output that is waiting or being sent, in bytes.
     pub fn buffered(&self) -> usize {
         self.desk.sessions.buffered()
+    }
+
+    /// What is not finished.
+    pub fn unfinished(&self) -> Unfinished {
+        Unfinished {
+            writing: self.writing,
+            mutations: self.pending.len(),
+            leads: self.is_to_hand_over(),
+            output: self.buffered(),
+            applied: self.group.applied(),
+            term: self.group.term(),
+        }
     }
 
     /// Nothing is on its way to the disk, and no client's mutation is unanswered.

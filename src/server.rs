@@ -6,30 +6,39 @@
 //!
 //! * `directory`: the data directory: lock, identity, recovery.
 //! * `attach`, `boot`: how a new node finds its cluster.
+//! * `ring`: whether there can be a ring, and why not.
 //! * `pin`, `poll`: the core, and how it waits.
+//! * `accept`: who may connect. `farewell`: what a server that stops waits for.
+//! * `lines`, `repeats`: what is said to the operator. `stop`: signals. Each has a thread of its own, which the loop never waits
+//!   for.
 //! * [`boot`]: the name service, of another cluster, in which the nodes of this one find each other.
 //! * `buffer`, `signal`: what the tasks are made of.
 
 // This floor is where time, randomness and files come in.
 #![allow(clippy::disallowed_methods, reason = "the server is the floor that may name the clock and files")]
 
+mod accept;
 mod attach;
 pub mod boot;
 mod buffer;
 pub mod directory;
 mod disk;
+mod farewell;
+mod lines;
 mod link;
 mod pin;
 mod poll;
+mod repeats;
+mod ring;
 mod signal;
+mod stop;
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::io::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -40,8 +49,11 @@ use crate::log::Identity;
 use crate::replica::desk::Secrets;
 use crate::replica::{Conn, Fate, Replica};
 use buffer::Budget;
+pub use lines::{finish, say};
 use link::Link;
+pub use ring::try_ring;
 use signal::Signal;
+use stop::StopRequests;
 
 /// Exit status when the disk fails while the server runs (EX_IOERR of sysexits.h).
 pub const EXIT_IO: i32 = 74;
@@ -51,18 +63,12 @@ pub const EXIT_DAMAGED: u8 = 65;
 /// Name of a cluster that is founded without one.
 pub const CLUSTER_DEFAULT: &str = "local";
 
-/// Submission queue entries of the ring; a turn with more is submitted in parts.
-const RING: u32 = 2048;
 /// Connections that the kernel may hold before they are accepted.
 const BACKLOG: i32 = 4096;
 /// How long a busy port is asked for: the kernel takes down the ring of a server that was killed only after its end.
 const PORT_PATIENCE: Duration = Duration::from_secs(2);
-/// Open files that are not for connections: those of the log, of snapshots, of the ring.
-const FILES_RESERVED: u64 = 64;
 /// How long a connection is silent before its peer is asked for a sign of life, and time between two such questions.
 const KEEPALIVE: Duration = Duration::from_secs(60);
-/// How long a stopping server waits for clients to take their answers.
-const FAREWELL: Duration = Duration::from_secs(5);
 
 /// How to run a server.
 #[derive(Clone, Debug)]
@@ -117,6 +123,13 @@ impl StartError {
         StartError { line, status: EXIT_DAMAGED }
     }
 
+    /// The system refuses a thread.
+    fn no_thread(e: &std::io::Error) -> StartError {
+        StartError::new(format!(
+            "cannot start a thread: {e}; allow more (ulimit -u, TasksMax= of systemd, the pids limit of a container)"
+        ))
+    }
+
     /// The exit status for it.
     pub fn status(&self) -> u8 {
         self.status
@@ -131,14 +144,22 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// Says something to the operator, on stderr. Where nobody reads that any more, the server goes on all the same.
-pub fn say(line: &str) {
-    let _nobody = std::io::stderr().write_all(format!("doozerd: {line}\n").as_bytes());
+/// Has a panic say its message as every line is said, and not wait for stderr.
+pub fn say_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let trace = std::backtrace::Backtrace::capture();
+        lines::say_text(&format!("bug: {panic}"));
+        if trace.status() == std::backtrace::BacktraceStatus::Captured {
+            lines::say_text(&trace.to_string());
+        }
+        finish();
+    }));
 }
 
 /// Says why the server cannot go on, and ends the process: the disk has failed, and what is durable is not known.
 pub fn fatal(reason: &str) -> ! {
     say(&format!("fatal: {reason}"));
+    finish();
     std::process::exit(EXIT_IO)
 }
 
@@ -157,12 +178,20 @@ struct Shell {
     stopping: Cell<bool>,
     /// Sends in flight.
     sending: Cell<usize>,
+    /// How often a client has taken a part of its output.
+    taken: Cell<u64>,
+    /// Writes of the log that have ended.
+    writes: Cell<u64>,
+    places: accept::Places,
+    /// Connections that have yet to prove that they are a peer's, and since when.
+    probation: RefCell<VecDeque<(Instant, Weak<Link>)>>,
     /// The server has made itself known and takes connections.
     serving: Signal,
     /// What the node stands for in its cluster has changed.
     standing: Signal,
     identity: RefCell<Identity>,
     heartbeat: Duration,
+    election: Duration,
     busy_poll: Duration,
     /// Bytes have come, or a write has ended.
     came: Signal,
@@ -193,24 +222,21 @@ impl Shell {
 /// When it cannot start.
 pub fn run(options: Options) -> Result<(), StartError> {
     let began = Instant::now();
+    // Before this thread pins itself: what it starts afterwards begins on the same core.
+    lines::start()?;
+    let stop = StopRequests::hear(options.core)?;
     if let Some(core) = options.core {
         pin::pin(core)?;
+        lines::keep_off(core);
     }
-    raise_file_limit();
-    let ring = ring();
-    // The builder's own start panics without a ring: ask first.
-    io_uring_works(&ring)?;
-    tokio_uring::builder().entries(RING).uring_builder(&ring).start(async move {
-        let mut stop = StopRequests::new()?;
+    accept::raise_file_limit();
+    ring::runtime()?.block_on(async move {
         let listener = listen(&options.listen).await?;
         let addr = listener
             .local_addr()
             .map_err(|e| StartError::new(format!("cannot tell the address of the listener: {e}")))?;
         let advertised = advertised(addr, options.attach.first());
-        let opened = tokio::select! {
-            opened = directory::open(&options, &advertised) => opened?,
-            () = stop.wait() => leave_early(),
-        };
+        let opened = directory::open(&options, &advertised).await?;
         say(&format!("listening on {addr}"));
         for line in &opened.report {
             say(line);
@@ -250,9 +276,14 @@ pub fn run(options: Options) -> Result<(), StartError> {
             receive_budget: Budget::new(limits::RECEIVE_MAX),
             stopping: Cell::new(false),
             sending: Cell::new(0),
+            taken: Cell::new(0),
+            writes: Cell::new(0),
+            places: accept::Places::of_this_process(),
+            probation: RefCell::new(VecDeque::new()),
             serving: Signal::default(),
             standing: Signal::default(),
             heartbeat: options.heartbeat,
+            election: options.election,
             busy_poll: options.busy_poll,
             came: Signal::default(),
             disk: opened.disk,
@@ -277,7 +308,7 @@ async fn serve(
     began: Instant,
     recovery: String,
     hello: String,
-    mut stop: StopRequests,
+    stop: StopRequests,
 ) -> Result<(), StartError> {
     disk::start(&shell);
     let s = Rc::clone(&shell);
@@ -293,41 +324,21 @@ async fn serve(
     shell.turn.set();
     let s = Rc::clone(&shell);
     // Peers are needed before clients can be served: who connects is told apart by the first bytes.
-    tokio_uring::spawn(async move { accept(&s, TcpListener::from_std(listener)).await });
-    let serving = async {
-        shell.serving.wait().await;
-        let revision = shell.replica.borrow().recovered_revision();
-        shell.say(&format!("recovered revision {revision}{recovery}"));
-        shell.say(&hello);
-    };
-    tokio::select! {
-        () = serving => {}
-        () = stop.wait() => leave_early(),
-    }
+    tokio_uring::spawn(async move { accept::accept(&s, TcpListener::from_std(listener)).await });
+    shell.serving.wait().await;
+    stop.begin_serving();
+    let revision = shell.replica.borrow().recovered_revision();
+    shell.say(&format!("recovered revision {revision}{recovery}"));
+    shell.say(&hello);
     stop.wait().await;
-    shell.say("stopping: finishing what is in the log");
+    shell.say("stopping: finishing what is in the log; a second signal ends it at once");
     shell.stopping.set(true);
     shell.replica.borrow_mut().begin_stop();
     shell.turn.set();
-    let deadline = Instant::now() + FAREWELL;
-    loop {
-        let quiet = {
-            let replica = shell.replica.borrow();
-            replica.is_quiet() && replica.buffered() == 0 && shell.sending.get() == 0
-        };
-        if quiet || Instant::now() >= deadline {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    farewell::finish(&shell).await;
     shell.say(&format!("stopped at revision {}", shell.replica.borrow().revision()));
+    finish();
     // The receives that are posted are ended by the end of the process: none may be dropped in flight.
-    std::process::exit(0)
-}
-
-/// Ends the process that was told to stop before it took any request.
-fn leave_early() -> ! {
-    say("stopped before it could serve");
     std::process::exit(0)
 }
 
@@ -432,7 +443,7 @@ async fn dial(shell: &Rc<Shell>, addr: String) {
     match connected {
         Ok(stream) => {
             let conn = shell.replica.borrow_mut().dialed(&addr);
-            Link::start(shell, conn, TcpStream::from_std(stream));
+            Link::start(shell, conn, TcpStream::from_std(stream), false);
         }
         Err(e) => shell.replica.borrow_mut().not_dialed(&addr, &e.to_string()),
     }
@@ -471,77 +482,10 @@ async fn rejoin(shell: &Rc<Shell>) {
     if let Err(e) = directory::write_identity(&shell.disk, &identity).await {
         fatal(&format!("cannot write the identity file: {e}"));
     }
+    finish();
+    pin::unpin();
     let failed = std::process::Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).exec();
     fatal(&format!("cannot start anew: {failed}; start this server again"))
-}
-
-/// Connections that leave enough of the open files that this process may have: each takes one, and the log, which fails
-/// for good without, must find its own.
-fn most_connections() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-    usize::try_from(limit.saturating_sub(FILES_RESERVED).max(limit / 2)).unwrap_or(usize::MAX)
-}
-
-async fn accept(shell: &Rc<Shell>, listener: TcpListener) {
-    let most = most_connections();
-    let mut told = false;
-    while !shell.stopping.get() {
-        let there_are = shell.replica.borrow().connections();
-        if there_are >= most {
-            if !told {
-                told = true;
-                shell.say(&format!(
-                    "cannot accept more connections: there are {there_are}, raise the limit of open files (ulimit -n)"
-                ));
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            continue;
-        }
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                told = false;
-                if shell.stopping.get() {
-                    return;
-                }
-                let conn = shell.replica.borrow_mut().open();
-                Link::start(shell, conn, stream);
-            }
-            Err(e) => {
-                if !told {
-                    told = true;
-                    shell.say(&format!(
-                        "cannot accept connections: {e}; there are {}, raise the limit of open files (ulimit -n)",
-                        shell.replica.borrow().connections(),
-                    ));
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-/// The requests to stop. They are heard from the moment that this is made, and kept until they are asked for.
-struct StopRequests {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl StopRequests {
-    fn new() -> Result<StopRequests, StartError> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let failed = |e| StartError::new(format!("cannot wait for signals: {e}"));
-        Ok(StopRequests {
-            terminate: signal(SignalKind::terminate()).map_err(failed)?,
-            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
-        })
-    }
-
-    async fn wait(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }
 
 async fn listen(address: &str) -> Result<std::net::TcpListener, StartError> {
@@ -566,6 +510,12 @@ async fn listen(address: &str) -> Result<std::net::TcpListener, StartError> {
         }
         match last {
             None => return Err(wrong("it names no address".into())),
+            Some(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+                return Err(StartError::new(format!(
+                    "-l {address}: {e}; a low port takes a privilege: choose one of 1024 or more, give the server the capability \
+                     CAP_NET_BIND_SERVICE (AmbientCapabilities= of systemd), or lower sysctl net.ipv4.ip_unprivileged_port_start"
+                )));
+            }
             Some(e) if e.kind() != std::io::ErrorKind::AddrInUse => return Err(wrong(e.to_string())),
             Some(_) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(20)).await,
             Some(_) => {
@@ -617,37 +567,4 @@ fn set_up(listener: &std::net::TcpListener) -> rustix::io::Result<()> {
     sockopt::set_socket_keepalive(listener, true)?;
     sockopt::set_tcp_keepidle(listener, KEEPALIVE)?;
     sockopt::set_tcp_keepintvl(listener, KEEPALIVE)
-}
-
-fn ring() -> io_uring::Builder {
-    let mut ring = tokio_uring::uring_builder();
-    ring.setup_single_issuer().setup_coop_taskrun().setup_cqsize(8 * RING);
-    ring
-}
-
-/// Sets a ring up as the server does, and takes it down.
-///
-/// # Errors
-/// The kernel's.
-pub fn try_ring() -> std::io::Result<()> {
-    ring().build(RING).map(drop)
-}
-
-fn io_uring_works(ring: &io_uring::Builder) -> Result<(), StartError> {
-    match ring.build(RING) {
-        Ok(_) => Ok(()),
-        Err(e) => Err(StartError::new(format!(
-            "io_uring is not to be had ({e}); a kernel of 6.1 or later is needed, with sysctl kernel.io_uring_disabled=0, \
-             for a user other than root 1 MiB of locked memory (ulimit -l), and in a container a seccomp profile that allows \
-             io_uring_setup, io_uring_enter and io_uring_register"
-        ))),
-    }
-}
-
-/// As many open files as the hard limit allows: each connection is one.
-fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    // If it is refused, the limit that is said at the first refused connection is the lower one.
-    let _raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }

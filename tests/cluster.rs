@@ -16,6 +16,7 @@ use common::history::{Call, Event, Op, Outcome, Watch, check, judge, read, slowe
 use common::process::Setup;
 use common::wire::*;
 use doozer::wire::{ErrCode, Verb};
+use rustix::process::Signal;
 
 /// Asserts that a server refused to start with status 1, in one line that holds all of `words`.
 #[track_caller]
@@ -880,4 +881,67 @@ fn an_idle_cluster_writes() {
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(all(), before, "reads, and a second of nothing");
     assert_eq!(cluster.connect(0).rev(), rev);
+}
+
+// ---- the end ----
+
+/// A write that no majority can commit must not hold up the end of the node that took it, and neither must a hand-over to a node
+/// that does not answer.
+#[test]
+fn a_write_without_a_quorum_holds_up_the_end() {
+    let _turn = together();
+    let mut cluster = Cluster::new(2).up(2);
+    cluster.hang(1);
+    let mut c = cluster.connect(0);
+    c.send(&set("/lost", -1, b"x"));
+    // It is taken when what came behind it is answered.
+    c.rev();
+    let stopped = cluster.stop(0);
+    assert_eq!(stopped.status, Some(0), "{}", stopped.stderr);
+    assert!(
+        stopped.stderr.contains("left unfinished: writes of clients that were not committed: 1;"),
+        "{}",
+        stopped.stderr
+    );
+}
+
+/// Who asks a second time wants the end now. Here the first time takes long: a follower may wait 40 s for its leader.
+#[test]
+fn a_second_signal_is_ignored() {
+    let _turn = together();
+    let mut cluster = Cluster::new(2).flags(&["-election", "20000", "-timeout", "600"]).up(2);
+    let mut c = cluster.connect(0);
+    cluster.hang(1);
+    c.send(&set("/lost", -1, b"x"));
+    c.rev();
+    cluster.server(0).signal(Signal::TERM);
+    cluster.server(0).says("stopping");
+    std::thread::sleep(Duration::from_millis(100));
+    let stopped = cluster.stop(0);
+    assert_eq!(stopped.status, Some(143), "{}", stopped.stderr);
+    assert!(stopped.stderr.contains("SIGTERM again"), "{}", stopped.stderr);
+}
+
+/// Clients take all places for connections. A new node must be let in all the same, and a member be found by the others again.
+#[test]
+fn clients_lock_out_a_node() {
+    let _turn = together();
+    let few = ["sh", "-c", "ulimit -n 80 && exec \"$0\" \"$@\""];
+    let first = Setup::new().run_by(few).start();
+    let crowd: Vec<Client> = (0..120).map(|_| first.connect()).collect();
+    let addr = first.addr().to_string();
+    let mut second = Setup::new().flags(["-a", &addr]).start();
+    for _ in 0..3 {
+        let setup = second.kill();
+        second = setup.start();
+    }
+    // With the last bytes of a client in hand it is closed, and not served in the place of a node.
+    let mut client = first.connect();
+    client.try_raw(&framed(&bare(Verb::Rev)));
+    assert!(client.try_next().is_none());
+    first.says("closed a new connection");
+    // Not for want of files, which the log needs.
+    assert!(!first.stderr().contains("cannot accept connections"), "{}", first.stderr());
+    drop(crowd);
+    assert!(second.connect().rev() > 0);
 }

@@ -10,6 +10,7 @@ use std::net::TcpListener;
 use common::eventually;
 use common::process::{Exited, Setup, doozerd, temp_dir, text};
 use common::wire::*;
+use doozer::stats::Stats;
 use doozer::wire::Verb;
 use rustix::process::Signal;
 
@@ -166,8 +167,7 @@ fn a_wrong_flag_is_ignored() {
     let setup = Setup::at(home.path().join("data"));
     for words in [
         ["-nope"].as_slice(),
-        &["stray"],
-        &["-hist", "0"],
+        &["-v=yes"],
         &["-hist", "-5"],
         &["-hist", "many"],
         &["-core", "x"],
@@ -226,6 +226,25 @@ fn an_address_of_ipv6_is_refused() {
     let server = Setup::new().listen("[::1]:0").start();
     assert!(server.addr().is_ipv6());
     assert!(server.connect().put("/x", b"") > 0);
+}
+
+/// Scripts of the original give switches a value, leave arguments behind, and numbers that it took: they go on to work, and a line
+/// says what becomes of each.
+#[test]
+fn a_start_up_script_of_the_original_stops_the_server() {
+    let words = ["-v=false", "-w=false", "stray", "-timeout", "1", "-hist", "0"];
+    let server = Setup::new().flags(words).start();
+    let said = server.stderr();
+    for (named, taken) in [("stray", "ignored"), ("-timeout 1:", "1.6 seconds"), ("-hist 0:", "taken as 1")] {
+        let line = said.lines().find(|line| line.contains(named)).unwrap_or_else(|| panic!("{named}: {said}"));
+        assert!(line.contains(taken), "{line}");
+    }
+    server.connect().put("/x", b"");
+    let server = Setup::new().flags(["-hist", "1000000000"]).start();
+    server.says("taken as 100000000");
+    let (status, out, err) = doozerd(&["-v=true"]);
+    assert_eq!((status, err.as_str()), (Some(0), ""));
+    assert!(out.contains(env!("CARGO_PKG_VERSION")), "{out}");
 }
 
 /// `-fill`, `-w` and `-timeout` are in people's start scripts: they are accepted, and what has no effect says so.
@@ -366,4 +385,212 @@ fn a_server_dies_when_nobody_listens_to_it() {
     assert_eq!(shell.exited().status, Some(0));
     let said = Setup::at(&setup.dir).start().connect().ask(&get("/x"));
     assert_eq!(said, format!("rev={made} value=\"1\""));
+}
+
+// ---- signals ----
+
+/// A closed terminal, or a log rotation, sends SIGHUP; scripts send SIGUSR1 to daemons that reopen files on it. None of them may
+/// end a server.
+#[test]
+fn a_closed_terminal_kills_the_server() {
+    let server = Setup::new().start();
+    for (signal, name) in [(Signal::HUP, "SIGHUP"), (Signal::USR1, "SIGUSR1"), (Signal::USR2, "SIGUSR2")] {
+        server.signal(signal);
+        server.says(&format!("{name} changes nothing"));
+    }
+    server.connect().put("/x", b"");
+    assert_eq!(server.stop().status, Some(0));
+}
+
+/// A log of many megabytes takes seconds to read. Who stops the server meanwhile must not wait for that.
+#[test]
+fn recovery_does_not_hear_a_signal() {
+    let setup = Setup::new().flags(["-hist", "1"]);
+    let server = setup.start();
+    let mut c = server.connect();
+    let value = vec![b'v'; doozer::limits::VALUE_MAX];
+    let requests: Vec<_> = (0..60).map(|i| set(["/a", "/b", "/c"][i % 3], -1, &value)).collect();
+    requests.iter().for_each(|request| drop(c.call(request)));
+    server.kill();
+    let lock = setup.dir.join("lock");
+    std::fs::write(&lock, "").unwrap();
+    let server = setup.spawn();
+    eventually("it has the directory", || std::fs::read(&lock).is_ok_and(|pid| !pid.is_empty()).then_some(()));
+    server.signal(Signal::TERM);
+    let Exited { status, stderr, .. } = server.exited();
+    assert_eq!(status, Some(0), "{stderr}");
+    assert!(stderr.contains("stopped before it could serve") && !stderr.contains("recovered"), "{stderr}");
+    setup.start().connect().put("/x", b"");
+}
+
+/// A client that does not read must not hold up the end for longer than it takes to see that; what it leaves has to be said.
+#[test]
+fn a_client_that_does_not_read_holds_up_the_end() {
+    let server = Setup::new().start();
+    let mut c = server.connect();
+    c.put("/large", &vec![b'v'; doozer::limits::VALUE_MAX]);
+    let mut deaf = server.connect();
+    deaf.send_all(&vec![get("/large"); 60]);
+    let mut unsent = move || {
+        let told = c.call(&bare(Verb::Stats)).value.unwrap();
+        Stats::decode(std::str::from_utf8(&told).unwrap()).unwrap().figure("output_bytes").unwrap()
+    };
+    // Each of these turns would have sent more, if there had been room in the socket's buffers.
+    let (mut last, mut turns) = (0, 0);
+    eventually("the client's answers are stuck", || {
+        let now = unsent();
+        turns = if now > 0 && now == last { turns + 1 } else { 0 };
+        last = now;
+        (turns == 50).then_some(())
+    });
+    let Exited { status, stderr, .. } = server.stop();
+    assert_eq!(status, Some(0), "{stderr}");
+    let line = stderr.lines().find(|line| line.contains("left unfinished"));
+    assert!(line.is_some_and(|line| line.contains(&format!("did not take: {last}"))), "{stderr}");
+}
+
+// ---- what the machine refuses ----
+
+/// stderr is a pipe that nobody reads: what is said there must hold up nobody, from the start to the end.
+#[test]
+fn the_server_waits_for_stderr() {
+    const FULL: &str = "mkfifo \"$D\" && exec 3<>\"$D\" && head -c 65536 /dev/zero >&3 && exec \"$0\" \"$@\" 2>&3";
+    let home = temp_dir();
+    let addr = common::cluster::fresh_address();
+    let setup = Setup::new().env("D", home.path().join("pipe")).run_by(["sh", "-c", FULL]).listen(addr);
+    let mut server = setup.spawn();
+    let mut c = eventually("it serves", || {
+        assert!(server.runs(), "it has ended");
+        Some(Client::over(std::net::TcpStream::connect(addr).ok()?))
+    });
+    assert!(c.put("/x", b"") > 0);
+    server.signal(Signal::HUP);
+    assert!(c.put("/x", b"") > 0);
+    server.signal(Signal::TERM);
+    c.ends();
+    assert_eq!(server.exited().status, Some(0));
+}
+
+/// What cannot be printed must be an error, and not a panic.
+#[test]
+fn a_full_stdout_is_a_panic() {
+    for words in ["-v", "-help", "tune", "tune -help"] {
+        let script = format!("\"$0\" {words} >/dev/full");
+        let output =
+            std::process::Command::new("sh").args(["-c", &script, env!("CARGO_BIN_EXE_doozerd")]).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{words}: {said}");
+        assert!(said.contains("cannot write to stdout") && said.lines().count() == 1, "{words}: {said}");
+    }
+}
+
+/// A command that takes a capability from the program that it runs, if this is root's; else it has none.
+fn without(capability: &str, then: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    if rustix::process::geteuid().is_root() {
+        words.extend(["setpriv", "--bounding-set"].map(String::from));
+        words.push(format!("-{capability}"));
+    }
+    words.extend(["sh".into(), "-c".into(), format!("{then} exec \"$0\" \"$@\"")]);
+    words
+}
+
+/// A ring counts as locked memory. Too little of it must be one line, and not a panic; and the ring of a server that was killed
+/// counts for a while longer, which must not keep it from coming back.
+#[test]
+fn too_little_locked_memory_is_a_panic() {
+    let few = Setup::new().run_by(without("ipc_lock", "ulimit -l 64;"));
+    one_line(&few.refused(), 1, &["io_uring is unavailable", "64 KiB", "LimitMEMLOCK="]);
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("half of it is skipped: other processes of this user may lock memory");
+    }
+    // Enough for one of them.
+    let one = without("ipc_lock", "ulimit -l 600;");
+    let first = Setup::new().run_by(&one);
+    let mut server = first.start();
+    one_line(&Setup::new().run_by(&one).refused(), 1, &["io_uring is unavailable", "600 KiB", "each server"]);
+    for _ in 0..5 {
+        server.kill();
+        server = first.start();
+    }
+}
+
+/// A system call that is forbidden must be named, with what forbids it: without a word the server would seem to hang.
+#[test]
+fn a_forbidden_system_call_hangs_the_server() {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+    let forbidding = |call: libc::c_long, errno: i32| -> BpfProgram {
+        let allow = SeccompAction::Allow;
+        let refuse = SeccompAction::Errno(u32::try_from(errno).unwrap());
+        let arch = std::env::consts::ARCH.try_into().unwrap();
+        SeccompFilter::new([(call, Vec::new())].into(), allow, refuse, arch).unwrap().try_into().unwrap()
+    };
+    // A filter is the thread's, and its children's.
+    let under = |filter: &BpfProgram, run: &(dyn Fn() + Sync)| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                seccompiler::apply_filter(filter).unwrap();
+                run();
+            });
+        });
+    };
+    for (call, name) in [(libc::SYS_io_uring_setup, "io_uring_setup"), (libc::SYS_io_uring_enter, "io_uring_enter")] {
+        for errno in [libc::EPERM, libc::ENOSYS] {
+            under(&forbidding(call, errno), &|| {
+                one_line(&Setup::new().refused(), 1, &["seccomp", &format!("forbids {name}"), "--security-opt"]);
+            });
+        }
+    }
+    // This one it does not need.
+    under(&forbidding(libc::SYS_io_uring_register, libc::EPERM), &|| {
+        assert!(Setup::new().start().connect().put("/x", b"") > 0);
+    });
+}
+
+/// A port that only root may listen on.
+#[test]
+fn a_low_port_has_no_remedy() {
+    let lowest = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
+    if lowest.trim() == "0" {
+        return eprintln!("skipped: here every user may listen on every port");
+    }
+    let setup = Setup::new().run_by(without("net_bind_service", "")).listen("127.0.0.1:1");
+    one_line(&setup.refused(), 1, &["-l 127.0.0.1:1", "CAP_NET_BIND_SERVICE", "ip_unprivileged_port_start"]);
+}
+
+/// A directory that the user may not write to, and one on a file system that nobody may.
+#[test]
+fn a_forbidden_directory_has_no_remedy() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let home = temp_dir();
+    let dir = home.path().join("data");
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o555)).unwrap();
+    let command = without("dac_override", "");
+    for dir in [dir.clone(), dir.join("below")] {
+        let refused = Setup::at(&dir).run_by(&command).refused();
+        one_line(&refused, 1, &[text(&dir), "Permission denied", "chown", "-d"]);
+    }
+    let mount = format!("mount -t tmpfs -o ro none {} &&", text(&home.path().canonicalize().unwrap()));
+    let script = format!("{mount} exec \"$0\" \"$@\"");
+    let refused = Setup::at(home.path()).run_by(["unshare", "-m", "sh", "-c", &script]).refused();
+    if refused.stderr.contains("unshare") || refused.stderr.contains("mount:") {
+        return eprintln!("the rest is skipped: nothing can be mounted here");
+    }
+    one_line(&refused, 1, &["Read-only file system", "for writing", "-d"]);
+}
+
+/// Data on a file system in memory is gone with the next restart of the machine: that has to be said.
+#[test]
+fn data_in_memory_is_taken_for_durable() {
+    const TMPFS: u64 = 0x0102_1994;
+    let there = std::path::Path::new("/dev/shm");
+    let in_memory = rustix::fs::statfs(there).is_ok_and(|stat| u64::try_from(stat.f_type) == Ok(TMPFS));
+    let home = match in_memory.then(|| tempfile::TempDir::new_in(there)) {
+        Some(Ok(home)) => home,
+        _ => return eprintln!("skipped: /dev/shm is not on a tmpfs that we may write to"),
+    };
+    let server = Setup::at(home.path().join("data")).start();
+    server.says("is kept in memory");
+    assert!(!Setup::new().start().stderr().contains("is kept in memory"));
 }

@@ -197,6 +197,11 @@ impl Mesh {
         self.tell(addr, &format!("cannot reach the node at {addr}: {why}; trying again"));
     }
 
+    /// How many connections are links, also those whose other side has not said yet who it is.
+    pub fn connections(&self) -> usize {
+        self.links.len()
+    }
+
     /// A peer has connected.
     pub fn accepted(&mut self, conn: Conn) {
         self.open(conn, None);

@@ -57,16 +57,33 @@ pub struct Opened {
 pub async fn open(options: &Options, addr: &str) -> Result<Opened, StartError> {
     let dir = &options.dir;
     let cannot = |what: &str, e: io::Error| {
-        StartError::new(format!("cannot {what} the data directory {}: {e}; choose another with -d", dir.display()))
+        let remedy = match e.kind() {
+            io::ErrorKind::PermissionDenied => format!(
+                "give it to the user that runs the server (chown -R {} there), or choose another with -d",
+                rustix::process::geteuid().as_raw()
+            ),
+            io::ErrorKind::ReadOnlyFilesystem => {
+                "mount its file system for writing (ReadWritePaths= of systemd), or choose another with -d".into()
+            }
+            _ => "choose another with -d".into(),
+        };
+        StartError::new(format!("cannot {what} the data directory {}: {e}; {remedy}", dir.display()))
     };
     make(dir).map_err(|e| cannot("make", e))?;
-    let lock = lock(dir)?;
+    let lock = lock(dir, &|e| cannot("lock", e))?;
     wait_for_last_writes(dir).await.map_err(|e| cannot("wait for the last writes to", e))?;
     let disk = Disk::probe(dir).await.map_err(|e| cannot("write to", e))?;
     let mut opener = Opener { options, addr, disk, report: Vec::new(), recovery: String::new() };
     if !opener.disk.is_direct() {
         opener.report.push(format!(
             "the file system of {} refuses O_DIRECT: the log is written with buffered writes and fdatasync, which is slower",
+            dir.display()
+        ));
+    }
+    if is_in_memory(dir) {
+        opener.report.push(format!(
+            "the file system of {} is kept in memory: nothing of the data survives a restart of the machine; for data that \
+             does, choose a directory on a disk with -d",
             dir.display()
         ));
     }
@@ -107,9 +124,15 @@ fn sync_parent(dir: &Path) -> io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
-fn lock(dir: &Path) -> Result<File, StartError> {
+/// Whether the file system of a directory forgets all when the machine restarts.
+fn is_in_memory(dir: &Path) -> bool {
+    // Numbers of statfs(2): tmpfs, ramfs.
+    const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58F6];
+    rustix::fs::statfs(dir).is_ok_and(|stat| u64::try_from(stat.f_type).is_ok_and(|number| IN_MEMORY.contains(&number)))
+}
+
+fn lock(dir: &Path, cannot: &dyn Fn(io::Error) -> StartError) -> Result<File, StartError> {
     let path = dir.join("lock");
-    let cannot = |e: io::Error| StartError::new(format!("cannot lock {}: {e}", path.display()));
     let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(cannot)?;
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         let mut pid = String::new();

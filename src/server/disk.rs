@@ -299,7 +299,10 @@ async fn write_log(shell: &Rc<Shell>) {
             let Some(write) = shell.replica.borrow_mut().next_write() else { break };
             let file = write.file();
             match shell.disk.append(write).await {
-                Ok(write) => shell.replica.borrow_mut().written(write),
+                Ok(write) => {
+                    shell.replica.borrow_mut().written(write);
+                    shell.writes.set(shell.writes.get() + 1);
+                }
                 Err(e) => fatal(&format!(
                     "cannot write the log {}: {e}; what was acknowledged is safe, see to the disk and start again",
                     shell.disk.path(&file).display(),

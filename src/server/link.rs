@@ -6,6 +6,7 @@
 //! mutation is applied even if its sender has gone.
 
 use std::cell::Cell;
+use std::io;
 use std::net::Shutdown;
 use std::rc::Rc;
 use std::time::Duration;
@@ -13,10 +14,11 @@ use std::time::Duration;
 use tokio_uring::buf::BoundedBuf;
 use tokio_uring::net::TcpStream;
 
-use super::Shell;
 use super::buffer::Buffer;
 use super::signal::Signal;
+use super::{Shell, accept};
 use crate::replica::{Conn, Output, Then};
+use crate::wire::peer::PREAMBLE;
 
 /// A send buffer that had to grow beyond this is not kept; each connection has two.
 const KEEP: usize = 8 << 10;
@@ -36,6 +38,8 @@ pub struct Link {
     /// What its receive buffer holds of the budget of all.
     pub held: Cell<usize>,
     closed: Cell<bool>,
+    /// It may stay only if it is a peer's: see `accept`.
+    probation: Cell<bool>,
     /// Tasks that have not come to their end.
     tasks: Cell<u8>,
     stream: Stream,
@@ -51,13 +55,14 @@ impl std::fmt::Debug for Stream {
 
 impl Link {
     /// Serves a connection that was accepted, or dialed, which the replica knows by this name.
-    pub fn start(shell: &Rc<Shell>, conn: Conn, stream: TcpStream) {
+    pub fn start(shell: &Rc<Shell>, conn: Conn, stream: TcpStream, probation: bool) -> Rc<Link> {
         let link = Rc::new(Link {
             conn,
             send: Signal::default(),
             resume: Signal::default(),
             held: Cell::new(0),
             closed: Cell::new(false),
+            probation: Cell::new(probation),
             tasks: Cell::new(2),
             stream: Stream(stream),
         });
@@ -67,11 +72,17 @@ impl Link {
             l.receive(&s).await;
             l.end_task(&s);
         });
-        let s = Rc::clone(shell);
+        let (s, l) = (Rc::clone(shell), Rc::clone(&link));
         tokio_uring::spawn(async move {
-            link.send(&s).await;
-            link.end_task(&s);
+            l.send(&s).await;
+            l.end_task(&s);
         });
+        link
+    }
+
+    /// Whether it is open, and not known yet to be a peer's, which it has to be.
+    pub fn on_probation(&self) -> bool {
+        self.probation.get() && !self.closed.get()
     }
 
     fn end_task(&self, shell: &Shell) {
@@ -115,6 +126,13 @@ impl Link {
                 Ok(got) => got,
                 Err(_) => return self.close(shell),
             };
+            if self.probation.get() {
+                match first(buffer.bytes()) {
+                    First::Peer => self.probation.set(false),
+                    First::Unknown => {}
+                    First::Client => return accept::turn_away(shell, self),
+                }
+            }
             shell.came.set();
             let mut used = 0;
             let needed = loop {
@@ -157,7 +175,7 @@ impl Link {
                     Output::Finish => return self.close(shell),
                     Output::Send => {
                         shell.sending.set(shell.sending.get() + 1);
-                        let (sent, mut sent_buffer) = self.stream.0.write_all(buffer).await;
+                        let (sent, mut sent_buffer) = self.write(shell, buffer).await;
                         shell.sending.set(shell.sending.get() - 1);
                         sent_buffer.clear();
                         buffer = if sent_buffer.capacity() > KEEP { Vec::new() } else { sent_buffer };
@@ -169,6 +187,60 @@ impl Link {
                     }
                 }
             }
+        }
+    }
+
+    /// Sends all bytes, and counts those that a client takes.
+    async fn write(&self, shell: &Shell, mut buffer: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
+        let mut at = 0;
+        while at < buffer.len() {
+            let (written, slice) = self.stream.0.write(buffer.slice(at..)).submit().await;
+            buffer = slice.into_inner();
+            match written {
+                Ok(0) => return (Err(io::ErrorKind::WriteZero.into()), buffer),
+                Ok(n) => at += n,
+                Err(e) => return (Err(e), buffer),
+            }
+            if !shell.replica.borrow_mut().is_peer(self.conn) {
+                shell.taken.set(shell.taken.get() + 1);
+            }
+        }
+        (Ok(()), buffer)
+    }
+}
+
+/// Whose connection it is, by its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum First {
+    Peer,
+    Client,
+    Unknown,
+}
+
+fn first(bytes: &[u8]) -> First {
+    let known = bytes.len().min(PREAMBLE.len());
+    match bytes[..known] == PREAMBLE[..known] {
+        true if known == PREAMBLE.len() => First::Peer,
+        true => First::Unknown,
+        false => First::Client,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The bytes of a peer may come one by one; those of a client must be known at the first.
+    #[test]
+    fn a_client_is_taken_for_a_peer() {
+        let mut bytes = PREAMBLE.to_vec();
+        bytes.extend_from_slice(b"more");
+        for n in 0..bytes.len() {
+            let expected = if n < PREAMBLE.len() { First::Unknown } else { First::Peer };
+            assert_eq!(first(&bytes[..n]), expected);
+        }
+        for client in [&b"\0"[..], b"\0\0\0\x10", b"\xD0doozer!", b"GET / HTTP/1.1"] {
+            assert_eq!(first(client), First::Client);
         }
     }
 }

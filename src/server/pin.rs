@@ -1,8 +1,13 @@
-//! Pins the server's one thread to a core.
+//! Pins the thread that serves to a core, and keeps the others off it.
+
+use std::sync::OnceLock;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::StartError;
+
+/// The cores that the process was given.
+static GIVEN: OnceLock<CpuSet> = OnceLock::new();
 
 /// Pins the calling thread, and the threads that the kernel makes for its ring, to `core`.
 ///
@@ -17,9 +22,28 @@ pub fn pin(core: usize) -> Result<(), StartError> {
             ranges(&allowed),
         )));
     }
+    let _first = GIVEN.set(allowed);
     let mut only = CpuSet::new();
     only.set(core);
     sched_setaffinity(None, &only).map_err(|e| StartError::new(format!("cannot pin the server to core {core}: {e}")))
+}
+
+/// Gives the calling thread all cores again that the process was given: what it starts in its place pins itself anew.
+pub fn unpin() {
+    if let Some(given) = GIVEN.get() {
+        // Without it, the other threads of that share the core.
+        let _refused = sched_setaffinity(None, given);
+    }
+}
+
+/// Keeps the calling thread off a core, if it may use another.
+pub fn keep_off(core: usize) {
+    let Ok(mut cores) = sched_getaffinity(None) else { return };
+    if core < CpuSet::MAX_CPU && cores.count() > 1 {
+        cores.unset(core);
+        // It is a courtesy to the thread that serves.
+        let _refused = sched_setaffinity(None, &cores);
+    }
 }
 
 /// The cores of a set as `0-3,6`.

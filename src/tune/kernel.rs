@@ -44,7 +44,7 @@ fn io_uring(machine: &Machine) -> Finding {
         (Err(why), Some("1" | "2")) => knob.bad(format!("refused: {why}; switched off by sysctl"), ENABLE),
         (Err(why), _) => knob.bad(
             format!("refused: {why}"),
-            "in a container: a seccomp profile that allows io_uring_setup, io_uring_enter and io_uring_register",
+            "in a container: a seccomp profile that allows io_uring_setup and io_uring_enter",
         ),
     }
 }

@@ -22,7 +22,7 @@ Environment:
   DOOZER_BOOT_URI   as -b
 
 Exit status: 0 stopped on request; 1 could not start; 2 wrong flags; 65 the data is damaged;
-74 an I/O error on the data directory.";
+74 an I/O error on the data directory; 130 or 143 ended at once, by a second SIGINT or SIGTERM.";
 
 /// The flags, as they were given.
 #[derive(Debug, Parser)]
@@ -52,8 +52,7 @@ pub struct Args {
     pub cluster: Option<String>,
 
     /// Keep this many past revisions readable
-    #[arg(long = "hist", value_name = "N", default_value_t = doozer::limits::HISTORY_DEFAULT,
-          value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    #[arg(long = "hist", value_name = "N", default_value_t = doozer::limits::HISTORY_DEFAULT)]
     pub history: u64,
 
     /// Write the applied revision to `/ctl/node/<id>/applied` every so many seconds; 0 does not
@@ -95,6 +94,10 @@ pub struct Args {
     #[arg(long = "salvage")]
     pub salvage: bool,
 
+    /// What belongs to no flag: start-up scripts of the original may hold it
+    #[arg(hide = true)]
+    pub stray: Vec<OsString>,
+
     /// Print the version
     #[arg(long = "v")]
     pub version: bool,
@@ -127,7 +130,7 @@ Exit status: 0 nothing is bad; 1 something is; 2 wrong flags.";
 #[derive(Debug, Parser)]
 #[command(name = "doozerd tune", about = TUNE_ABOUT, after_help = TUNE_AFTER, disable_help_flag = true, max_term_width = 100)]
 pub struct TuneArgs {
-    /// The data directory, or the one that it is to be made in [default: doozer-data if it is there, else .]
+    /// The data directory; if it is not there yet, the nearest directory above it is examined [default: doozer-data]
     #[arg(long = "d", alias = "dir", value_name = "DIR")]
     pub dir: Option<PathBuf>,
 
@@ -148,32 +151,53 @@ pub struct TuneArgs {
     pub help: Option<bool>,
 }
 
-/// Parses the command line; on wrong flags, says so and ends the process with 2.
-pub fn parse() -> Command {
+/// Parses the command line.
+///
+/// # Errors
+/// On wrong flags; or if help was asked for, which is the error's text then.
+pub fn parse() -> Result<Command, clap::Error> {
     let words = normalize(std::env::args_os());
     if words.get(1).is_some_and(|word| word == "tune") {
-        return Command::Tune(TuneArgs::parse_from(words.into_iter().skip(1)));
+        return TuneArgs::try_parse_from(words.into_iter().skip(1)).map(Command::Tune);
     }
-    Command::Serve(Box::new(Args::parse_from(words)))
+    Args::try_parse_from(words).map(|args| Command::Serve(Box::new(args)))
 }
 
-/// Writes every flag with two dashes, for the original's take one as well.
+/// Flags that are on or off.
+const SWITCHES: &[&str] = &["v", "salvage", "json", "help", "h"];
+
+/// Writes every flag with two dashes, for the original's take one as well; and a switch that has a value as Go's do, `-v=true`,
+/// without it, or not at all.
 fn normalize(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut only_operands = false;
-    args.into_iter()
-        .enumerate()
-        .map(|(i, arg)| {
-            let bytes = arg.as_encoded_bytes();
-            only_operands |= bytes == b"--";
-            let one_dash = bytes.len() > 1 && bytes[0] == b'-' && bytes[1].is_ascii_alphabetic();
-            if i == 0 || only_operands || !one_dash {
-                return arg;
-            }
-            let mut two = OsString::from("-");
-            two.push(&arg);
-            two
-        })
-        .collect()
+    let two_dashes = |(i, arg): (usize, OsString)| {
+        let bytes = arg.as_encoded_bytes();
+        only_operands |= bytes == b"--";
+        let dashes = bytes.iter().take_while(|byte| **byte == b'-').count();
+        let is_flag = (1..=2).contains(&dashes) && bytes.get(dashes).is_some_and(u8::is_ascii_alphabetic);
+        if i == 0 || only_operands || !is_flag {
+            return Some(arg);
+        }
+        let mut two = if dashes == 1 { OsString::from("-") } else { OsString::new() };
+        two.push(&arg);
+        match switch(&two) {
+            Some((name, true)) => Some(format!("--{name}").into()),
+            Some((_, false)) => None,
+            None => Some(two),
+        }
+    };
+    args.into_iter().enumerate().filter_map(two_dashes).collect()
+}
+
+/// A switch with a value, as Go reads it; another value is none, and refused as such.
+fn switch(flag: &OsString) -> Option<(&'static str, bool)> {
+    let (name, value) = flag.to_str()?.strip_prefix("--")?.split_once('=')?;
+    let name = SWITCHES.iter().find(|switch| **switch == name)?;
+    match value {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some((name, true)),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some((name, false)),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -198,10 +222,35 @@ mod tests {
         }
     }
 
-    /// A mistyped flag must not be taken for something else, nor a number out of range for a default.
+    /// Go's switches may have a value; what is no such value must not be taken for one.
+    #[test]
+    fn a_switch_of_go_is_refused() {
+        for (word, on) in
+            [("-v", true), ("-v=true", true), ("--v=1", true), ("-v=T", true), ("-v=false", false), ("--v=0", false)]
+        {
+            assert_eq!(parse_from(&[word]).unwrap().version, on, "{word}");
+        }
+        let args = parse_from(&["-w=false", "-salvage=true", "-v=FALSE", "-l=:1"]).unwrap();
+        assert_eq!((args.web.as_deref(), args.salvage, args.version), (Some("false"), true, false));
+        assert_eq!(args.listen, ":1");
+        for word in ["-v=yes", "-salvage=", "--v=2"] {
+            assert!(parse_from(&[word]).is_err(), "{word}");
+        }
+        // A value that looks like one is a value.
+        assert_eq!(parse_from(&["-c", "v=true"]).unwrap().cluster.as_deref(), Some("v=true"));
+    }
+
+    /// What is no flag's is put aside, wherever it stands; the flags around it hold.
+    #[test]
+    fn a_stray_argument_hides_a_flag() {
+        let args = parse_from(&["stray", "-hist", "10", "other"]).unwrap();
+        assert_eq!((args.history, args.stray), (10, vec![OsString::from("stray"), OsString::from("other")]));
+    }
+
+    /// A mistyped flag must not be taken for something else, nor what is no number for a default.
     #[test]
     fn wrong_flags_are_refused() {
-        for args in [&["-nope"][..], &["-hist", "0"], &["-hist", "many"], &["-core", "-1"], &["x"]] {
+        for args in [&["-nope"][..], &["-hist", "-5"], &["-hist", "many"], &["-core", "-1"]] {
             assert!(parse_from(args).is_err(), "{args:?}");
         }
     }

@@ -2,12 +2,12 @@
 
 mod args;
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::os::unix::ffi::OsStringExt;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use doozer::limits::CLUSTER_NAME_MAX;
+use doozer::limits::{CLUSTER_NAME_MAX, HISTORY_MAX};
 use doozer::replica::desk::Secrets;
 use doozer::server::{self, Options};
 use doozer::tune;
@@ -16,13 +16,20 @@ use doozer::tune;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let args = match args::parse() {
-        args::Command::Serve(args) => *args,
-        args::Command::Tune(args) => return tune(args),
+    server::say_panics();
+    let status = match args::parse() {
+        Ok(args::Command::Serve(args)) => serve(*args),
+        Ok(args::Command::Tune(args)) => tune(args),
+        Err(wrong) if wrong.use_stderr() => wrong.exit(),
+        Err(help) => print(&render(&help), 0),
     };
+    server::finish();
+    status
+}
+
+fn serve(args: args::Args) -> ExitCode {
     if args.version {
-        println!("doozerd {}", env!("CARGO_PKG_VERSION"));
-        return ExitCode::SUCCESS;
+        return print(&format!("doozerd {}\n", env!("CARGO_PKG_VERSION")), 0);
     }
     let options = match options(args) {
         Ok(options) => options,
@@ -51,14 +58,26 @@ fn tune(args: args::TuneArgs) -> ExitCode {
         }
     };
     let text = if args.json { tune::json(&findings) } else { tune::text(&findings) };
-    match std::io::stdout().write_all(text.as_bytes()) {
+    print(&text, u8::from(tune::is_bad(&findings)))
+}
+
+/// Prints on stdout, and returns `status`; 2 if stdout does not take it.
+fn print(text: &str, status: u8) -> ExitCode {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         // Who has read enough may go: `| head`.
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-            server::say(&format!("cannot print what was found: {e}"));
+            server::say(&format!("cannot write to stdout: {e}"));
             ExitCode::from(2)
         }
-        _ => ExitCode::from(u8::from(tune::is_bad(&findings))),
+        _ => ExitCode::from(status),
     }
+}
+
+/// A help text, with its colours for a terminal.
+fn render(help: &clap::Error) -> String {
+    let text = help.render();
+    if std::io::stdout().is_terminal() { text.ansi().to_string() } else { text.to_string() }
 }
 
 /// What the flags and the environment mean, or one line that says what is wrong with them.
@@ -69,10 +88,13 @@ fn options(args: args::Args) -> Result<Options, String> {
     if args.web.is_some() {
         server::say("-w is accepted and has no effect: there is no web view");
     }
+    for stray in &args.stray {
+        server::say(&format!("the argument {} is ignored: it belongs to no flag", stray.display()));
+    }
     let seconds = |name: &str, value: f64| {
         Duration::try_from_secs_f64(value).map_err(|_| format!("-{name} {value}: give a number of seconds, 0 or more"))
     };
-    let timeout = seconds("timeout", args.timeout)?;
+    let mut timeout = seconds("timeout", args.timeout)?;
     if args.heartbeat > args.election / 2 {
         return Err(format!(
             "-heartbeat {}: with -election {} it can be at most {}, or followers take a leader that lives for dead",
@@ -83,11 +105,16 @@ fn options(args: args::Args) -> Result<Options, String> {
     }
     let election = Duration::from_millis(args.election);
     if timeout < 4 * election {
-        return Err(format!(
-            "-timeout {}: give at least {} seconds, four times -election",
+        timeout = 4 * election;
+        server::say(&format!(
+            "-timeout {}: it is at least four times -election, and so taken as {} seconds",
             args.timeout,
-            4.0 * election.as_secs_f64()
+            timeout.as_secs_f64()
         ));
+    }
+    let history = args.history.clamp(1, HISTORY_MAX);
+    if history != args.history {
+        server::say(&format!("-hist {}: it is from 1 to {HISTORY_MAX}, and so taken as {history}", args.history));
     }
     if let Some(name) = &args.cluster {
         let valid = |c: u8| c.is_ascii_alphanumeric() || c == b'.' || c == b'-';
@@ -106,7 +133,7 @@ fn options(args: args::Args) -> Result<Options, String> {
         core: args.core,
         busy_poll: Duration::from_micros(args.busy_poll),
         cluster: args.cluster,
-        history: args.history,
+        history,
         secrets,
         attach: args.attach,
         // A variable that is there and empty is as good as none.

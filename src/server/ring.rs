@@ -1,0 +1,192 @@
+//! The ring: whether there can be one, and if not, why, and what to do.
+//!
+//! A small ring is set up first and asked for a no-op, since a system call that is forbidden would else show as a server that does
+//! not answer. Then the runtime makes its own, of the full size; that may have to wait until the kernel has taken down the ring
+//! of a server that was killed, which counts as locked memory until then.
+
+use std::io;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use io_uring::{Builder, opcode};
+use rustix::process::{Resource, getrlimit};
+
+use super::StartError;
+
+/// Submission queue entries of the ring; a turn with more is submitted in parts.
+const ENTRIES: u32 = 2048;
+/// The same of the ring that is only tried.
+const ENTRIES_TRIED: u32 = 8;
+/// How long locked memory is waited for, and time between two attempts.
+const PATIENCE: Duration = Duration::from_secs(2);
+const RETRY: Duration = Duration::from_millis(100);
+/// The oldest kernel that the server is made for.
+const OLDEST: (u32, u32) = (6, 1);
+
+fn builder(entries: u32) -> Builder {
+    let mut ring = tokio_uring::uring_builder();
+    ring.setup_single_issuer().setup_coop_taskrun().setup_cqsize(8 * entries);
+    ring
+}
+
+/// Makes the runtime.
+///
+/// # Errors
+/// If io_uring is unavailable: one line with the reason and the remedy. It takes up to 2 s if too little memory may be locked.
+pub fn runtime() -> Result<tokio_uring::Runtime, StartError> {
+    let refused = |refusal: &Refusal| StartError::new(refusal.line(&Facts::of_this_machine()));
+    attempt(ENTRIES_TRIED).map_err(|refusal| refused(&refusal))?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match tokio_uring::Runtime::new(tokio_uring::builder().entries(ENTRIES).uring_builder(&builder(ENTRIES))) {
+            Ok(runtime) => return Ok(runtime),
+            // An attempt that fails leaves a few files open: so there are not many.
+            Err(error) if error.kind() == io::ErrorKind::OutOfMemory && Instant::now() < deadline => sleep(RETRY),
+            Err(error) => return Err(refused(&Refusal { call: Call::Setup, error })),
+        }
+    }
+}
+
+/// Sets up a ring of the server's size, carries out a no-op, and takes the ring down.
+///
+/// # Errors
+/// The kernel's.
+pub fn try_ring() -> io::Result<()> {
+    attempt(ENTRIES).map_err(|refusal| refusal.error)
+}
+
+fn attempt(entries: u32) -> Result<(), Refusal> {
+    let refused = |call| move |error| Refusal { call, error };
+    let mut ring = builder(entries).build(entries).map_err(refused(Call::Setup))?;
+    // SAFETY: a no-op has neither a buffer nor a file.
+    let pushed = unsafe { ring.submission().push(&opcode::Nop::new().build()) };
+    pushed.map_err(|e| refused(Call::Enter)(io::Error::other(e)))?;
+    ring.submit_and_wait(1).map_err(refused(Call::Enter))?;
+    Ok(())
+}
+
+/// The system calls that the server needs. It has nothing to register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    Setup,
+    Enter,
+}
+
+#[derive(Debug)]
+struct Refusal {
+    call: Call,
+    error: io::Error,
+}
+
+/// What tells the reasons of a refusal apart.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Facts {
+    /// The kernel's release, and the first two numbers of it.
+    release: String,
+    version: Option<(u32, u32)>,
+    /// `kernel.io_uring_disabled`.
+    disabled: Option<u8>,
+    /// A seccomp filter is in force.
+    filtered: bool,
+    /// Locked memory that this process may have, in bytes.
+    memlock: Option<u64>,
+}
+
+impl Facts {
+    fn of_this_machine() -> Facts {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse().ok());
+        let filter = read("/proc/self/status");
+        let filter = filter.lines().find_map(|line| line.strip_prefix("Seccomp:")).map(str::trim);
+        Facts {
+            version: numbers.next().zip(numbers.next()),
+            disabled: read("/proc/sys/kernel/io_uring_disabled").trim().parse().ok(),
+            filtered: filter.is_some_and(|mode| mode != "0"),
+            memlock: getrlimit(Resource::Memlock).current,
+            release,
+        }
+    }
+}
+
+impl Refusal {
+    /// The reason, and the remedy.
+    fn line(&self, facts: &Facts) -> String {
+        use io::ErrorKind::{InvalidInput, OutOfMemory, PermissionDenied, Unsupported};
+        let Refusal { call, error } = self;
+        let name = match call {
+            Call::Setup => "io_uring_setup",
+            Call::Enter => "io_uring_enter",
+        };
+        let (reason, remedy) = match (call, error.kind(), facts.disabled) {
+            (Call::Setup, OutOfMemory, _) => {
+                let may = facts.memlock.map_or_else(|| "no limit".into(), |bytes| format!("{} KiB", bytes >> 10));
+                let reason = format!("this user may lock {may} of memory, and too little of that is free for the ring");
+                (reason, "allow 1 MiB for each server of the user (ulimit -l, LimitMEMLOCK= of systemd)")
+            }
+            (Call::Setup, PermissionDenied, Some(2)) => {
+                ("kernel.io_uring_disabled is 2: it is switched off".into(), "set it to 0 (sysctl -w)")
+            }
+            (Call::Setup, PermissionDenied, Some(1)) => (
+                "kernel.io_uring_disabled is 1: it is for a group only".into(),
+                "add the user to the group that kernel.io_uring_group names, or set kernel.io_uring_disabled to 0",
+            ),
+            (_, PermissionDenied | Unsupported, _) if facts.filtered => (
+                format!("a seccomp filter forbids {name}"),
+                "allow io_uring_setup and io_uring_enter there: for a container another profile (--security-opt \
+                 seccomp=FILE), for a systemd unit SystemCallFilter=",
+            ),
+            (_, PermissionDenied, _) => {
+                (format!("a security module forbids {name}"), "allow it there: the kernel's log and audit log name it")
+            }
+            (Call::Setup, Unsupported | InvalidInput, _) if facts.version.is_none_or(|version| version < OLDEST) => {
+                (format!("the kernel {} is too old", facts.release), "run 6.1 or a later one")
+            }
+            (Call::Setup, Unsupported, _) => {
+                (format!("the kernel {} was built without it", facts.release), "run one with CONFIG_IO_URING")
+            }
+            _ => (format!("{name} failed"), "see the kernel's log (dmesg)"),
+        };
+        format!("io_uring is unavailable: {reason} ({error}); {remedy}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(call: Call, errno: i32, facts: &Facts) -> String {
+        Refusal { call, error: io::Error::from_raw_os_error(errno) }.line(facts)
+    }
+
+    /// Each reason has a remedy of its own; that of another would send the operator the wrong way.
+    #[test]
+    fn the_remedy_is_that_of_another_reason() {
+        let plain = Facts { release: "6.12.1".into(), version: Some((6, 12)), disabled: Some(0), ..Facts::default() };
+        let filtered = Facts { filtered: true, ..plain.clone() };
+        let off = Facts { disabled: Some(2), ..filtered.clone() };
+        let group = Facts { disabled: Some(1), ..filtered.clone() };
+        let old = Facts { release: "5.4.0".into(), version: Some((5, 4)), disabled: None, ..Facts::default() };
+        let tight = Facts { memlock: Some(64 << 10), ..plain.clone() };
+        use Call::{Enter, Setup};
+        for (call, errno, facts, words) in [
+            (Setup, libc::EPERM, &off, ["io_uring_disabled is 2", "set it to 0"]),
+            (Setup, libc::EPERM, &group, ["io_uring_disabled is 1", "io_uring_group"]),
+            (Setup, libc::EPERM, &filtered, ["seccomp filter forbids io_uring_setup", "--security-opt"]),
+            (Setup, libc::ENOSYS, &filtered, ["seccomp filter forbids io_uring_setup", "--security-opt"]),
+            (Enter, libc::EPERM, &filtered, ["seccomp filter forbids io_uring_enter", "SystemCallFilter="]),
+            (Enter, libc::EPERM, &off, ["seccomp filter forbids io_uring_enter", "SystemCallFilter="]),
+            (Setup, libc::EACCES, &plain, ["security module forbids io_uring_setup", "audit"]),
+            (Setup, libc::ENOSYS, &old, ["5.4.0 is too old", "6.1"]),
+            (Setup, libc::EINVAL, &old, ["5.4.0 is too old", "6.1"]),
+            (Setup, libc::ENOSYS, &plain, ["6.12.1 was built without", "CONFIG_IO_URING"]),
+            (Setup, libc::ENOMEM, &tight, ["64 KiB", "LimitMEMLOCK="]),
+            (Setup, libc::EMFILE, &plain, ["io_uring_setup failed", "os error 24"]),
+        ] {
+            let line = line(call, errno, facts);
+            for word in words {
+                assert!(line.contains(word), "{word:?} is not in: {line}");
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Signals: a thread of its own hears them, so they are heard whatever the loop does (recovery, a name look-up).
+//!
+//! | signal | while it starts | while it serves | while it stops |
+//! |---|---|---|---|
+//! | SIGTERM, SIGINT | it ends at once, with 0: there is nothing to finish | it stops in order | it ends at once, with 128 + the signal |
+//! | SIGHUP, SIGUSR1, SIGUSR2 | a line | a line | a line |
+//! | SIGXFSZ | nothing: the write that is too large fails, and the server says so | the same | the same |
+//!
+//! All others do what the kernel does by default: SIGQUIT ends the server with a core dump, for a debugger. However it ends, what
+//! it has acknowledged is durable.
+//!
+//! The thread is started before the server pins itself to a core: see `lines`.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
+
+use super::{StartError, lines, pin, say};
+
+/// Signals so close behind the first are that one: `timeout` and terminals send it to the process and to its group.
+const ONE: Duration = Duration::from_millis(50);
+
+/// What a request to stop means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// There is nothing to finish.
+    Starting,
+    /// It has to be done in order.
+    Serving,
+    /// It was asked for then.
+    Stopping(Instant),
+}
+
+#[derive(Debug)]
+struct Shared {
+    phase: Mutex<Phase>,
+    stop: Notify,
+}
+
+/// The requests to stop. They are heard from the moment that this is made.
+#[derive(Clone, Debug)]
+pub struct StopRequests(Arc<Shared>);
+
+/// What is done about a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    End,
+    Stop,
+    Ignore,
+    EndAtOnce,
+}
+
+impl Phase {
+    fn request(&mut self, now: Instant) -> Action {
+        match *self {
+            Phase::Starting => Action::End,
+            Phase::Serving => {
+                *self = Phase::Stopping(now);
+                Action::Stop
+            }
+            Phase::Stopping(since) if now.saturating_duration_since(since) < ONE => Action::Ignore,
+            Phase::Stopping(_) => Action::EndAtOnce,
+        }
+    }
+}
+
+impl StopRequests {
+    /// Begins to hear signals, with a thread that keeps off `core`.
+    ///
+    /// # Errors
+    /// If the system refuses a thread or the signals.
+    pub fn hear(core: Option<usize>) -> Result<StopRequests, StartError> {
+        let failed = |e: io::Error| StartError::new(format!("cannot wait for signals: {e}"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
+        let heard = {
+            let _within = runtime.enter();
+            Heard::new().map_err(failed)?
+        };
+        let requests = StopRequests(Arc::new(Shared { phase: Mutex::new(Phase::Starting), stop: Notify::new() }));
+        let to = requests.clone();
+        let thread = std::thread::Builder::new().name("signals".into());
+        let forward = move || {
+            core.into_iter().for_each(pin::keep_off);
+            runtime.block_on(heard.forward(&to));
+        };
+        thread.spawn(forward).map_err(|e| StartError::no_thread(&e))?;
+        Ok(requests)
+    }
+
+    /// From now on there may be something to finish: a request to stop is one to [`StopRequests::wait`] for.
+    pub fn begin_serving(&self) {
+        *self.0.phase.lock().unwrap_or_else(PoisonError::into_inner) = Phase::Serving;
+    }
+
+    /// Waits for a request to stop.
+    pub async fn wait(&self) {
+        self.0.stop.notified().await;
+    }
+
+    fn request(&self, name: &str, number: i32) {
+        let action = self.0.phase.lock().unwrap_or_else(PoisonError::into_inner).request(Instant::now());
+        match action {
+            Action::Ignore => {}
+            Action::Stop => self.0.stop.notify_one(),
+            Action::End => {
+                say("stopped before it could serve");
+                end_at_once(0);
+            }
+            Action::EndAtOnce => {
+                say(&format!("{name} again: ended at once, before all was finished; what was acknowledged is durable"));
+                end_at_once(128 + number);
+            }
+        }
+    }
+}
+
+struct Heard {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    user1: Signal,
+    user2: Signal,
+    /// Registered for its handler alone.
+    _file_size: Signal,
+}
+
+impl Heard {
+    fn new() -> io::Result<Heard> {
+        Ok(Heard {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
+            _file_size: signal(SignalKind::from_raw(libc::SIGXFSZ))?,
+        })
+    }
+
+    async fn forward(mut self, to: &StopRequests) {
+        let nothing = |name: &str| {
+            say(&format!("{name} changes nothing: the server has no file to read anew or to reopen; SIGTERM stops it"));
+        };
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => to.request("SIGTERM", libc::SIGTERM),
+                _ = self.interrupt.recv() => to.request("SIGINT", libc::SIGINT),
+                _ = self.hangup.recv() => nothing("SIGHUP"),
+                _ = self.user1.recv() => nothing("SIGUSR1"),
+                _ = self.user2.recv() => nothing("SIGUSR2"),
+            }
+        }
+    }
+}
+
+/// Ends the process, whatever its other threads do.
+fn end_at_once(status: i32) -> ! {
+    lines::finish();
+    // SAFETY: it takes no pointer, and nothing runs after it. `std::process::exit` would run handlers beside the threads, which
+    // go on meanwhile.
+    unsafe { libc::_exit(status) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `timeout` sends twice is one request; what an operator sends twice is not.
+    #[test]
+    fn a_second_request_is_not_told_from_an_echo() {
+        let now = Instant::now();
+        let mut phase = Phase::Starting;
+        assert_eq!(phase.request(now), Action::End);
+        phase = Phase::Serving;
+        assert_eq!(phase.request(now), Action::Stop);
+        assert_eq!(phase.request(now + ONE / 2), Action::Ignore);
+        assert_eq!(phase.request(now + ONE), Action::EndAtOnce);
+    }
+}
