@@ -3,7 +3,7 @@
 //! This is the architecture; what the program does for its users is in the README.
 //!
 //! # Floors
-//! A module imports only from lower floors, or from its own children; `tests/floors.rs` keeps it so.
+//! A module imports only from lower floors, or from its own children; `tests/project/floors.rs` keeps it so.
 //!
 //! | floor | module | what it is |
 //! |---|---|---|

@@ -43,7 +43,7 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of real processes")]
 
 mod check;
-#[path = "../common/mod.rs"]
+#[path = "../server/common/mod.rs"]
 mod common;
 mod fuse;
 mod image;
