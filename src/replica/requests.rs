@@ -177,8 +177,8 @@ impl Replica {
             self.desk.fail_other(conn, tag, &detail);
             return true;
         }
-        if let Mutation::Set { path: slot, value: &[], .. } | Mutation::Del { path: slot, .. } = command
-            && let Some(detail) = membership::objection(&self.machine.members, slot, |id| self.mesh.reaches(id))
+        if let Mutation::Set { path: slot, value: &[], rev } | Mutation::Del { path: slot, rev } = command
+            && let Some(detail) = membership::objection(&self.machine.members, slot, rev, |id| self.mesh.reaches(id))
         {
             self.desk.fail_other(conn, tag, &detail);
             return true;

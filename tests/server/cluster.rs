@@ -432,6 +432,10 @@ fn an_operator_can_stop_the_cluster() {
             assert!(said.starts_with("OTHER \"") && said.len() > 20, "a reason is missing: {said}");
         }
         assert!(c.call(&set(&format!("{slot}/below"), -1, b"")).err_code.is_some());
+        // A revision that does not fit is the reason before all others.
+        for request in [set(&slot, 0, b""), del(&slot, 0)] {
+            assert_eq!(c.ask(&request), "REV_MISMATCH", "the slot exists");
+        }
         assert_eq!(c.rev(), before, "what is refused makes no revision");
         assert_eq!(cluster.slots_at(via), slots);
     }
