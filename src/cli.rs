@@ -121,7 +121,7 @@ fn write_client_error(error: &Error, f: &mut fmt::Formatter<'_>) -> fmt::Result 
         return write!(f, "{refusal}");
     }
     write!(f, "{unreachable}")?;
-    let nobody = |e: &Error| matches!(e, Error::Disconnected(Lost::Io(e)) if e.kind() == ErrorKind::ConnectionRefused);
+    let nobody = |e: &Error| matches!(e, Error::Disconnected { cause: Lost::Io(e), .. } if e.kind() == ErrorKind::ConnectionRefused);
     if unreachable.attempts.iter().all(|(_, e)| nobody(e)) {
         f.write_str(", is doozerd running there?")?;
     }

@@ -33,22 +33,28 @@
 //!
 //! * `verbs`: the methods, and the types of what they answer.
 //! * `streams`: walks, directories and watches, as [`futures_core::Stream`] and with an inherent `next`.
-//! * `driver`: the task. What becomes of a call when its connection is lost is the table at the top of that file.
-//! * `conn`: one TCP connection. `call`: one request. `options`, `uri`, `lookup`: where to. `error`: what went wrong.
+//! * `driver`: the task. What becomes of a call when its connection is lost, and when another server is better, is told at the top
+//!   of that file.
+//! * `link`: a connection in service. `conn`: its bytes. `race`: attempts side by side. `call`: one request. `options`, `uri`, `lookup`: where to. `error`: what went wrong, `rounded`: in which time.
 
 mod call;
 mod conn;
 mod driver;
 mod error;
+mod link;
 mod lookup;
 mod options;
+mod race;
+mod rounded;
 mod streams;
 mod uri;
 mod verbs;
 
-pub use error::{Error, Lost, Unreachable};
+pub use error::{Error, Lost, Stale, Unreachable};
 pub use options::Options;
-pub use streams::{Entries, Getdir, Walk, Watch};
+#[cfg(feature = "cli")]
+pub(crate) use rounded::Rounded;
+pub use streams::{Entries, Getdir, Walk, Watch, WhenStale};
 pub use uri::{Address, Secret, Uri, UriError};
 pub use verbs::{CLOBBER, Change, Client, Entry, Event, File, MISSING, Stat};
 

@@ -135,6 +135,9 @@ pub const CLIENT_WAITING: usize = 1024;
 /// Calls that were given up by their callers and are still held by the server (the protocol cannot take a request back),
 /// at which a client replaces its connection.
 pub const CLIENT_ABANDONED: usize = 1024;
+/// Connections that a client keeps beside the one in service, for writes on them that are not answered yet; no other server is
+/// looked for while there are so many.
+pub const CLIENT_LEFT: usize = 8;
 
 // Without a connection, more is taken from the queue than it holds: its callers learn of it all at once.
 const _: () = assert!(CLIENT_QUEUE <= CLIENT_WAITING);

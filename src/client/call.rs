@@ -4,6 +4,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::error::{Error, Lost};
+use super::uri::Address;
 use crate::wire::{ErrCode, Request, Response, Verb};
 
 /// What may be done with a call whose connection is lost after it was sent.
@@ -25,11 +26,13 @@ pub(super) struct Ask {
     pub value: Option<Vec<u8>>,
     pub offset: Option<i32>,
     pub rev: Option<i64>,
+    /// Whether it is no use to wait at a server that reaches no majority, if another one does.
+    pub wants_majority: bool,
 }
 
 impl Ask {
     pub fn new(verb: Verb) -> Self {
-        Self { verb, path: None, value: None, offset: None, rev: None }
+        Self { verb, path: None, value: None, offset: None, rev: None, wants_majority: false }
     }
 
     pub fn path(mut self, path: &str) -> Self {
@@ -49,6 +52,11 @@ impl Ask {
 
     pub fn rev(mut self, rev: Option<i64>) -> Self {
         self.rev = rev;
+        self
+    }
+
+    pub fn wants_majority(mut self, wants: bool) -> Self {
+        self.wants_majority = wants;
         self
     }
 
@@ -80,6 +88,9 @@ impl Ask {
     }
 }
 
+/// How often a read is sent before it is given up: one that kills servers must not kill all of them.
+pub(super) const ATTEMPTS: u32 = 3;
+
 /// A request and the caller that awaits its answer.
 #[derive(Debug)]
 pub(super) struct Call {
@@ -89,13 +100,35 @@ pub(super) struct Call {
     pub attempts: u32,
     /// Since when it has been without a connection, counted from the first time.
     pub stranded: Option<Instant>,
+    /// Since when servers have answered it with READONLY, and what the first of them said.
+    pub refused: Option<(Instant, Error)>,
 }
 
 impl Call {
     pub fn new(ask: Ask) -> (Self, oneshot::Receiver<Result<Answer, Error>>) {
         let (reply, answer) = oneshot::channel();
-        let call = Self { ask, reply, attempts: 0, stranded: None };
+        let call = Self { ask, reply, attempts: 0, stranded: None, refused: None };
         (call, answer)
+    }
+
+    /// Whether it may be sent to another server while this one may still carry it out.
+    pub fn may_be_sent_again(&self) -> bool {
+        match self.ask.kind() {
+            Kind::Write => false,
+            Kind::Read => self.attempts < ATTEMPTS,
+            Kind::Wait => true,
+        }
+    }
+
+    /// Its connection to `address` was lost when the server may have had it: what its caller is told, or `None` if it is to be
+    /// sent again.
+    pub fn verdict(&self, address: &Address, cause: &Lost) -> Option<Error> {
+        let (address, cause) = (Some(address.clone()), cause.clone());
+        match self.ask.kind() {
+            Kind::Write => Some(Error::OutcomeUnknown { address, cause }),
+            Kind::Read if self.attempts >= ATTEMPTS => Some(Error::Disconnected { address, cause }),
+            Kind::Read | Kind::Wait => None,
+        }
     }
 
     /// Whether the caller has gone.
@@ -141,7 +174,7 @@ impl Answer {
     }
 
     pub fn bad(&self, field: &'static str) -> Error {
-        Error::BadAnswer(Lost::Field(self.verb, field))
+        Error::BadAnswer { address: None, cause: Lost::Field(self.verb, field) }
     }
 
     pub fn rev(&self) -> Result<i64, Error> {

@@ -36,10 +36,10 @@ pub(super) struct Conn {
 impl Conn {
     /// Connects, and presents the secrets in their order.
     pub async fn dial(address: &Address, secrets: &[Secret]) -> Result<Self, Error> {
-        let stream =
-            TcpStream::connect((address.host(), address.port())).await.map_err(|e| Error::Disconnected(e.into()))?;
+        let lost = |e: std::io::Error| Error::Disconnected { address: None, cause: e.into() };
+        let stream = TcpStream::connect((address.host(), address.port())).await.map_err(lost)?;
         // Requests are gathered here already; the kernel is not to wait for more.
-        stream.set_nodelay(true).map_err(|e| Error::Disconnected(e.into()))?;
+        stream.set_nodelay(true).map_err(lost)?;
         let mut conn = Self { stream, output: Vec::new(), taken: 0, written: 0, input: vec![0; INPUT], arrived: 0..0 };
         for secret in secrets {
             conn.access(secret).await?;
@@ -48,11 +48,15 @@ impl Conn {
     }
 
     async fn access(&mut self, secret: &Secret) -> Result<(), Error> {
-        let ask = Ask::new(Verb::Access).value(secret.0.clone());
+        self.ask(&Ask::new(Verb::Access).value(secret.0.clone())).await.map(drop)
+    }
+
+    /// Sends a request and awaits its answer, while nothing else is under way.
+    pub async fn ask(&mut self, ask: &Ask) -> Result<Answer, Error> {
         self.push(&ask.request(0));
         let lost = |cause: Lost| match cause.is_malformed() {
-            true => Error::BadAnswer(cause),
-            false => Error::Disconnected(cause),
+            true => Error::BadAnswer { address: None, cause },
+            false => Error::Disconnected { address: None, cause },
         };
         poll_fn(|cx| self.poll_flush(cx)).await.map_err(lost)?;
         let body = loop {
@@ -65,7 +69,7 @@ impl Conn {
         if response.tag != Some(0) {
             return Err(lost(Lost::Tag(response.tag)));
         }
-        Answer::read(Verb::Access, &response).map(drop)
+        Answer::read(ask.verb, &response)
     }
 
     /// Queues a request; returns the stream's position behind it.

@@ -1,9 +1,10 @@
-//! The task behind a client: one connection at a time, and every call from its queueing to its answer.
+//! The task behind a client: one connection in service, and every call from its queueing to its answer.
 //!
-//! A call is in one of three places, and moves only to the right but for what a lost connection sends back:
+//! A call is in one of four places:
 //!
 //! ```text
-//! queue (bounded)  ->  waiting (sent back, or met no connection)  ->  sent (by tag, until answered)
+//! queue (bounded)  ->  waiting (sent back, or met no connection)  ->  a link (by tag, until answered)
+//!                         ^----------------  refused (answered with READONLY)  <----------'
 //! ```
 //! Each turn takes what has arrived, gathers what is queued behind one another and hands it to the kernel with one
 //! write. When the connection is lost:
@@ -13,119 +14,175 @@
 //! | write | was taken whole by the kernel | [`Error::OutcomeUnknown`] |
 //! | any other | | sent again; see below for how long |
 //!
-//! A read that was taken is sent up to [`ATTEMPTS`] times. A read or write is sent again for `retry_for`, counted from
+//! A read that was taken is sent up to [`ATTEMPTS`](super::call::ATTEMPTS) times. A read or write is sent again for `retry_for`, counted from
 //! when it first had no connection; then it is [`Error::Disconnected`], or [`Error::Unreachable`] if no address could be
 //! connected to. A wait is sent again for ever. None is if the server sent garbage ([`Error::BadAnswer`]; a write that was
 //! not taken is [`Error::Disconnected`]), or if every server refuses the secret or answers it with garbage.
 //!
 //! A watch is a row of waits, each from a revision that its caller names: sent again, it can neither lose nor repeat an
 //! event.
+//!
+//! # A better server
+//! A connection that stands may lead to the wrong server: one that hangs, or one that was cut off from the majority. Then a
+//! *scout* looks for a better one among the other addresses, while the connection goes on to be served:
+//!
+//! | what is seen | the scout wants |
+//! |---|---|
+//! | the server owes a sign of life for `slow_after` | any server that answers |
+//! | it answers a call with READONLY: the call was certainly not carried out | one that answers SYNC: it reaches a majority |
+//! | it answers SYNC with READONLY, and somebody waits for events | the same |
+//!
+//! If the scout succeeds, its connection takes over. What may be sent again moves there, and the old connection is kept until
+//! the writes on it are answered: a write whose outcome is unknown is never sent again. If it fails, refused calls go to the old
+//! server and then to a scout again, with pauses, for `readonly_for`; then they are answered with READONLY.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::hash::{BuildHasher, RandomState};
 use std::mem;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use super::call::{Answer, Ask, Call, Kind};
 use super::conn::Conn;
-use super::error::{Error, Lost, Unreachable};
+use super::error::{Error, Lost, Stale, Unreachable};
+use super::link::{Held, Link, Patience};
 use super::options::Options;
+use super::race;
 use super::uri::{Address, Secret};
-use crate::limits::{CLIENT_ABANDONED, CLIENT_OUTPUT, CLIENT_WAITING};
-use crate::wire::{Response, Verb};
+use crate::limits::{CLIENT_LEFT, CLIENT_WAITING};
+use crate::wire::{ErrCode, Verb};
 
-/// How often a read is sent before it is given up: one that kills servers is not to kill all of them.
-const ATTEMPTS: u32 = 3;
 /// The pause after the first failure; it doubles up to [`PAUSE_MAX`].
 const PAUSE: Duration = Duration::from_millis(25);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// The longest pause between two scouts.
+const SCOUT_PAUSE_MAX: Duration = Duration::from_millis(250);
 
 pub(super) struct Driver {
     options: Options,
     queue: mpsc::Receiver<Call>,
     waiting: VecDeque<Call>,
-    sent: BTreeMap<i32, Sent>,
-    next_tag: i32,
-    /// Number of calls in `sent` at which it is searched for abandoned ones.
-    search_at: usize,
+    /// Calls that were answered with READONLY, and are tried elsewhere.
+    refused: Vec<Call>,
+    scout: Option<Scout>,
+    /// Runs after a scout has failed.
+    scout_pause: Option<Pin<Box<Sleep>>>,
+    /// Scouts that failed in a row.
+    scouts_failed: u32,
     /// What was presented with success, in order.
     secrets: Vec<Secret>,
     /// The address to try next.
     next_address: usize,
     /// Connections and rounds of them in a row that brought no answer.
     failures: u32,
+    state: watch::Sender<State>,
 }
 
-/// A request in the server's hands.
-struct Sent {
-    /// `None`: nobody awaits the answer.
-    call: Option<Call>,
-    /// The stream's position behind its frame.
-    end: u64,
+/// What the handles may know of the connection.
+#[derive(Clone, Debug)]
+pub(super) struct State {
+    /// The address that is in service, or was last.
+    pub address: Address,
+    /// Why events may be missing, if they may.
+    pub stale: Option<Stale>,
 }
+
+/// What a scout wants of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Want {
+    /// It answers.
+    Alive,
+    /// It reaches a majority.
+    Majority,
+}
+
+/// The search for a better server.
+struct Scout {
+    want: Want,
+    job: Pin<Box<dyn Future<Output = Found> + Send>>,
+}
+
+/// A connection to a server that has proven what it has to, and the number of its address.
+type Found = Option<(usize, Conn)>;
 
 /// Why a connection is no longer served.
 enum Ended {
     /// It is lost.
     Lost(Lost),
     /// Too many abandoned calls are open on it.
-    Stale,
+    Crowded,
     /// The last handle has gone.
     Finished,
 }
 
-/// Whether the other side lives, as far as we can tell.
-struct Pulse {
-    /// When it last spoke, or was last asked after having owed nothing.
-    heard: Instant,
-    /// When it was asked for a sign of life, if it has not spoken since.
-    asked: Option<Instant>,
-    /// Whether it answered anything on this connection.
-    spoke: bool,
-    timer: Pin<Box<Sleep>>,
+/// Connections that a better one has replaced, with calls on them that cannot be sent again.
+#[derive(Default)]
+struct Left {
+    links: Vec<Link>,
+    /// Calls that they brought back: certainly not carried out.
+    again: Vec<Call>,
 }
 
 impl Driver {
     pub fn new(options: Options, queue: mpsc::Receiver<Call>) -> Self {
         let secrets = options.secret.iter().cloned().collect();
         let next_address = random() % options.addresses.len();
+        let (state, _) = watch::channel(State { address: options.addresses[next_address].clone(), stale: None });
         Self {
             options,
             queue,
             waiting: VecDeque::new(),
-            sent: BTreeMap::new(),
-            next_tag: 0,
-            search_at: CLIENT_ABANDONED,
+            refused: Vec::new(),
+            scout: None,
+            scout_pause: None,
+            scouts_failed: 0,
             secrets,
             next_address,
             failures: 0,
+            state,
         }
     }
 
-    /// Tries each address once.
-    pub async fn round(&mut self) -> Result<Conn, Unreachable> {
-        let mut attempts = Vec::new();
-        for _ in 0..self.options.addresses.len() {
-            let address = self.options.addresses[self.next_address].clone();
-            match self.dial(&address).await {
-                Ok(conn) => return Ok(conn),
-                Err(error) => attempts.push((address, error)),
-            }
-            self.turn();
-        }
-        Err(Unreachable { attempts })
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.state.subscribe()
     }
 
-    async fn dial(&self, address: &Address) -> Result<Conn, Error> {
+    /// Tries each address once, side by side where one takes long.
+    pub async fn round(&mut self) -> Result<Link, Unreachable> {
         let limit = self.options.connect_timeout;
-        let dialled = timeout(limit, Conn::dial(address, &self.secrets)).await;
-        dialled.unwrap_or(Err(Error::Disconnected(Lost::Quiet(limit))))
+        let secrets = &self.secrets;
+        let attempts = self.addresses_from(self.next_address).into_iter().map(|(n, address)| async move {
+            match dial(&address, secrets, limit).await {
+                Ok(conn) => Ok((n, address, conn)),
+                Err(error) => Err((address, error)),
+            }
+        });
+        let (n, address, conn) =
+            race::first(attempts, self.options.slow_after).await.map_err(|attempts| Unreachable { attempts })?;
+        Ok(self.begin(n, address, conn))
+    }
+
+    /// All addresses, beginning with the one of this number.
+    fn addresses_from(&self, first: usize) -> Vec<(usize, Address)> {
+        let addresses = &self.options.addresses;
+        let numbers = (0..addresses.len()).map(|i| (first + i) % addresses.len());
+        numbers.map(|n| (n, addresses[n].clone())).collect()
+    }
+
+    /// Puts a connection into service.
+    fn begin(&mut self, n: usize, address: Address, conn: Conn) -> Link {
+        self.next_address = n;
+        self.state.send_modify(|state| {
+            state.address = address.clone();
+            // Whether it reaches a majority it has yet to say.
+            state.stale.take_if(|stale| matches!(stale, Stale::Unreachable(_)));
+        });
+        Link::new(conn, address)
     }
 
     /// From now on the next address is the one to try.
@@ -133,95 +190,115 @@ impl Driver {
         self.next_address = (self.next_address + 1) % self.options.addresses.len();
     }
 
+    fn patience(&self) -> Patience {
+        let several = self.options.addresses.len() > 1;
+        Patience {
+            quiet: self.options.quiet,
+            slow: several.then_some(self.options.slow_after),
+            sync_every: self.options.sync_every,
+        }
+    }
+
     /// Serves calls until the last handle has gone.
-    pub async fn run(mut self, mut conn: Conn) {
+    pub async fn run(mut self, mut link: Link) {
+        let mut left = Left::default();
         loop {
-            let mut pulse = Pulse::new();
-            let ended = poll_fn(|cx| self.poll(&mut conn, &mut pulse, cx)).await;
-            if pulse.spoke {
+            let ended = poll_fn(|cx| self.poll(&mut link, &mut left, cx)).await;
+            if link.spoke() {
                 self.failures = 0;
             }
+            (self.scout, self.scout_pause) = (None, None);
             match ended {
                 Ended::Finished => return,
-                Ended::Stale => self.take_back(),
+                Ended::Crowded => self.take_back(&mut link),
                 Ended::Lost(cause) => {
-                    self.failures += u32::from(!pulse.spoke);
+                    self.failures += u32::from(!link.spoke());
                     self.turn();
-                    self.lose(&cause, conn.written());
+                    self.lose(&mut link, &cause);
                 }
             }
-            drop(conn);
-            match self.reconnect().await {
-                Some(new) => conn = new,
+            drop(link);
+            link = match self.replace(&mut left).await {
+                Some(new) => new,
                 None => return,
+            };
+        }
+    }
+
+    /// Connects anew, and goes on to serve the connections that were left. `None` when the last handle has gone.
+    async fn replace(&mut self, left: &mut Left) -> Option<Link> {
+        let patience = self.patience();
+        loop {
+            self.waiting.extend(left.again.drain(..));
+            let mut reconnect = pin!(self.reconnect());
+            let done = poll_fn(|cx| {
+                left.poll(&patience, cx);
+                if !left.again.is_empty() {
+                    return Poll::Ready(None);
+                }
+                reconnect.as_mut().poll(cx).map(Some)
+            });
+            if let Some(done) = done.await {
+                return done;
             }
         }
     }
 
     /// One turn of a connection's service.
-    fn poll(&mut self, conn: &mut Conn, pulse: &mut Pulse, cx: &mut Context<'_>) -> Poll<Ended> {
+    fn poll(&mut self, link: &mut Link, left: &mut Left, cx: &mut Context<'_>) -> Poll<Ended> {
         loop {
-            let received = match self.poll_receive(conn, pulse, cx) {
+            let patience = self.patience();
+            let received = match link.poll_receive(cx, |call, result| self.answer(call, result)) {
                 Ok(received) => received,
                 Err(cause) => return Poll::Ready(Ended::Lost(cause)),
             };
-            let full = conn.backlog() >= CLIENT_OUTPUT;
-            let Ok(gathered) = self.gather(conn, pulse, cx) else {
+            left.poll(&patience, cx);
+            self.waiting.extend(left.again.drain(..));
+            let full = !link.has_room();
+            let Ok(gathered) = self.gather(link, &patience, cx) else {
                 return Poll::Ready(Ended::Finished);
             };
-            if let Poll::Ready(Err(cause)) = conn.poll_flush(cx) {
+            if let Poll::Ready(Err(cause)) = link.poll_flush(cx) {
                 return Poll::Ready(Ended::Lost(cause));
             }
-            let asked = match self.poll_pulse(conn, pulse, cx) {
-                Ok(asked) => asked,
+            let asked = match link.poll_life(&patience, cx) {
+                Ok(asked) => asked | link.poll_currency(&patience, cx),
                 Err(cause) => return Poll::Ready(Ended::Lost(cause)),
             };
-            if self.sent.len() >= self.search_at && self.is_stale() {
-                return Poll::Ready(Ended::Stale);
+            if link.is_crowded() {
+                return Poll::Ready(Ended::Crowded);
             }
+            let scouted = self.poll_scout(link, left, cx);
             // The queue was not looked at while too much was on its way out.
-            let unblocked = full && conn.backlog() < CLIENT_OUTPUT;
-            if !received && !gathered && !unblocked && !asked {
+            let unblocked = full && link.has_room();
+            if !(received || gathered || unblocked || asked || scouted) {
                 return Poll::Pending;
             }
         }
     }
 
-    /// Receives once and hands out the answers in it. Whether anything came.
-    fn poll_receive(&mut self, conn: &mut Conn, pulse: &mut Pulse, cx: &mut Context<'_>) -> Result<bool, Lost> {
-        match conn.poll_fill(cx) {
-            Poll::Pending => return Ok(false),
-            Poll::Ready(filled) => filled?,
-        }
-        pulse.hear();
-        while let Some(body) = conn.next_frame()? {
-            pulse.spoke = true;
-            let response = Response::decode(conn.input(body)).map_err(Lost::Malformed)?;
-            let sent = response.tag.and_then(|tag| self.sent.remove(&tag));
-            match sent {
-                None => return Err(Lost::Tag(response.tag)),
-                Some(Sent { call: None, .. }) => {}
-                Some(Sent { call: Some(call), .. }) => self.answer(call, &response),
-            }
-        }
-        Ok(true)
-    }
-
-    fn answer(&mut self, mut call: Call, response: &Response<'_>) {
-        let result = Answer::read(call.ask.verb, response);
+    fn answer(&mut self, mut call: Call, result: Result<Answer, Error>) {
         if call.ask.verb == Verb::Access && result.is_ok() {
             // To be presented again on the next connection; the last one last.
             let secret = Secret(call.ask.value.take().unwrap_or_default());
             self.secrets.retain(|s| *s != secret);
             self.secrets.push(secret);
         }
-        call.answer(result);
+        match result {
+            Err(error) if error.code() == Some(ErrCode::Readonly) && self.options.addresses.len() > 1 => {
+                // Certainly not carried out: another server may, without the risk that it is done twice.
+                call.refused.get_or_insert((Instant::now(), error));
+                call.attempts -= 1;
+                self.refused.push(call);
+            }
+            result => call.answer(result),
+        }
     }
 
     /// Queues requests for the kernel while there is room. Whether there were any; `Err` if there will never be more.
-    fn gather(&mut self, conn: &mut Conn, pulse: &mut Pulse, cx: &mut Context<'_>) -> Result<bool, ()> {
+    fn gather(&mut self, link: &mut Link, patience: &Patience, cx: &mut Context<'_>) -> Result<bool, ()> {
         let mut gathered = false;
-        while conn.backlog() < CLIENT_OUTPUT {
+        while link.has_room() {
             let call = match self.waiting.pop_front() {
                 Some(call) => call,
                 None => match self.queue.poll_recv(cx) {
@@ -231,82 +308,149 @@ impl Driver {
                 },
             };
             if !call.is_abandoned() {
-                self.send(conn, pulse, call);
+                link.send(call, patience);
                 gathered = true;
             }
         }
         Ok(gathered)
     }
 
-    fn send(&mut self, conn: &mut Conn, pulse: &mut Pulse, mut call: Call) {
-        call.attempts += 1;
-        let tag = self.free_tag();
-        let end = conn.push(&call.ask.request(tag));
-        self.note(pulse, tag, Some(call), end);
-    }
+    // ---- a better server ----
 
-    fn note(&mut self, pulse: &mut Pulse, tag: i32, call: Option<Call>, end: u64) {
-        if self.sent.is_empty() {
-            pulse.begin();
+    /// What another server would be better for; nothing if there is no other.
+    fn want(&mut self, link: &Link, left: &Left) -> Option<Want> {
+        if self.options.addresses.len() < 2 {
+            return None;
         }
-        self.sent.insert(tag, Sent { call, end });
+        if left.links.len() >= CLIENT_LEFT {
+            self.refuse(Duration::ZERO);
+            return None;
+        }
+        if link.is_slow() {
+            return Some(Want::Alive);
+        }
+        self.refused.retain(|call| !call.is_abandoned());
+        let stale = link.is_current() == Some(false) && link.is_watched();
+        (stale || !self.refused.is_empty()).then_some(Want::Majority)
     }
 
-    /// A tag that no outstanding request has.
-    fn free_tag(&mut self) -> i32 {
-        loop {
-            let tag = self.next_tag;
-            self.next_tag = tag.checked_add(1).unwrap_or(0);
-            if !self.sent.contains_key(&tag) {
-                return tag;
+    /// Looks for a better server if there is a reason to, and moves to the one that is found. Whether anything was done.
+    fn poll_scout(&mut self, link: &mut Link, left: &mut Left, cx: &mut Context<'_>) -> bool {
+        self.note_currency(link);
+        if let Some(pause) = &mut self.scout_pause {
+            if pause.as_mut().poll(cx).is_pending() {
+                return false;
+            }
+            // The server may have found a majority meanwhile.
+            self.scout_pause = None;
+            self.waiting.extend(self.refused.drain(..));
+            return true;
+        }
+        if self.scout.is_none()
+            && let Some(want) = self.want(link, left)
+        {
+            self.scout = Some(self.send_scout(want));
+        }
+        let Some(scout) = &mut self.scout else { return false };
+        let Poll::Ready(found) = scout.job.as_mut().poll(cx) else { return false };
+        let want = scout.want;
+        self.scout = None;
+        match found {
+            // The server may have come round meanwhile.
+            Some((n, conn)) if self.want(link, left).is_some() => self.move_to(n, conn, link, left),
+            Some(_) => {}
+            None => self.scout_failed(want, link),
+        }
+        true
+    }
+
+    /// Tells the handles what the server says of itself, where there is nowhere else to go.
+    fn note_currency(&self, link: &Link) {
+        let alone = self.options.addresses.len() < 2;
+        self.state.send_if_modified(|state| match link.is_current() {
+            Some(true) => state.stale.take().is_some(),
+            Some(false) if alone && state.stale.is_none() => {
+                state.stale = Some(Stale::NoMajority(link.address.clone()));
+                true
+            }
+            _ => false,
+        });
+    }
+
+    fn send_scout(&self, want: Want) -> Scout {
+        let mut others = self.addresses_from(self.next_address);
+        others.remove(0);
+        let ask = Ask::new(match want {
+            Want::Alive => Verb::Rev,
+            Want::Majority => Verb::Sync,
+        });
+        let limit = match want {
+            Want::Alive => self.options.connect_timeout,
+            // Those who were refused are not kept for longer than they like.
+            Want::Majority => self.options.connect_timeout.min(self.options.readonly_for.max(self.options.slow_after)),
+        };
+        let (secrets, stagger) = (self.secrets.clone(), self.options.slow_after);
+        let job = Box::pin(async move {
+            let (secrets, ask) = (&secrets, &ask);
+            let attempts = others.into_iter().map(|(n, address)| async move {
+                let proven = async {
+                    let mut conn = Conn::dial(&address, secrets).await?;
+                    conn.ask(ask).await?;
+                    Ok::<_, Error>(conn)
+                };
+                match timeout(limit, proven).await {
+                    Ok(Ok(conn)) => Ok((n, conn)),
+                    Ok(Err(_)) | Err(_) => Err(()),
+                }
+            });
+            race::first(attempts, stagger).await.ok()
+        });
+        Scout { want, job }
+    }
+
+    fn move_to(&mut self, n: usize, conn: Conn, link: &mut Link, left: &mut Left) {
+        let address = self.options.addresses[n].clone();
+        let mut old = mem::replace(link, self.begin(n, address, conn));
+        (self.scouts_failed, self.failures) = (0, 0);
+        let moved: Vec<Call> = old.take_idempotent().into_iter().map(Held::again).collect();
+        self.put_back(moved);
+        let refused = mem::take(&mut self.refused);
+        self.put_back(refused);
+        if old.is_bound() {
+            left.links.push(old);
+        }
+    }
+
+    fn scout_failed(&mut self, want: Want, link: &mut Link) {
+        self.scouts_failed = self.scouts_failed.saturating_add(1);
+        if want == Want::Majority && link.is_current() == Some(false) {
+            self.state.send_if_modified(|state| {
+                let news = state.stale.is_none();
+                state.stale.get_or_insert_with(|| Stale::NoMajority(link.address.clone()));
+                news
+            });
+        }
+        let mut pause = pause(self.scouts_failed);
+        if want == Want::Majority {
+            self.refuse(self.options.readonly_for);
+            // For those who wait for events, the next SYNC sends the next scout.
+            link.forget_currency();
+            pause = pause.min(SCOUT_PAUSE_MAX);
+        }
+        self.scout_pause = Some(Box::pin(sleep(pause)));
+    }
+
+    /// Answers the calls that have been refused for so long.
+    fn refuse(&mut self, limit: Duration) {
+        for mut call in mem::take(&mut self.refused) {
+            match call.refused.take_if(|(since, _)| since.elapsed() >= limit) {
+                Some((_, error)) => call.answer(Err(error)),
+                None => self.refused.push(call),
             }
         }
     }
 
-    /// Asks a silent server for a sign of life, and loses patience with it. Whether it was asked.
-    fn poll_pulse(&mut self, conn: &mut Conn, pulse: &mut Pulse, cx: &mut Context<'_>) -> Result<bool, Lost> {
-        let quiet = self.options.quiet;
-        if self.sent.is_empty() {
-            return Ok(false);
-        }
-        let since = pulse.asked.unwrap_or(pulse.heard);
-        if pulse.poll_until(since + quiet, cx).is_pending() {
-            return Ok(false);
-        }
-        if pulse.asked.is_some() {
-            return Err(Lost::Quiet(pulse.heard.elapsed()));
-        }
-        pulse.asked = Some(Instant::now());
-        let tag = self.free_tag();
-        let end = conn.push(&Ask::new(Verb::Rev).request(tag));
-        self.note(pulse, tag, None, end);
-        Ok(true)
-    }
-
-    /// Whether the server holds so many abandoned calls that a new connection is better; not while a write is out,
-    /// whose answer would be lost.
-    fn is_stale(&mut self) -> bool {
-        let mut abandoned = 0;
-        let mut writing = false;
-        for sent in self.sent.values_mut() {
-            if sent.call.as_ref().is_none_or(Call::is_abandoned) {
-                sent.call = None;
-                abandoned += 1;
-            }
-            writing |= sent.call.as_ref().is_some_and(|c| c.ask.kind() == Kind::Write);
-        }
-        self.search_at = self.sent.len() + CLIENT_ABANDONED;
-        abandoned >= CLIENT_ABANDONED && !writing
-    }
-
-    /// All calls in the server's hands, in the order in which they were sent.
-    fn drain_sent(&mut self) -> Vec<(Call, u64)> {
-        self.search_at = CLIENT_ABANDONED;
-        let mut sent: Vec<Sent> = mem::take(&mut self.sent).into_values().collect();
-        sent.sort_by_key(|s| s.end);
-        let held = |s: Sent| s.call.map(|call| (call, s.end));
-        sent.into_iter().filter_map(held).filter(|(call, _)| !call.is_abandoned()).collect()
-    }
+    // ---- a lost connection ----
 
     /// Puts calls in front of those that wait.
     fn put_back(&mut self, calls: Vec<Call>) {
@@ -316,37 +460,34 @@ impl Driver {
     }
 
     /// The connection was given up by us, with no write out.
-    fn take_back(&mut self) {
-        let calls = self.drain_sent();
-        let again = |(mut call, _): (Call, u64)| {
-            call.attempts -= 1;
-            call
+    fn take_back(&mut self, link: &mut Link) {
+        let again = |mut held: Held| {
+            held.call.attempts -= 1;
+            held.call
         };
-        self.put_back(calls.into_iter().map(again).collect());
+        let calls = link.take_all().into_iter().map(again).collect();
+        self.put_back(calls);
+        let refused = mem::take(&mut self.refused);
+        self.put_back(refused);
     }
 
-    /// The connection was lost when the kernel had taken `written` bytes: the table at the top.
-    fn lose(&mut self, cause: &Lost, written: u64) {
-        let mut again = Vec::new();
-        for (mut call, end) in self.drain_sent() {
-            if end > written {
-                call.attempts -= 1;
-                again.push(call);
-                continue;
-            }
-            match call.ask.kind() {
-                Kind::Write => call.answer(Err(Error::OutcomeUnknown(cause.clone()))),
-                Kind::Read if call.attempts >= ATTEMPTS => call.answer(Err(Error::Disconnected(cause.clone()))),
-                Kind::Read | Kind::Wait => again.push(call),
+    /// The connection was lost: the table at the top.
+    fn lose(&mut self, link: &mut Link, cause: &Lost) {
+        let mut again = mem::take(&mut self.refused);
+        for held in link.take_all() {
+            match held.taken.then(|| held.call.verdict(&link.address, cause)).flatten() {
+                Some(error) => held.call.answer(Err(error)),
+                None => again.push(held.again()),
             }
         }
         self.put_back(again);
         self.strand();
         // What waits was not carried out, or only read.
         let garbage = cause.is_malformed();
+        let address = || Some(link.address.clone());
         self.give_up(garbage, |call| match call.ask.kind() {
-            Kind::Read | Kind::Wait if garbage => Error::BadAnswer(cause.clone()),
-            _ => Error::Disconnected(cause.clone()),
+            Kind::Read | Kind::Wait if garbage => Error::BadAnswer { address: address(), cause: cause.clone() },
+            _ => Error::Disconnected { address: address(), cause: cause.clone() },
         });
     }
 
@@ -374,16 +515,21 @@ impl Driver {
     }
 
     /// Connects anew as soon as somebody needs it. `None` when the last handle has gone.
-    async fn reconnect(&mut self) -> Option<Conn> {
+    async fn reconnect(&mut self) -> Option<Link> {
         loop {
             self.await_need().await?;
             if self.failures > 0 {
                 sleep(pause(self.failures)).await;
             }
             match self.round().await {
-                Ok(conn) => return Some(conn),
+                Ok(link) => return Some(link),
                 Err(unreachable) => {
                     self.failures = self.failures.saturating_add(1);
+                    self.state.send_if_modified(|state| {
+                        let news = state.stale.is_none();
+                        state.stale.get_or_insert_with(|| Stale::Unreachable(unreachable.clone()));
+                        news
+                    });
                     self.give_up(unreachable.is_hopeless(), |_| Error::Unreachable(unreachable.clone()));
                 }
             }
@@ -409,34 +555,58 @@ impl Driver {
     }
 }
 
-impl Pulse {
-    fn new() -> Self {
-        Self { heard: Instant::now(), asked: None, spoke: false, timer: Box::pin(sleep_until(Instant::now())) }
+impl Held {
+    /// The call, to be sent again. Only what the server may have had counts as an attempt.
+    fn again(mut self) -> Call {
+        self.call.attempts -= u32::from(!self.taken);
+        self.call
     }
+}
 
-    /// The server owes an answer, and did not before.
-    fn begin(&mut self) {
-        self.hear();
-    }
-
-    fn hear(&mut self) {
-        self.heard = Instant::now();
-        self.asked = None;
-    }
-
-    /// Ready once `deadline` has come. The timer is set again only when it has run out: what is heard moves the
-    /// deadline often, and the timer seldom.
-    fn poll_until(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            if self.timer.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
+impl Left {
+    /// Serves these connections until nothing on them is awaited.
+    fn poll(&mut self, patience: &Patience, cx: &mut Context<'_>) {
+        let patience = Patience { slow: None, ..*patience };
+        let again = &mut self.again;
+        self.links.retain_mut(|link| {
+            if let Err(cause) = serve(link, &patience, again, cx) {
+                for held in link.take_all() {
+                    match held.taken.then(|| held.call.verdict(&link.address, &cause)).flatten() {
+                        Some(error) => held.call.answer(Err(error)),
+                        None => again.push(held.again()),
+                    }
+                }
             }
-            if Instant::now() >= deadline {
-                return Poll::Ready(());
-            }
-            self.timer.as_mut().reset(deadline);
+            link.is_bound()
+        });
+    }
+}
+
+/// One turn of a connection that a better one has replaced.
+fn serve(link: &mut Link, patience: &Patience, again: &mut Vec<Call>, cx: &mut Context<'_>) -> Result<(), Lost> {
+    let mut answer = |mut call: Call, result: Result<Answer, Error>| match result {
+        Err(error) if error.code() == Some(ErrCode::Readonly) => {
+            call.refused.get_or_insert((Instant::now(), error));
+            call.attempts -= 1;
+            again.push(call);
+        }
+        result => call.answer(result),
+    };
+    loop {
+        let received = link.poll_receive(cx, &mut answer)?;
+        if let Poll::Ready(flushed) = link.poll_flush(cx) {
+            flushed?;
+        }
+        let asked = link.poll_life(patience, cx)?;
+        if !(received || asked) {
+            return Ok(());
         }
     }
+}
+
+async fn dial(address: &Address, secrets: &[Secret], limit: Duration) -> Result<Conn, Error> {
+    let late = || Error::Disconnected { address: None, cause: Lost::Quiet(limit) };
+    timeout(limit, Conn::dial(address, secrets)).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// The pause before another round: doubling, and shortened by up to a half so that clients do not come all at once.

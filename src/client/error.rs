@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use super::rounded::Rounded;
 use super::uri::{Address, UriError};
 use crate::wire::frame::FrameError;
 use crate::wire::{ErrCode, Malformed, Verb};
@@ -48,14 +49,38 @@ pub enum Error {
     #[error("{0}")]
     Unreachable(Unreachable),
     /// The connection was lost and the request was certainly not carried out, or only read.
-    #[error("not connected: {0}")]
-    Disconnected(#[source] Lost),
+    #[error("not connected{}: {cause}", before(" to ", .address))]
+    Disconnected {
+        /// The server's address, if there was one.
+        address: Option<Address>,
+        /// How the connection ended.
+        #[source]
+        cause: Lost,
+    },
     /// The connection was lost after a write may have been received and before its answer came.
-    #[error("the connection was lost before the answer came, it is not known whether the change was made: {0}")]
-    OutcomeUnknown(#[source] Lost),
+    #[error(
+        "the connection{} was lost before the answer came, it is not known whether the change was made: {cause}",
+        before(" to ", .address)
+    )]
+    OutcomeUnknown {
+        /// The server's address, if there was one.
+        address: Option<Address>,
+        /// How the connection ended.
+        #[source]
+        cause: Lost,
+    },
     /// The server sent what is no message of the protocol, or an answer without what it must have.
-    #[error("the server does not speak the protocol: {0}")]
-    BadAnswer(#[source] Lost),
+    #[error("the server{} does not speak the protocol: {cause}", before(" at ", .address))]
+    BadAnswer {
+        /// The server's address, where it is known.
+        address: Option<Address>,
+        /// What was wrong.
+        #[source]
+        cause: Lost,
+    },
+    /// A watch may lack events for now: see [`WhenStale::Report`](super::WhenStale::Report). The watch goes on.
+    #[error("events may be missing for now: {0}")]
+    Stale(Stale),
     /// The request is longer than any server accepts; it was not sent.
     #[error("the request is too large: {len} bytes, the limit is {max}")]
     TooLarge {
@@ -92,6 +117,22 @@ impl Error {
     }
 }
 
+fn before(word: &str, address: &Option<Address>) -> String {
+    address.as_ref().map_or_else(String::new, |address| format!("{word}{address}"))
+}
+
+/// Why a watch may lack events. None is lost: they come when a server that has them is in reach.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum Stale {
+    /// The server reaches no majority of its cluster, and none of the other addresses leads to one that does.
+    #[error("{0} reaches no majority of the cluster, and no other address leads to one")]
+    NoMajority(Address),
+    /// No address could be connected to.
+    #[error("{0}")]
+    Unreachable(Unreachable),
+}
+
 fn after_colon(detail: &str) -> String {
     if detail.is_empty() { String::new() } else { format!(": {detail}") }
 }
@@ -107,11 +148,8 @@ pub enum Lost {
     #[error("the server closed the connection")]
     Closed,
     /// The server said nothing for this long, though it was asked.
-    #[error("no answer for {0:?}")]
+    #[error("no answer for {}", Rounded(*.0))]
     Quiet(Duration),
-    /// No address could be connected to any more.
-    #[error("{0}")]
-    Unreachable(Unreachable),
     /// A frame of an impossible length.
     #[error("{0}")]
     Frame(#[source] FrameError),
@@ -153,7 +191,8 @@ pub struct Unreachable {
 impl Unreachable {
     /// Whether nothing is to be had by trying again: every server refuses the secret, or does not speak the protocol.
     pub(super) fn is_hopeless(&self) -> bool {
-        let hopeless = |e: &Error| matches!(e, Error::Server { .. } | Error::UnknownCode { .. } | Error::BadAnswer(_));
+        let hopeless =
+            |e: &Error| matches!(e, Error::Server { .. } | Error::UnknownCode { .. } | Error::BadAnswer { .. });
         self.attempts.iter().all(|(_, error)| hopeless(error))
     }
 
@@ -171,7 +210,7 @@ impl fmt::Display for Unreachable {
             f.write_str(if i == 0 { "" } else { "; " })?;
             match error {
                 // The word "not connected" adds nothing here.
-                Error::Disconnected(cause) => write!(f, "cannot connect to {address}: {cause}")?,
+                Error::Disconnected { cause, .. } => write!(f, "cannot connect to {address}: {cause}")?,
                 _ => write!(f, "cannot connect to {address}: {error}")?,
             }
         }

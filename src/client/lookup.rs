@@ -6,6 +6,36 @@ use super::uri::{Address, PREFIX, Uri, UriError};
 use super::verbs::Client;
 use crate::wire::ErrCode;
 
+impl Options {
+    /// The addresses and the secret of `target`, which is as for [`Options::parse`]. If it is a URI with a name (`cn`), the name
+    /// service `boot`, a target like any other, is asked for the addresses.
+    ///
+    /// # Errors
+    /// [`Error::NotRegistered`] if the name service knows no address; [`Error::Uri`]; and those of [`Client::connect`], for the
+    /// name service.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use doozer::client::Options;
+    /// # async fn example() -> Result<(), doozer::client::Error> {
+    /// let options = Options::parse_via("doozer:?cn=shop", "10.0.0.1").await?;
+    /// let client = options.retry_for(Duration::from_secs(3)).connect().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn parse_via(target: &str, boot: &str) -> Result<Self, Error> {
+        if !target.starts_with(PREFIX) {
+            return Ok(Self::parse(target)?);
+        }
+        let mut uri: Uri = target.parse()?;
+        if let Some(cluster) = uri.cluster.take() {
+            let names = Client::connect(boot).await?;
+            uri.addresses = names.lookup(&cluster).await?;
+        }
+        Ok(Self::from_uri(uri)?)
+    }
+}
+
 impl Client {
     /// Connects to the cluster that `target` means, which is as for [`Client::connect`]. If it is a URI with a name (`cn`),
     /// the addresses are those that the name service `boot` (a target like any other) has for it; else its own are used.
@@ -15,15 +45,7 @@ impl Client {
     /// [`Error::NotRegistered`] if the name service knows no address; else those of [`Client::connect`], for either
     /// cluster.
     pub async fn connect_via(target: &str, boot: &str) -> Result<Self, Error> {
-        if !target.starts_with(PREFIX) {
-            return Self::connect(target).await;
-        }
-        let mut uri: Uri = target.parse()?;
-        if let Some(cluster) = uri.cluster.take() {
-            let names = Self::connect(boot).await?;
-            uri.addresses = names.lookup(&cluster).await?;
-        }
-        Options::from_uri(uri)?.connect().await
+        Options::parse_via(target, boot).await?.connect().await
     }
 
     /// The addresses that this cluster, as a name service, has for the cluster `name`. What is no address there is

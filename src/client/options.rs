@@ -18,13 +18,16 @@ pub struct Options {
     pub(super) connect_timeout: Duration,
     pub(super) quiet: Duration,
     pub(super) retry_for: Duration,
+    pub(super) slow_after: Duration,
+    pub(super) readonly_for: Duration,
+    pub(super) sync_every: Duration,
 }
 
 impl Options {
     /// Any of these addresses is as good as another; a lost connection is replaced by one to the next of them.
     ///
     /// # Errors
-    /// There is none.
+    /// If `addresses` is empty.
     pub fn new(addresses: impl IntoIterator<Item = Address>) -> Result<Self, UriError> {
         let addresses: Vec<Address> = addresses.into_iter().collect();
         if addresses.is_empty() {
@@ -36,6 +39,9 @@ impl Options {
             connect_timeout: Duration::from_secs(5),
             quiet: Duration::from_secs(5),
             retry_for: Duration::from_secs(10),
+            slow_after: Duration::from_secs(1),
+            readonly_for: Duration::from_secs(2),
+            sync_every: Duration::from_secs(1),
         })
     }
 
@@ -95,7 +101,62 @@ impl Options {
         self
     }
 
-    /// Connects to the first address that answers, beginning with a random one. Needs a tokio runtime with its I/O and
+    /// How long a server may take before another address is tried beside it: to accept a connection, or, while it owes an
+    /// answer, to give a sign of life (half of this time after a request it is asked for one). Reads and waits then move to
+    /// the first other server that answers; a write stays, since it may have been carried out. 1 s unless told. Without
+    /// effect if there is one address.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use doozer::client::Options;
+    /// let hasty = Options::parse("10.0.0.1,10.0.0.2")?.slow_after(Duration::from_millis(200));
+    /// # Ok::<_, doozer::client::UriError>(())
+    /// ```
+    #[must_use]
+    pub const fn slow_after(mut self, limit: Duration) -> Self {
+        self.slow_after = limit;
+        self
+    }
+
+    /// How long a call that a server answered with `READONLY` is tried at the other addresses, from that answer on: each of
+    /// them at least once, then all again after short pauses, until one carries it out or the time has passed and all refuse.
+    /// Then it is `READONLY`. 2 s unless told. With one address, `READONLY` is returned at once.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use doozer::client::Options;
+    /// let once = Options::parse("10.0.0.1,10.0.0.2")?.readonly_for(Duration::ZERO);
+    /// # Ok::<_, doozer::client::UriError>(())
+    /// ```
+    #[must_use]
+    pub const fn readonly_for(mut self, limit: Duration) -> Self {
+        self.readonly_for = limit;
+        self
+    }
+
+    /// How often a server at which somebody waits for events is asked, with SYNC, whether it still reaches a majority of its
+    /// cluster: a server that does not has no news. See [`WhenStale`](super::WhenStale). 1 s unless told. The servers of the
+    /// original do not know SYNC, and are asked once.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use doozer::client::Options;
+    /// let relaxed = Options::parse("10.0.0.1,10.0.0.2")?.sync_every(Duration::from_secs(10));
+    /// # Ok::<_, doozer::client::UriError>(())
+    /// ```
+    #[must_use]
+    pub const fn sync_every(mut self, interval: Duration) -> Self {
+        self.sync_every = interval;
+        self
+    }
+
+    /// How many addresses there are.
+    pub(crate) const fn count(&self) -> usize {
+        self.addresses.len()
+    }
+
+    /// Connects to the first address that answers, beginning with a random one; the next one is tried as well when
+    /// [`slow_after`](Self::slow_after) has passed. Needs a tokio runtime with its I/O and
     /// time drivers; the connection is served by a task on it.
     ///
     /// # Errors
@@ -103,8 +164,9 @@ impl Options {
     pub async fn connect(self) -> Result<Client, Error> {
         let (calls, queue) = mpsc::channel(CLIENT_QUEUE);
         let mut driver = Driver::new(self, queue);
-        let conn = driver.round().await.map_err(Error::Unreachable)?;
-        tokio::spawn(driver.run(conn));
-        Ok(Client { calls })
+        let link = driver.round().await.map_err(Error::Unreachable)?;
+        let state = driver.state();
+        tokio::spawn(driver.run(link));
+        Ok(Client { calls, state })
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A walk asks for offset 0, 1, 2, … of one revision, several at a time, and hands them out in their order until the
 //! server says RANGE. The window begins small and doubles, so that a small directory costs few requests in vain. A watch
-//! asks for the event after the last, as soon as that has come. Every stream ends after an error.
+//! asks for the event after the last, as soon as that has come. Every stream ends after an error, but for [`Error::Stale`].
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -11,8 +11,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
+use tokio::sync::watch;
 
-use super::error::Error;
+use super::driver::State;
+use super::error::{Error, Stale};
 use super::verbs::{Client, Entry, Event, Stat};
 use crate::wire::ErrCode;
 
@@ -283,30 +285,70 @@ impl Stream for Entries {
     }
 }
 
+/// What becomes of a watch when its server no longer reaches a majority of its cluster. Such a server serves reads and waits
+/// still, but events that happen elsewhere do not come to it. No event is ever lost: a watch asks for the one after the last
+/// that it has seen, wherever it is.
+///
+/// A server is asked whether it reaches a majority every [`Options::sync_every`](super::Options::sync_every). It knows that it
+/// does not after about 1.5 s.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WhenStale {
+    /// Move to another address whose server reaches a majority, with everything else that the client waits for. If there is
+    /// none, wait here, and look for one again and again.
+    #[default]
+    Move,
+    /// The same, and say so with one [`Error::Stale`] if there is none, or if no address can be connected to. The watch goes on
+    /// after that error.
+    Report,
+    /// Wait here, whatever the server reaches. Costs no SYNC.
+    Stay,
+}
+
+type Notice = Pin<Box<dyn Future<Output = Option<(watch::Receiver<State>, Stale)>> + Send>>;
+
+/// Ready when events may be missing; if they were already, when they are again.
+async fn notice(mut state: watch::Receiver<State>, again: bool) -> Option<(watch::Receiver<State>, Stale)> {
+    if again {
+        state.wait_for(|state| state.stale.is_none()).await.ok()?;
+    }
+    let stale = state.wait_for(|state| state.stale.is_some()).await.ok()?.stale.clone()?;
+    Some((state, stale))
+}
+
 /// Events as they happen: see [`Client::watch`].
 ///
-/// It goes on for ever, or until an error: `TOO_LATE` if it could not keep up with the history, a bad glob, a refused
-/// secret. [`Watch::next_rev`] then says where another may take up.
+/// It goes on for ever, or until an error other than [`Error::Stale`]: `TOO_LATE` if it could not keep up with the history, a bad
+/// glob, a refused secret. [`Watch::next_rev`] then says where another may take up.
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct Watch {
     client: Client,
     glob: Arc<str>,
     /// The revision after that of the last event handed out.
     next_rev: i64,
+    when_stale: WhenStale,
     /// `None`: ended.
     wait: Option<Slot<Event>>,
+    /// `None`: nobody wants to be told, or nobody can tell.
+    notice: Option<Notice>,
 }
 
 impl Watch {
-    pub(super) fn new(client: &Client, glob: &str, from: i64) -> Self {
+    pub(super) fn new(client: &Client, glob: &str, from: i64, when_stale: WhenStale) -> Self {
+        let notice = (when_stale == WhenStale::Report).then(|| -> Notice {
+            let state = client.state.clone();
+            Box::pin(notice(state, false))
+        });
         let (client, glob) = (client.clone(), Arc::from(glob));
-        let wait = Some(Self::ask(&client, &glob, from));
-        Self { client, glob, next_rev: from, wait }
+        let mut watch = Self { client, glob, next_rev: from, when_stale, wait: None, notice };
+        watch.wait = Some(watch.ask(from));
+        watch
     }
 
-    fn ask(client: &Client, glob: &Arc<str>, rev: i64) -> Slot<Event> {
-        let (client, glob) = (client.clone(), Arc::clone(glob));
-        Slot::Running(Box::pin(async move { client.wait(&glob, rev).await }))
+    fn ask(&self, rev: i64) -> Slot<Event> {
+        let (client, glob) = (self.client.clone(), Arc::clone(&self.glob));
+        let moves = self.when_stale != WhenStale::Stay;
+        Slot::Running(Box::pin(async move { client.wait_at(&glob, rev, moves).await }))
     }
 
     /// The revision from which on no event has been handed out yet.
@@ -328,7 +370,7 @@ impl Watch {
                 Poll::Ready(result) => result,
                 Poll::Pending => {
                     self.wait = Some(Slot::Running(job));
-                    return Poll::Pending;
+                    return self.poll_notice(cx);
                 }
             },
         };
@@ -336,7 +378,7 @@ impl Watch {
             && let Some(next) = event.rev.checked_add(1)
         {
             self.next_rev = next;
-            let mut slot = Self::ask(&self.client, &self.glob, next);
+            let mut slot = self.ask(next);
             // Polled once, the next wait is on its way while the caller is busy with this event.
             if let Slot::Running(job) = &mut slot
                 && let Poll::Ready(result) = job.as_mut().poll(cx)
@@ -346,6 +388,15 @@ impl Watch {
             self.wait = Some(slot);
         }
         Poll::Ready(Some(result))
+    }
+
+    fn poll_notice(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Event, Error>>> {
+        let Some(job) = &mut self.notice else { return Poll::Pending };
+        let told = ready!(job.as_mut().poll(cx));
+        self.notice = None;
+        let Some((state, stale)) = told else { return Poll::Pending };
+        self.notice = Some(Box::pin(notice(state, true)));
+        Poll::Ready(Some(Err(Error::Stale(stale))))
     }
 }
 

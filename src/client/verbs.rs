@@ -1,11 +1,13 @@
 //! The verbs as methods, and what they answer.
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::call::{Answer, Ask, Call, Kind};
+use super::driver::State;
 use super::error::{Error, Lost};
 use super::options::Options;
-use super::streams::{Entries, Getdir, Walk, Watch};
+use super::streams::{Entries, Getdir, Walk, Watch, WhenStale};
+use super::uri::Address;
 use crate::limits::FRAME_MAX;
 use crate::stats::Stats;
 use crate::wire::{FLAG_DEL, FLAG_SET, Verb};
@@ -93,11 +95,16 @@ pub struct Event {
 /// * A lost connection is replaced, by one to any of the addresses, as soon as a call needs it. Reads are then asked
 ///   again. A write whose answer was lost is [`Error::OutcomeUnknown`], and never sent again; one that certainly did not
 ///   reach the server is sent.
+/// * What a server refuses with `READONLY` was certainly not carried out, and is tried at the other addresses: see
+///   [`Options::readonly_for`].
+/// * A server that hangs, or that lost the majority while somebody waits for events, is left for another one: see
+///   [`Options::slow_after`] and [`WhenStale`].
 /// * Callers wait while too much is queued.
 /// * Another server may be some revisions behind the last: [`Client::sync`], then read.
 #[derive(Clone, Debug)]
 pub struct Client {
     pub(super) calls: mpsc::Sender<Call>,
+    pub(super) state: watch::Receiver<State>,
 }
 
 impl Client {
@@ -123,7 +130,7 @@ impl Client {
     /// new revision.
     ///
     /// # Errors
-    /// `REV_MISMATCH`, `ISDIR`, `NOTDIR`, `BAD_PATH`, `READONLY` (no quorum; not carried out), permission denied;
+    /// `REV_MISMATCH`, `ISDIR`, `NOTDIR`, `BAD_PATH`, `READONLY` (no majority at any address; not carried out), permission denied;
     /// [`Error::OutcomeUnknown`].
     pub async fn set(&self, path: &str, rev: i64, value: impl Into<Vec<u8>>) -> Result<i64, Error> {
         let ask = Ask::new(Verb::Set).path(path).rev(Some(rev)).value(value.into());
@@ -195,12 +202,17 @@ impl Client {
     }
 
     /// The first event at or after `rev` whose path matches `glob`. Bound it with `tokio::time::timeout`; else it
-    /// goes on through lost connections until there is one.
+    /// goes on through lost connections until there is one. It moves as a watch does with [`WhenStale::Move`].
     ///
     /// # Errors
     /// `TOO_LATE`, `OTHER` (a bad glob, permission denied).
     pub async fn wait(&self, glob: &str, rev: i64) -> Result<Event, Error> {
-        let mut answer = self.call(Ask::new(Verb::Wait).path(glob).rev(Some(rev))).await?;
+        self.wait_at(glob, rev, true).await
+    }
+
+    pub(super) async fn wait_at(&self, glob: &str, rev: i64, wants_majority: bool) -> Result<Event, Error> {
+        let ask = Ask::new(Verb::Wait).path(glob).rev(Some(rev)).wants_majority(wants_majority);
+        let mut answer = self.call(ask).await?;
         let flags = answer.flags()?;
         let change = match (flags & FLAG_SET, flags & FLAG_DEL) {
             (0, 0) => Change::Nop,
@@ -255,7 +267,43 @@ impl Client {
     /// Every event from revision `from` on whose path matches `glob`, each once and in order, across lost connections.
     /// To miss nothing that follows a read, watch from the revision after the one that was read.
     pub fn watch(&self, glob: &str, from: i64) -> Watch {
-        Watch::new(self, glob, from)
+        self.watch_with(glob, from, WhenStale::Move)
+    }
+
+    /// Like [`Client::watch`], and says what becomes of the watch when its server has lost the majority.
+    ///
+    /// ```no_run
+    /// use doozer::client::{Client, Error, WhenStale};
+    ///
+    /// # async fn example() -> Result<(), Error> {
+    /// let client = Client::connect("10.0.0.1,10.0.0.2,10.0.0.3").await?;
+    /// let mut changes = client.watch_with("/config/**", 1, WhenStale::Report);
+    /// while let Some(event) = changes.next().await {
+    ///     match event {
+    ///         Ok(event) => println!("{} at {}", event.path, event.rev),
+    ///         Err(Error::Stale(why)) => eprintln!("what follows may be late: {why}"),
+    ///         Err(error) => return Err(error),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn watch_with(&self, glob: &str, from: i64, when_stale: WhenStale) -> Watch {
+        Watch::new(self, glob, from, when_stale)
+    }
+
+    /// The address of the server that calls go to now, or went to last.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), doozer::client::Error> {
+    /// let client = doozer::client::Client::connect("10.0.0.1,10.0.0.2").await?;
+    /// println!("connected to {}", client.server());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn server(&self) -> Address {
+        self.state.borrow().address.clone()
     }
 
     async fn call(&self, ask: Ask) -> Result<Answer, Error> {
@@ -268,7 +316,7 @@ impl Client {
         let (call, answer) = Call::new(ask);
         self.calls.send(call).await.map_err(|_| Error::Closed)?;
         answer.await.unwrap_or(Err(match kind {
-            Kind::Write => Error::OutcomeUnknown(Lost::Ended),
+            Kind::Write => Error::OutcomeUnknown { address: None, cause: Lost::Ended },
             Kind::Read | Kind::Wait => Error::Closed,
         }))
     }

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use crate::client::{Address, CLOBBER, Client, ErrCode, Error, Lost, MISSING, Options, Unreachable};
+use crate::client::{Address, CLOBBER, Client, ErrCode, Error, MISSING, Options, Unreachable};
 use crate::store::Path;
 
 /// Time between two attempts.
@@ -103,11 +103,11 @@ impl From<Error> for Failure {
         let passing = match &error {
             Error::Server { code, .. } => matches!(code, ErrCode::Readonly | ErrCode::TooLate),
             Error::UnknownCode { .. } | Error::Uri(_) | Error::TooLarge { .. } => false,
-            Error::Unreachable(why) | Error::Disconnected(Lost::Unreachable(why)) => !why.is_refused(),
+            Error::Unreachable(why) => !why.is_refused(),
             _ => true,
         };
         let reason = match &error {
-            Error::Unreachable(why) | Error::Disconnected(Lost::Unreachable(why)) => in_order(why),
+            Error::Unreachable(why) => in_order(why),
             _ => error.to_string(),
         };
         if passing { Failure::Passing(reason) } else { Failure::Final(reason) }

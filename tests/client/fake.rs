@@ -96,17 +96,34 @@ pub struct Asked {
 pub struct Peer {
     stream: TcpStream,
     input: Vec<u8>,
+    knows_sync: bool,
 }
 
 impl Peer {
     fn new(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_nodelay(true).expect("nodelay");
-        Self { stream, input: Vec::new() }
+        Self { stream, input: Vec::new(), knows_sync: false }
+    }
+
+    /// From now on SYNC is a request like any other; else it is answered as a server of the original does, which does not know
+    /// it. A client asks for SYNC by itself when a wait has lasted for a while, so a slow machine must not make a difference.
+    pub fn knows_sync(&mut self) {
+        self.knows_sync = true;
     }
 
     /// The next request; `None` when the client has gone.
     pub fn next(&mut self) -> Option<Asked> {
+        loop {
+            let asked = self.any()?;
+            if asked.verb != Verb::Sync || self.knows_sync {
+                return Some(asked);
+            }
+            self.fail(&asked, ErrCode::UnknownVerb, "");
+        }
+    }
+
+    fn any(&mut self) -> Option<Asked> {
         loop {
             if let Split::Whole { body, consumed } = split(&self.input).expect("a client's frame") {
                 let request = Request::decode(&self.input[body]).expect("a client's request");

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::fake::{Fake, PATIENCE, Peer, frame, rev, set_event};
-use doozer::client::{Change, Client, Entry, ErrCode, Error, Event, File, Lost, Options, Stat};
+use crate::fake::{Asked, Fake, PATIENCE, Peer, frame, rev, set_event};
+use doozer::client::{Change, Client, Entry, ErrCode, Error, Event, File, Lost, Options, Stale, Stat, WhenStale};
 use doozer::wire::{Response, Verb};
 use tokio::time::timeout;
 
@@ -46,6 +46,7 @@ fn plain(peer: &mut Peer) {
 #[tokio::test]
 async fn each_verb_sends_its_fields_and_reads_its_answer() {
     let fake = Fake::start(|_, peer| {
+        peer.knows_sync();
         let a = peer.expect(Verb::Get);
         assert_eq!((a.path.as_str(), a.rev), ("/a", Some(5)));
         peer.answer(&a, Response { value: Some(b"body"), ..rev(3) });
@@ -294,7 +295,7 @@ async fn an_event_older_than_the_watch_is_not_believed() {
     let client = connect(&fake).await;
     let mut watch = client.watch("/**", 5);
     let error = soon(watch.next()).await.unwrap().unwrap_err();
-    assert!(matches!(error, Error::BadAnswer(Lost::Field(Verb::Wait, "rev"))), "{error:?}");
+    assert!(matches!(error, Error::BadAnswer { cause: Lost::Field(Verb::Wait, "rev"), .. }), "{error:?}");
     assert!(soon(watch.next()).await.is_none());
 }
 
@@ -340,7 +341,7 @@ async fn a_write_whose_answer_is_lost_is_never_sent_again() {
     });
     let client = connect(&fake).await;
     let error = soon(client.set("/a", 0, "x")).await.unwrap_err();
-    assert!(matches!(error, Error::OutcomeUnknown(_)), "{error:?}");
+    assert!(matches!(error, Error::OutcomeUnknown { .. }), "{error:?}");
     assert_eq!(soon(client.rev()).await.unwrap(), 7);
     assert_eq!(writes.load(Ordering::SeqCst), 1);
 }
@@ -359,9 +360,9 @@ async fn every_write_in_flight_learns_that_its_outcome_is_unknown() {
     });
     let c = connect(&fake).await;
     let (set, del, nop) = soon(async { tokio::join!(c.set("/a", 0, "x"), c.del("/a", 0), c.nop()) }).await;
-    assert!(matches!(set, Err(Error::OutcomeUnknown(_))), "{set:?}");
-    assert!(matches!(del, Err(Error::OutcomeUnknown(_))), "{del:?}");
-    assert!(matches!(nop, Err(Error::OutcomeUnknown(_))), "{nop:?}");
+    assert!(matches!(set, Err(Error::OutcomeUnknown { .. })), "{set:?}");
+    assert!(matches!(del, Err(Error::OutcomeUnknown { .. })), "{del:?}");
+    assert!(matches!(nop, Err(Error::OutcomeUnknown { .. })), "{nop:?}");
     assert_eq!(soon(c.set("/a", 0, "x")).await.unwrap(), 7, "the next write finds a new connection");
 }
 
@@ -391,7 +392,7 @@ async fn a_write_that_was_not_sent_whole_is_sent_on_the_next_connection() {
         results.push(soon(call).await.unwrap());
     }
     // What the kernel took is unknown; all that is behind it was sent again and answered.
-    assert!(results[1..].iter().all(|r| matches!(r, Ok(7) | Err(Error::OutcomeUnknown(_)))), "{results:?}");
+    assert!(results[1..].iter().all(|r| matches!(r, Ok(7) | Err(Error::OutcomeUnknown { .. }))), "{results:?}");
     assert!(results[15].is_ok(), "64 MB fit no socket's buffers");
 }
 
@@ -419,7 +420,7 @@ async fn a_read_is_asked_again_but_not_for_ever() {
     });
     let client = connect(&fake).await;
     let error = soon(client.get("/killer", None)).await.unwrap_err();
-    assert!(matches!(error, Error::Disconnected(_)), "{error:?}");
+    assert!(matches!(error, Error::Disconnected { .. }), "{error:?}");
     assert_eq!(asked.load(Ordering::SeqCst), 3);
 }
 
@@ -461,9 +462,9 @@ async fn garbage_is_an_error_and_not_a_panic_or_a_wait() {
         });
         let client = connect(&fake).await;
         let error = soon(client.get("/a", None)).await.unwrap_err();
-        assert!(matches!(&error, Error::BadAnswer(e) if e.is_malformed()), "{bytes:?}: {error:?}");
+        assert!(matches!(&error, Error::BadAnswer { cause, .. } if cause.is_malformed()), "{bytes:?}: {error:?}");
         let error = soon(client.set("/a", 0, "")).await.unwrap_err();
-        assert!(matches!(&error, Error::OutcomeUnknown(e) if e.is_malformed()), "{bytes:?}: {error:?}");
+        assert!(matches!(&error, Error::OutcomeUnknown { cause, .. } if cause.is_malformed()), "{bytes:?}: {error:?}");
         assert_eq!(soon(client.rev()).await.unwrap(), 7, "and the next connection is as good as new");
     }
 }
@@ -479,11 +480,11 @@ async fn garbage_in_place_of_a_greeting_fails_every_kind_of_call() {
         let client = options(&[&fake]).retry_for(PATIENCE * 2).connect().await.unwrap();
         let mut watch = client.watch("/**", 1);
         let event = soon(watch.next()).await.unwrap();
-        assert!(matches!(event, Err(Error::BadAnswer(_))), "{event:?}");
+        assert!(matches!(event, Err(Error::BadAnswer { .. })), "{event:?}");
         let read = soon(client.rev()).await;
-        assert!(matches!(read, Err(Error::BadAnswer(_))), "{read:?}");
+        assert!(matches!(read, Err(Error::BadAnswer { .. })), "{read:?}");
         let write = soon(client.nop()).await;
-        assert!(matches!(write, Err(Error::OutcomeUnknown(_) | Error::Disconnected(_))), "{write:?}");
+        assert!(matches!(write, Err(Error::OutcomeUnknown { .. } | Error::Disconnected { .. })), "{write:?}");
     }
 }
 
@@ -493,9 +494,9 @@ async fn a_server_that_hangs_up_at_once_is_given_up() {
     let client = options(&[&fake]).retry_for(Duration::from_millis(100)).connect().await.unwrap();
     for _ in 0..3 {
         let read = soon(client.rev()).await;
-        assert!(matches!(read, Err(Error::Disconnected(_))), "{read:?}");
+        assert!(matches!(read, Err(Error::Disconnected { .. })), "{read:?}");
         let write = soon(client.nop()).await;
-        assert!(matches!(write, Err(Error::OutcomeUnknown(_) | Error::Disconnected(_))), "{write:?}");
+        assert!(matches!(write, Err(Error::OutcomeUnknown { .. } | Error::Disconnected { .. })), "{write:?}");
     }
 }
 
@@ -507,7 +508,7 @@ async fn an_answer_that_lacks_what_it_must_have_fails_its_call_alone() {
         }
     });
     let c = connect(&fake).await;
-    let bad = |e: Error, field: &str| matches!(e, Error::BadAnswer(Lost::Field(_, f)) if f == field);
+    let bad = |e: Error, field: &str| matches!(e, Error::BadAnswer { cause: Lost::Field(_, f), .. } if f == field);
     assert!(bad(c.rev().await.unwrap_err(), "rev"));
     assert!(bad(c.get("/", None).await.unwrap_err(), "rev"));
     assert!(bad(c.getdir_at("/", 0, None).await.unwrap_err(), "path"));
@@ -534,9 +535,9 @@ async fn a_server_that_never_answers_is_given_up() {
     let quick = Duration::from_millis(20);
     let client = options(&[&fake]).quiet_limit(quick).retry_for(quick).connect().await.unwrap();
     let read = soon(client.get("/a", None)).await.unwrap_err();
-    assert!(matches!(read, Error::Disconnected(Lost::Quiet(_))), "{read:?}");
+    assert!(matches!(read, Error::Disconnected { cause: Lost::Quiet(_), .. }), "{read:?}");
     let write = soon(client.set("/a", 0, "")).await.unwrap_err();
-    assert!(matches!(write, Error::OutcomeUnknown(Lost::Quiet(_))), "{write:?}");
+    assert!(matches!(write, Error::OutcomeUnknown { cause: Lost::Quiet(_), .. }), "{write:?}");
 }
 
 #[tokio::test]
@@ -829,4 +830,277 @@ async fn an_unreachable_server_is_named_with_its_reason() {
     let error = Client::connect(&address.to_string()).await.unwrap_err();
     let text = error.to_string();
     assert!(text.starts_with(&format!("cannot connect to {address}: Connection refused")), "{text}");
+}
+
+// ---- a server that hangs, or that lost the majority, while others are well ----
+
+/// What a server answers that has lost the majority: reads and waits go on, nothing else does. Waits get no event.
+fn cut_off(peer: &mut Peer) {
+    peer.knows_sync();
+    while let Some(asked) = peer.next() {
+        without_majority(peer, &asked);
+    }
+}
+
+fn without_majority(peer: &mut Peer, asked: &Asked) {
+    match asked.verb {
+        Verb::Set | Verb::Del | Verb::Nop | Verb::Sync => peer.fail(asked, ErrCode::Readonly, ""),
+        Verb::Wait => {}
+        Verb::Get => peer.answer(asked, Response { value: Some(b"old"), ..rev(3) }),
+        _ => peer.answer(asked, rev(3)),
+    }
+}
+
+/// What a server answers that is well; every wait gets an event.
+fn well(peer: &mut Peer) {
+    peer.knows_sync();
+    while let Some(asked) = peer.next() {
+        match asked.verb {
+            Verb::Wait => peer.event(&asked, asked.rev.expect("a revision"), "/a", "new"),
+            Verb::Get => peer.answer(&asked, Response { value: Some(b"new"), ..rev(7) }),
+            Verb::Del | Verb::Nop => peer.answer(&asked, Response::default()),
+            _ => peer.answer(&asked, rev(7)),
+        }
+    }
+}
+
+/// A client that is connected to the first of these servers.
+async fn connect_to_first(fakes: &[&Fake], options: impl Fn(Options) -> Options) -> Client {
+    let first = fakes[0].address.to_string();
+    loop {
+        let client = options(self::options(fakes)).connect().await.expect("a connection");
+        // A connection begins with a random address.
+        if client.server().to_string() == first {
+            return client;
+        }
+    }
+}
+
+/// READONLY says that the write was certainly not carried out, so another server may carry it out.
+#[tokio::test]
+async fn a_write_that_is_refused_by_a_cut_off_server_is_done_by_another() {
+    let (cut, good) = (Fake::start(|_, peer| cut_off(peer)), Fake::start(|_, peer| well(peer)));
+    for _ in 0..4 {
+        let client = connect_to_first(&[&cut, &good], |o| o).await;
+        let (set, del, nop) =
+            soon(async { tokio::join!(client.set("/a", 0, "x"), client.del("/a", 7), client.nop()) }).await;
+        assert_eq!(set.unwrap(), 7);
+        del.unwrap();
+        nop.unwrap();
+        assert_eq!(soon(client.sync()).await.unwrap(), 7);
+        assert_eq!(client.server().to_string(), good.address.to_string());
+    }
+}
+
+#[tokio::test]
+async fn a_write_is_readonly_when_all_addresses_refuse_it() {
+    let writes = Arc::new(AtomicUsize::new(0));
+    let count = writes.clone();
+    let counting = move |_: usize, peer: &mut Peer| {
+        peer.knows_sync();
+        while let Some(asked) = peer.next() {
+            count.fetch_add(usize::from(asked.verb == Verb::Set), Ordering::SeqCst);
+            without_majority(peer, &asked);
+        }
+    };
+    let (one, two) = (Fake::start(counting.clone()), Fake::start(counting));
+    let client = options(&[&one, &two]).readonly_for(Duration::from_millis(300)).connect().await.unwrap();
+    let error = soon(client.set("/a", 0, "x")).await.unwrap_err();
+    assert_eq!(error.code(), Some(ErrCode::Readonly));
+    assert!(writes.load(Ordering::SeqCst) > 1, "it is tried again for as long as it may");
+    // The connection is as good as before.
+    assert_eq!(soon(client.get("/a", None)).await.unwrap().value, b"old");
+    let client = options(&[&one, &two]).readonly_for(Duration::ZERO).connect().await.unwrap();
+    writes.store(0, Ordering::SeqCst);
+    let error = soon(client.set("/a", 0, "x")).await.unwrap_err();
+    assert_eq!((error.code(), writes.load(Ordering::SeqCst)), (Some(ErrCode::Readonly), 1));
+}
+
+#[tokio::test]
+async fn with_one_address_readonly_is_returned_at_once() {
+    let fake = Fake::start(|n, peer| {
+        assert_eq!(n, 0, "there is nowhere else to go");
+        cut_off(peer);
+    });
+    let client = options(&[&fake]).readonly_for(PATIENCE * 2).connect().await.unwrap();
+    assert_eq!(soon(client.nop()).await.unwrap_err().code(), Some(ErrCode::Readonly));
+}
+
+/// A write that the cut-off server has taken before may be carried out yet: moving to another server must not make it one of
+/// unknown outcome, nor send it twice.
+#[tokio::test]
+async fn a_write_that_waits_for_its_answer_stays_where_it_is_when_the_client_moves() {
+    let (go, going) = mpsc::channel::<()>();
+    let going = Mutex::new(going);
+    let cut = Fake::start(move |_, peer| {
+        peer.knows_sync();
+        let Some(first) = peer.next() else { return };
+        assert_eq!(first.path, "/first");
+        let second = peer.ask();
+        without_majority(peer, &second);
+        // The majority is back, and with it the first write's answer.
+        if going.lock().unwrap().recv().is_ok() {
+            peer.answer(&first, rev(5));
+            peer.ignore();
+        }
+    });
+    let good = Fake::start(|_, peer| {
+        peer.knows_sync();
+        while let Some(asked) = peer.next() {
+            assert_ne!(asked.path, "/first", "it was sent again");
+            peer.answer(&asked, rev(7));
+        }
+    });
+    let client = connect_to_first(&[&cut, &good], |o| o).await;
+    let mut first = Box::pin(client.set("/first", 0, "x"));
+    let pending = poll_fn(|cx| Poll::Ready(first.as_mut().poll(cx).is_pending())).await;
+    assert!(pending);
+    tokio::task::yield_now().await;
+    assert_eq!(soon(client.set("/second", 0, "x")).await.unwrap(), 7);
+    assert_eq!(client.server().to_string(), good.address.to_string());
+    go.send(()).unwrap();
+    assert_eq!(soon(first).await.unwrap(), 5);
+}
+
+/// A watch on a server that lost the majority was stale for ever, without a word.
+#[tokio::test]
+async fn a_watch_leaves_a_server_that_lost_the_majority() {
+    let (cut, good) = (Fake::start(|_, peer| cut_off(peer)), Fake::start(|_, peer| well(peer)));
+    let quick = |o: Options| o.sync_every(Duration::from_millis(20));
+    for when in [WhenStale::Move, WhenStale::Report] {
+        let client = connect_to_first(&[&cut, &good], quick).await;
+        let mut watch = client.watch_with("/**", 9, when);
+        assert_eq!(soon(watch.next()).await.unwrap().unwrap(), event(9, "/a", "new"));
+        assert_eq!(soon(watch.next()).await.unwrap().unwrap().rev, 10);
+    }
+    let client = connect_to_first(&[&cut, &good], quick).await;
+    assert_eq!(soon(client.wait("/**", 9)).await.unwrap().rev, 9, "a single wait, too");
+}
+
+#[tokio::test]
+async fn a_watch_that_cannot_move_says_so_once_and_goes_on() {
+    let healed = Arc::new(AtomicUsize::new(0));
+    let is_healed = healed.clone();
+    let script = move |_: usize, peer: &mut Peer| {
+        peer.knows_sync();
+        let mut waits = Vec::new();
+        while let Some(asked) = peer.next() {
+            let well = is_healed.load(Ordering::SeqCst) == 1;
+            match asked.verb {
+                Verb::Wait => waits.push(asked),
+                Verb::Sync if well => {
+                    peer.answer(&asked, rev(7));
+                    for wait in waits.drain(..) {
+                        peer.event(&wait, 9, "/a", "new");
+                    }
+                }
+                _ => without_majority(peer, &asked),
+            }
+        }
+    };
+    let (one, two) = (Fake::start(script.clone()), Fake::start(script));
+    for fakes in [&[&one][..], &[&one, &two]] {
+        healed.store(0, Ordering::SeqCst);
+        let client = options(fakes).sync_every(Duration::from_millis(20)).connect().await.unwrap();
+        let (mut told, mut silent) = (client.watch_with("/**", 9, WhenStale::Report), client.watch("/**", 9));
+        let error = soon(told.next()).await.unwrap().unwrap_err();
+        assert!(matches!(&error, Error::Stale(Stale::NoMajority(at)) if *at == client.server()), "{error:?}");
+        assert!(timeout(Duration::from_millis(100), told.next()).await.is_err(), "told twice");
+        assert!(timeout(Duration::ZERO, silent.next()).await.is_err());
+        healed.store(1, Ordering::SeqCst);
+        assert_eq!(soon(told.next()).await.unwrap().unwrap().rev, 9);
+        assert_eq!(soon(silent.next()).await.unwrap().unwrap().rev, 9);
+    }
+}
+
+#[tokio::test]
+async fn a_watch_that_stays_asks_for_nothing() {
+    let fake = Fake::start(|_, peer| {
+        peer.knows_sync();
+        let wait = peer.expect(Verb::Wait);
+        // Signs of life, and no SYNC.
+        for _ in 0..5 {
+            let ping = peer.expect(Verb::Rev);
+            peer.answer(&ping, rev(1));
+        }
+        peer.event(&wait, 2, "/a", "");
+        peer.ignore();
+    });
+    let quick = Duration::from_millis(10);
+    let client = options(&[&fake]).sync_every(quick).quiet_limit(quick * 10).connect().await.unwrap();
+    let mut watch = client.watch_with("/**", 1, WhenStale::Stay);
+    assert_eq!(soon(watch.next()).await.unwrap().unwrap().rev, 2);
+}
+
+#[tokio::test]
+async fn a_server_of_the_original_is_asked_for_sync_once() {
+    let fake = Fake::start(|_, peer| {
+        peer.knows_sync();
+        let wait = peer.expect(Verb::Wait);
+        let sync = peer.expect(Verb::Sync);
+        peer.fail(&sync, ErrCode::UnknownVerb, "");
+        for _ in 0..3 {
+            let ping = peer.expect(Verb::Rev);
+            peer.answer(&ping, rev(1));
+        }
+        peer.event(&wait, 2, "/a", "");
+        peer.ignore();
+    });
+    let quick = Duration::from_millis(20);
+    let client = options(&[&fake]).sync_every(quick).quiet_limit(quick * 5).connect().await.unwrap();
+    let mut watch = client.watch_with("/**", 1, WhenStale::Report);
+    assert_eq!(soon(watch.next()).await.unwrap().unwrap().rev, 2);
+}
+
+/// The kernel accepts connections for a process that is stopped, so only the missing answer shows it.
+#[tokio::test]
+async fn reads_and_waits_do_not_hang_with_a_server_that_hangs() {
+    let (hung, good) = (Fake::start(|_, peer| peer.ignore()), Fake::start(|_, peer| well(peer)));
+    // Long before the connection counts as lost.
+    let patient = |o: Options| o.slow_after(Duration::from_millis(40)).quiet_limit(PATIENCE * 2);
+    let client = connect_to_first(&[&hung, &good], patient).await;
+    let (get, rev, wait) =
+        soon(async { tokio::join!(client.get("/a", None), client.rev(), client.wait("/**", 9)) }).await;
+    assert_eq!((get.unwrap().value, rev.unwrap(), wait.unwrap().rev), (b"new".to_vec(), 7, 9));
+    let client = connect_to_first(&[&hung, &good], patient).await;
+    let mut watch = client.watch("/**", 9);
+    assert_eq!(soon(watch.next()).await.unwrap().unwrap().rev, 9);
+}
+
+/// A write that the hung server may have is not sent to another one, and does not keep the reads.
+#[tokio::test]
+async fn a_write_to_a_server_that_hangs_has_an_unknown_outcome_with_its_address() {
+    let hung = Fake::start(|_, peer| peer.ignore());
+    let good = Fake::start(|_, peer| {
+        while let Some(asked) = peer.next() {
+            assert_ne!(asked.path, "/w", "it was sent again");
+            peer.answer(&asked, Response { value: Some(b"new"), ..rev(7) });
+        }
+    });
+    let patient = |o: Options| o.slow_after(Duration::from_millis(40)).quiet_limit(Duration::from_millis(500));
+    let client = connect_to_first(&[&hung, &good], patient).await;
+    let (write, read) = soon(async { tokio::join!(client.set("/w", 0, "x"), client.get("/a", None)) }).await;
+    assert_eq!(read.unwrap().value, b"new");
+    let error = write.unwrap_err();
+    let Error::OutcomeUnknown { address: Some(address), cause: Lost::Quiet(_) } = &error else { panic!("{error:?}") };
+    assert_eq!(address.to_string(), hung.address.to_string());
+    let text = error.to_string();
+    assert!(text.contains(&format!("the connection to {} was lost", hung.address)), "{text}");
+}
+
+/// An address that does not answer must not take the time of those behind it.
+#[tokio::test]
+async fn connecting_does_not_hang_with_a_server_that_hangs() {
+    let hung = Fake::start(|_, peer| peer.ignore());
+    let good = Fake::start(|_, peer| {
+        let Some(asked) = peer.next() else { return };
+        assert_eq!(asked.verb, Verb::Access);
+        peer.answer(&asked, Response::default());
+        peer.ignore();
+    });
+    for _ in 0..4 {
+        let options = options(&[&hung, &good]).secret("s").connect_timeout(PATIENCE * 2);
+        let client = soon(options.slow_after(Duration::from_millis(20)).connect()).await.unwrap();
+        assert_eq!(client.server().to_string(), good.address.to_string());
+    }
 }

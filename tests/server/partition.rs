@@ -19,7 +19,8 @@ use crate::common::cluster::*;
 use crate::common::history::{Outcome, Watch, check, untroubled};
 use crate::common::process::Setup;
 use crate::common::wire::*;
-use crate::common::{Random, eventually};
+use crate::common::{LIMIT, Random, eventually};
+use doozer::client::{Client, Options, WhenStale};
 use doozer::wire::Verb;
 
 /// Set for a test that runs in a namespace of its own.
@@ -430,6 +431,55 @@ fn a_minority_writes_or_a_majority_does_not() {
     all.iter().for_each(|node| assert_eq!(cluster.connect(*node).ask(&get("/never")), "rev=0 value=\"\""));
     watch.stop(&cluster);
     check(&calls, &cluster);
+}
+
+/// A client can reach a node that the others cannot: its writes were refused with READONLY and its watch was stale, though the
+/// other addresses that it knows take the one and have the other.
+#[test]
+fn a_client_stays_with_a_node_that_was_cut_off() {
+    if !within("a_client_stays_with_a_node_that_was_cut_off") {
+        return;
+    }
+    let net = Net::new(3);
+    let cluster = net.cluster(&[]).up(3);
+    let order = leader_first(&cluster);
+    // A follower; then the leader itself.
+    for cut in [order[1], leader_first(&cluster)[0]] {
+        let others = cluster.others(&[cut]);
+        cluster.converges();
+        let addresses: Vec<String> = (0..3).map(|node| cluster.addr(node).to_string()).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let at_the_cut_one = async || loop {
+                let client: Client = Options::parse(&addresses.join(",")).unwrap().connect().await.unwrap();
+                if client.server().to_string() == addresses[cut] {
+                    return client;
+                }
+            };
+            let (watcher, writer) = (at_the_cut_one().await, at_the_cut_one().await);
+            let next = watcher.rev().await.unwrap() + 1;
+            let mut watch = watcher.watch_with("/seen", next, WhenStale::Report);
+            // What is in flight when the node is cut off may wait for the end of the cut; so this is sent when it knows.
+            net.only(&[(others[0], others[1])]);
+            cluster.refuses_writes(cut);
+            let rev = tokio::time::timeout(LIMIT, writer.set("/seen", -1, "by the others")).await.unwrap().unwrap();
+            let event = tokio::time::timeout(LIMIT, watch.next()).await.unwrap().unwrap().unwrap();
+            assert_eq!((event.rev, &event.value[..]), (rev, &b"by the others"[..]));
+            for client in [&watcher, &writer] {
+                assert_ne!(client.server().to_string(), addresses[cut]);
+            }
+        });
+        // The command begins with a random address.
+        let uri = addresses.iter().map(|address| format!("ca={address}")).collect::<Vec<_>>().join("&");
+        for _ in 0..12 {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_doozer"));
+            command.args(["-a", &format!("doozer:?{uri}"), "set", "/seen", "-1"]).stdin(Stdio::null());
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        }
+        net.heal();
+        cluster.syncs(cut);
+    }
 }
 
 /// Links come and go at random, with now and then a killed node. At every step, each node that has a way to a majority takes

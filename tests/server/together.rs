@@ -156,8 +156,8 @@ async fn the_client_repeats_a_write_when_the_server_is_killed() {
             let there = c.call(&get(&format!("/once/{round}/{i}"))).rev.unwrap();
             match outcome {
                 Ok(rev) => assert_eq!(there, rev, "{i}"),
-                Err(Error::OutcomeUnknown(_)) => {}
-                Err(Error::Unreachable(_) | Error::Disconnected(_)) => assert_eq!(there, 0, "{i}"),
+                Err(Error::OutcomeUnknown { .. }) => {}
+                Err(Error::Unreachable(_) | Error::Disconnected { .. }) => assert_eq!(there, 0, "{i}"),
                 Err(e) => panic!("{i}: {e}"),
             }
         };
