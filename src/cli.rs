@@ -3,7 +3,8 @@
 //! * `args`: the command line. Our own parser, a page long: a revision may be `-1`, long names may have one dash, and
 //!   flags may stand anywhere, as it was with the original.
 //! * `duration`: `1m30s`, as Go writes it.
-//! * `commands`: what each command does.
+//! * `paths`: what is no path, and why.
+//! * `commands`: what each command does. `explain`: why one failed. `json`: what `-json` prints.
 //! * `help`: the words.
 //!
 //! Results go to stdout, all else to stderr. The exit status says what a script needs to know: 0 success, 1 the file was
@@ -12,7 +13,10 @@
 mod args;
 mod commands;
 mod duration;
+mod explain;
 mod help;
+mod json;
+mod paths;
 mod stats;
 
 use std::env;
@@ -22,16 +26,33 @@ use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::client::{ErrCode, Error, Lost};
+use crate::client::{Address, ErrCode, Error, Lost, Rounded};
 use args::{Action, Usage};
+use paths::BadPath;
+
+/// Which of the standard streams were open when the process began. Rust's runtime opens `/dev/null` in the place of one that
+/// was closed, which then reads as an empty body and swallows all output; so the program has to look before that.
+#[derive(Clone, Copy, Debug)]
+pub struct Streams {
+    /// Whether there was a stdin.
+    pub stdin: bool,
+    /// Whether there was a stdout.
+    pub stdout: bool,
+}
 
 /// Carries out a command line, without the program's name in front.
-#[must_use]
-pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+///
+/// ```no_run
+/// use doozer::cli::{self, Streams};
+///
+/// let status = cli::run(["rev".into()], Streams { stdin: true, stdout: true });
+/// ```
+#[must_use = "the exit status is how scripts learn of a failure"]
+pub fn run(arguments: impl IntoIterator<Item = OsString>, open: Streams) -> ExitCode {
     let result = match args::parse(arguments) {
-        Ok(Action::Run(invocation)) => commands::run(&invocation, |name| env::var_os(name)),
-        Ok(Action::Help(topic)) => print(&topic.map_or_else(help::overview, help::of)),
-        Ok(Action::Version) => print(&format!("doozer {}\n", env!("CARGO_PKG_VERSION"))),
+        Ok(Action::Run(invocation)) => commands::run(&invocation, open, |name| env::var_os(name)),
+        Ok(Action::Help(topic)) => print(&topic.map_or_else(help::overview, help::of), open),
+        Ok(Action::Version) => print(&format!("doozer {}\n", env!("CARGO_PKG_VERSION")), open),
         Err(usage) => Err(Failure::Usage(usage)),
     };
     match result {
@@ -46,7 +67,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn print(text: &str) -> Result<(), Failure> {
+fn print(text: &str, open: Streams) -> Result<(), Failure> {
+    if !open.stdout {
+        return Err(Failure::StdoutClosed);
+    }
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::Stdout)
 }
@@ -56,16 +80,22 @@ fn print(text: &str) -> Result<(), Failure> {
 enum Failure {
     /// The command line makes no sense.
     Usage(Usage),
+    /// An argument is no path, or no glob.
+    BadPath(BadPath),
     /// The server, or the way to it.
     Client(Error),
-    /// Nothing is there.
-    Missing,
+    /// An answer of the server, with what it means here.
+    Explained(ErrCode, String),
     /// Nothing happened in time.
-    TimedOut(Duration),
+    TimedOut(Duration, Option<Address>),
     /// What is to be stored cannot be read.
     Stdin(io::Error),
+    /// What is to be stored cannot come: there is no stdin.
+    StdinClosed,
     /// What was found cannot be told.
     Stdout(io::Error),
+    /// What was found cannot be told: there is no stdout.
+    StdoutClosed,
     /// The system refuses what every program needs.
     System(io::Error),
 }
@@ -80,6 +110,7 @@ impl Failure {
         match self {
             _ if self.is_quiet() => ExitCode::SUCCESS,
             Self::Client(error) if error.is_rev_mismatch() => ExitCode::from(1),
+            Self::Explained(ErrCode::RevMismatch, _) => ExitCode::from(1),
             Self::Usage(_) => ExitCode::from(127),
             _ => ExitCode::from(2),
         }
@@ -101,8 +132,16 @@ impl fmt::Display for Failure {
         match self {
             Self::Usage(_) => Ok(()),
             Self::Client(error) => write_client_error(error, f),
-            Self::Missing => f.write_str(ErrCode::Noent.name()),
-            Self::TimedOut(limit) => write!(f, "timed out after {limit:?}"),
+            Self::BadPath(bad) => write!(f, "{}: {bad}", ErrCode::BadPath),
+            Self::Explained(code, detail) => write!(f, "{code}: {detail}"),
+            Self::TimedOut(limit, None) => write!(f, "timed out after {}: no server has answered", Rounded(*limit)),
+            Self::TimedOut(limit, Some(server)) => {
+                write!(f, "timed out after {}: no such event has come from {server}", Rounded(*limit))
+            }
+            Self::StdinClosed => f.write_str(
+                "stdin is closed, and the body is read from it; nothing was written (for an empty body: </dev/null)",
+            ),
+            Self::StdoutClosed => f.write_str("cannot write to stdout: it is closed"),
             Self::Stdin(error) => write!(f, "cannot read the body from stdin: {error}"),
             Self::Stdout(error) => write!(f, "cannot write to stdout: {error}"),
             Self::System(error) => write!(f, "cannot start: {error}"),

@@ -33,6 +33,10 @@ pub struct Invocation {
     pub rev: Option<i64>,
     /// `-t`
     pub limit: Option<Duration>,
+    /// `-json`
+    pub json: bool,
+    /// `-rev`: print the revision, too.
+    pub with_rev: bool,
 }
 
 /// A command with its arguments.
@@ -47,7 +51,7 @@ pub enum Command {
     Touch { path: String },
     Rev,
     SelfId,
-    Stats { json: bool, interval: Option<Duration> },
+    Stats { interval: Option<Duration> },
     Nop,
     Wait { glob: String },
     Watch { glob: String },
@@ -70,6 +74,11 @@ impl fmt::Display for Usage {
     }
 }
 
+/// Commands that can print JSON.
+const JSON: [&str; 6] = ["get", "find", "stat", "stats", "wait", "watch"];
+/// Commands that print a revision only on request.
+const WITH_REV: [&str; 2] = ["get", "touch"];
+
 /// The flags as they come, each by its letter.
 #[derive(Default)]
 struct Flags {
@@ -81,6 +90,7 @@ struct Flags {
     limit: Option<String>,
     interval: Option<String>,
     json: bool,
+    with_rev: bool,
 }
 
 /// Makes sense of a command line.
@@ -132,8 +142,17 @@ fn command(topic: &'static Topic, words: Vec<String>, flags: Flags) -> Result<Ac
         Some((_, Some(time))) if !time.is_zero() => Ok(Some(time)),
         Some((word, _)) => Err(wrong(format!("not a duration above 0, like 1m30s: `{word}`"))),
     };
-    if topic.name != "stats" && (flags.json || flags.interval.is_some()) {
-        return Err(wrong("flags -i and -json are for `stats` alone".to_owned()));
+    if flags.interval.is_some() && topic.name != "stats" {
+        return Err(wrong("flag -i is for `stats` alone".to_owned()));
+    }
+    if flags.json && !JSON.contains(&topic.name) {
+        return Err(wrong(format!("flag -json is for {} alone", list(&JSON))));
+    }
+    if flags.with_rev && matches!(topic.name, "nop" | "del") {
+        return Err(wrong(format!("flag -rev: the answer to `{}` holds no revision", topic.name)));
+    }
+    if flags.with_rev && !WITH_REV.contains(&topic.name) {
+        return Err(wrong(format!("flag -rev is for {} alone", list(&WITH_REV))));
     }
     let mut words = words.into_iter();
     let mut next = || words.next().unwrap_or_default();
@@ -148,7 +167,7 @@ fn command(topic: &'static Topic, words: Vec<String>, flags: Flags) -> Result<Ac
         "touch" => Command::Touch { path: next() },
         "rev" => Command::Rev,
         "self" => Command::SelfId,
-        "stats" => Command::Stats { json: flags.json, interval: time(flags.interval.as_deref())? },
+        "stats" => Command::Stats { interval: time(flags.interval.as_deref())? },
         "nop" => Command::Nop,
         "wait" => Command::Wait { glob: next() },
         "watch" => Command::Watch { glob: next() },
@@ -159,7 +178,17 @@ fn command(topic: &'static Topic, words: Vec<String>, flags: Flags) -> Result<Ac
     if limit.is_some() && topic.name != "wait" {
         return Err(wrong("flag -t is for `wait` alone".to_owned()));
     }
-    Ok(Action::Run(Invocation { command, uri: flags.uri, boot: flags.boot, rev, limit }))
+    let Flags { uri, boot, json, with_rev, .. } = flags;
+    Ok(Action::Run(Invocation { command, uri, boot, rev, limit, json, with_rev }))
+}
+
+/// Names of commands, as a sentence has them.
+fn list(names: &[&str]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    match &quoted[..] {
+        [others @ .., last] if !others.is_empty() => format!("{} and {last}", others.join(", ")),
+        _ => quoted.concat(),
+    }
 }
 
 /// What stands behind the dashes, if this is a flag.
@@ -180,6 +209,7 @@ impl Flags {
         let place = match name {
             "h" | "help" => return switch(&mut self.help, name, value),
             "json" => return switch(&mut self.json, name, value),
+            "rev" => return switch(&mut self.with_rev, name, value),
             "v" | "version" => return switch(&mut self.version, name, value),
             "a" => &mut self.uri,
             "b" => &mut self.boot,
@@ -284,6 +314,8 @@ mod tests {
                 boot: Some("w".into()),
                 rev: Some(5),
                 limit: Some(Duration::from_secs(2)),
+                json: false,
+                with_rev: false,
             };
             assert_eq!(parsed(line), Ok(Action::Run(expected)), "{line}");
         }
@@ -334,6 +366,10 @@ mod tests {
             ("wait /p -t 5", "wait: not a duration above 0, like 1m30s: `5`"),
             ("wait /p -t 0", "wait: not a duration above 0, like 1m30s: `0`"),
             ("get /p -t 5s", "get: flag -t is for `wait` alone"),
+            ("get /p -i 5s", "get: flag -i is for `stats` alone"),
+            ("rev -json", "rev: flag -json is for `get`, `find`, `stat`, `stats`, `wait` and `watch` alone"),
+            ("rev -rev", "rev: flag -rev is for `get` and `touch` alone"),
+            ("nop -rev", "nop: flag -rev: the answer to `nop` holds no revision"),
         ] {
             let told = parsed(line).unwrap_err();
             assert!(told.starts_with(&format!("Error: {why}\n")), "{line}: {told}");

@@ -1,41 +1,58 @@
 //! What each command does.
 
+use std::cell::OnceCell;
 use std::ffi::OsString;
-use std::io::{self, BufWriter, Read, StdoutLock, Write};
+use std::io::{self, BufWriter, IsTerminal, Read, StdoutLock, Write};
+use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use super::Failure;
 use super::args::{Command, Invocation};
-use super::stats;
-use crate::client::{CLOBBER, Change, Client, Error, Event, MISSING, Stat};
+use super::explain::{self, Asked};
+use super::paths::{check_glob, check_path};
+use super::{Failure, Streams, json, stats};
+use crate::client::{CLOBBER, Client, Error, Event, MISSING, Options, Stat, WhenStale};
 use crate::limits::FRAME_MAX;
 
 /// Where a server is, if nobody says.
 const URI_DEFAULT: &str = "doozer:?ca=127.0.0.1:8046";
 
+/// How long a server may take before another one is tried beside it.
+const SLOW_AFTER: Duration = Duration::from_secs(1);
+
 const _: () = assert!(CLOBBER == -1 && MISSING == 0, "the help says so");
 
 /// Carries out a command. `env` tells the environment.
-pub fn run(invocation: &Invocation, env: impl Fn(&str) -> Option<OsString>) -> Result<(), Failure> {
+pub fn run(invocation: &Invocation, open: Streams, env: impl Fn(&str) -> Option<OsString>) -> Result<(), Failure> {
+    check(&invocation.command)?;
     let from_env = |name| env(name).map(|v| v.to_string_lossy().into_owned()).filter(|v| !v.is_empty());
     let uri = invocation.uri.clone().or_else(|| from_env("DOOZER_URI"));
     let uri = uri.unwrap_or_else(|| URI_DEFAULT.to_owned());
     let boot = invocation.boot.clone().or_else(|| from_env("DOOZER_BOOT_URI"));
-    // Before there is a connection that would wait for whoever types it.
-    let body = match invocation.command {
-        Command::Add { .. } | Command::Set { .. } => read_body()?,
+    // Before there is a connection that would wait for somebody who types.
+    let body = match &invocation.command {
+        Command::Add { path } | Command::Set { path, .. } => read_body(path, open)?,
         _ => Vec::new(),
     };
+    if !open.stdout {
+        return Err(Failure::StdoutClosed);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::System)?;
     let result = runtime.block_on(async {
+        // Who was asked, for the words of a failure.
+        let asked = OnceCell::new();
         let work = async {
-            let client = connect(&uri, boot.as_deref()).await?;
+            let client = connect(&uri, boot.as_deref(), invocation.limit).await?;
+            drop(asked.set(client.clone()));
             let out = BufWriter::new(io::stdout().lock());
-            Session { client, out, rev: invocation.rev }.carry_out(&invocation.command, body).await
+            let (rev, json, with_rev) = (invocation.rev, invocation.json, invocation.with_rev);
+            Session { client, out, rev, json, with_rev }.carry_out(&invocation.command, body).await
         };
         match invocation.limit {
-            Some(limit) => timeout(limit, work).await.unwrap_or(Err(Failure::TimedOut(limit))),
+            Some(limit) => {
+                let late = || Err(Failure::TimedOut(limit, asked.get().map(Client::server)));
+                timeout(limit, work).await.unwrap_or_else(|_| late())
+            }
             None => work.await,
         }
     });
@@ -44,17 +61,50 @@ pub fn run(invocation: &Invocation, env: impl Fn(&str) -> Option<OsString>) -> R
     result
 }
 
-async fn connect(uri: &str, boot: Option<&str>) -> Result<Client, Error> {
-    match boot {
-        Some(boot) => Client::connect_via(uri, boot).await,
-        None => Client::connect(uri).await,
+/// Connects so that a server that hangs leaves time for the others within `limit`.
+async fn connect(uri: &str, boot: Option<&str>, limit: Option<Duration>) -> Result<Client, Error> {
+    let options = match boot {
+        Some(boot) => Options::parse_via(uri, boot).await?,
+        None => Options::parse(uri)?,
+    };
+    let shares = u32::try_from(options.count()).unwrap_or(u32::MAX).saturating_add(1);
+    match limit.map(|limit| limit / shares) {
+        Some(share) if share < SLOW_AFTER => options.slow_after(share).connect().await,
+        _ => options.slow_after(SLOW_AFTER).connect().await,
     }
 }
 
+/// Refuses what is no path. Servers need not: some verbs take a bad path for a missing file.
+fn check(command: &Command) -> Result<(), Failure> {
+    match command {
+        Command::Add { path }
+        | Command::Set { path, .. }
+        | Command::Get { path }
+        | Command::Del { path, .. }
+        | Command::Find { path }
+        | Command::Stat { path }
+        | Command::Touch { path } => check_path(path),
+        Command::Wait { glob } | Command::Watch { glob } => check_glob(glob),
+        Command::Rev | Command::SelfId | Command::Stats { .. } | Command::Nop => Ok(()),
+    }
+    .map_err(Failure::BadPath)
+}
+
 /// All of stdin; a little more than any server takes, so that the error is the client's to word.
-fn read_body() -> Result<Vec<u8>, Failure> {
+fn read_body(path: &str, open: Streams) -> Result<Vec<u8>, Failure> {
+    if !open.stdin {
+        return Err(Failure::StdinClosed);
+    }
     let mut body = Vec::new();
-    io::stdin().lock().take(FRAME_MAX as u64 + 1).read_to_end(&mut body).map_err(Failure::Stdin)?;
+    let stdin = io::stdin().lock();
+    if stdin.is_terminal() {
+        // Where stderr is closed, nobody is there to be told.
+        drop(writeln!(
+            io::stderr(),
+            "Type the body of {path}; Ctrl-D at the start of a line ends it, Ctrl-C gives up."
+        ));
+    }
+    stdin.take(FRAME_MAX as u64 + 1).read_to_end(&mut body).map_err(Failure::Stdin)?;
     Ok(body)
 }
 
@@ -63,36 +113,62 @@ struct Session {
     out: BufWriter<StdoutLock<'static>>,
     /// `-r`
     rev: Option<i64>,
+    /// `-json`
+    json: bool,
+    /// `-rev`
+    with_rev: bool,
 }
 
 impl Session {
     async fn carry_out(mut self, command: &Command, body: Vec<u8>) -> Result<(), Failure> {
         match command {
             Command::Add { path } => {
-                let rev = self.client.set(path, MISSING, body).await?;
+                let set = self.client.set(path, MISSING, body).await;
+                let rev = self.or_explain(path, Asked::Create, set).await?;
                 self.say(&format!("{rev}\n"))?;
             }
             Command::Set { path, rev } => {
-                let rev = self.client.set(path, *rev, body).await?;
+                let set = self.client.set(path, *rev, body).await;
+                let rev = self.or_explain(path, Asked::Change(*rev), set).await?;
                 self.say(&format!("{rev}\n"))?;
             }
             Command::Get { path } => {
-                let file = self.client.get(path, self.rev).await?;
+                let got = self.client.get(path, self.rev).await;
+                let file = self.or_explain(path, Asked::Read(self.rev), got).await?;
                 if !file.exists() {
-                    return Err(Failure::Missing);
+                    return Err(explain::missing(path, self.rev));
                 }
-                self.out.write_all(&file.value).map_err(Failure::Stdout)?;
+                if self.json {
+                    self.say(&json::file(path, &file))?;
+                } else {
+                    if self.with_rev {
+                        self.say(&format!("{} {}\n", file.rev, file.value.len()))?;
+                    }
+                    self.out.write_all(&file.value).map_err(Failure::Stdout)?;
+                }
             }
-            Command::Del { path, rev } => self.client.del(path, *rev).await?,
+            Command::Del { path, rev } => {
+                let deleted = self.client.del(path, *rev).await;
+                self.or_explain(path, Asked::Change(*rev), deleted).await?;
+            }
             Command::Find { path } => self.find(path).await?,
-            Command::Stat { path } => match self.client.stat(path, self.rev).await? {
-                Stat::Missing => return Err(Failure::Missing),
-                Stat::File { rev, len } => self.say(&format!("{rev} {len}\n"))?,
-                Stat::Directory { entries } => self.say(&format!("d {entries}\n"))?,
-            },
+            Command::Stat { path } => {
+                let stat = self.client.stat(path, self.rev).await;
+                match self.or_explain(path, Asked::Read(self.rev), stat).await? {
+                    Stat::Missing => return Err(explain::missing(path, self.rev)),
+                    stat if self.json => self.say(&json::stat(path, stat))?,
+                    Stat::File { rev, len } => self.say(&format!("{rev} {len}\n"))?,
+                    Stat::Directory { entries } => self.say(&format!("d {entries}\n"))?,
+                }
+            }
             Command::Touch { path } => {
-                let file = self.client.get(path, None).await?;
-                self.client.set(path, file.rev, file.value).await?;
+                let got = self.client.get(path, None).await;
+                let file = self.or_explain(path, Asked::Read(None), got).await?;
+                let set = self.client.set(path, file.rev, file.value).await;
+                let rev = self.or_explain(path, Asked::Touch(file.rev), set).await?;
+                if self.with_rev {
+                    self.say(&format!("{rev}\n"))?;
+                }
             }
             Command::Rev => {
                 let rev = self.client.rev().await?;
@@ -102,26 +178,37 @@ impl Session {
                 let id = self.client.self_id().await?;
                 self.say(&format!("{id}\n"))?;
             }
-            Command::Stats { json, interval } => {
+            Command::Stats { interval } => {
                 let mut stats = self.client.stats().await?;
                 if let Some(interval) = interval {
                     let earlier = stats;
                     sleep(*interval).await;
                     stats = self.client.stats().await?.since(&earlier);
                 }
-                self.say(&if *json { stats::json(&stats) } else { stats::table(&stats) })?;
+                self.say(&if self.json { stats::json(&stats) } else { stats::table(&stats) })?;
             }
-            Command::Nop => self.client.nop().await?,
+            Command::Nop => {
+                let nop = self.client.nop().await;
+                self.or_explain("/", Asked::Change(CLOBBER), nop).await?;
+            }
             Command::Wait { glob } => {
                 let rev = self.revision().await?;
-                let event = self.client.wait(glob, rev).await?;
+                let event = self.client.wait(glob, rev).await;
+                let event = self.or_explain(glob, Asked::Read(Some(rev)), event).await?;
                 self.event(&event)?;
             }
             Command::Watch { glob } => {
                 let rev = self.revision().await?;
-                let mut events = self.client.watch(glob, rev);
+                let mut events = self.client.watch_with(glob, rev, WhenStale::Report);
                 while let Some(event) = events.next().await {
-                    self.event(&event?)?;
+                    if let Err(Error::Stale(why)) = &event {
+                        // Where stderr is closed, nobody is there to be told.
+                        drop(writeln!(io::stderr(), "Warning: events may be missing until later: {why}"));
+                        continue;
+                    }
+                    let from = events.next_rev();
+                    let event = self.or_explain(glob, Asked::Read(Some(from)), event).await?;
+                    self.event(&event)?;
                 }
             }
         }
@@ -136,31 +223,44 @@ impl Session {
         }
     }
 
+    /// The result of a call, or why the command failed.
+    async fn or_explain<T>(&self, path: &str, asked: Asked, result: Result<T, Error>) -> Result<T, Failure> {
+        match result {
+            Ok(value) => Ok(value),
+            Err(error) => Err(explain::explain(&self.client, path, asked, error).await),
+        }
+    }
+
     fn say(&mut self, line: &str) -> Result<(), Failure> {
         self.out.write_all(line.as_bytes()).map_err(Failure::Stdout)
     }
 
     /// Prints an event at once: whoever reads it may be waiting for it.
     fn event(&mut self, event: &Event) -> Result<(), Failure> {
-        let change = match event.change {
-            Change::Set => "set",
-            Change::Del => "del",
-            Change::Nop => "nop",
-        };
-        self.say(&format!("{} {} {change} {}\n", event.path, event.rev, event.value.len()))?;
-        self.out.write_all(&event.value).map_err(Failure::Stdout)?;
-        self.say("\n")?;
+        if self.json {
+            self.say(&json::event(event))?;
+        } else {
+            let change = json::kind(event.change);
+            self.say(&format!("{} {} {change} {}\n", event.path, event.rev, event.value.len()))?;
+            self.out.write_all(&event.value).map_err(Failure::Stdout)?;
+            self.say("\n")?;
+        }
         self.out.flush().map_err(Failure::Stdout)
+    }
+
+    fn found(&mut self, path: &str, stat: Stat) -> Result<(), Failure> {
+        if self.json { self.say(&json::stat(path, stat)) } else { self.say(&format!("{path}\n")) }
     }
 
     /// Prints a tree, depth first: one listing is open for each directory on the way down.
     async fn find(&mut self, path: &str) -> Result<(), Failure> {
         let rev = Some(self.revision().await?);
-        let root = self.client.stat(path, rev).await?;
+        let root = self.client.stat(path, rev).await;
+        let root = self.or_explain(path, Asked::Read(rev), root).await?;
         if root == Stat::Missing {
-            return Err(Failure::Missing);
+            return Err(explain::missing(path, self.rev));
         }
-        self.say(&format!("{path}\n"))?;
+        self.found(path, root)?;
         let mut open = Vec::new();
         if let Stat::Directory { .. } = root {
             // The root's path ends with the slash that others are given.
@@ -172,9 +272,10 @@ impl Session {
                 open.pop();
                 continue;
             };
-            let (name, stat) = entry?;
+            let prefix = prefix.clone();
+            let (name, stat) = self.or_explain(&prefix, Asked::Read(rev), entry).await?;
             let path = format!("{prefix}/{name}");
-            self.say(&format!("{path}\n"))?;
+            self.found(&path, stat)?;
             if let Stat::Directory { .. } = stat {
                 let entries = self.client.entries(&path, rev);
                 open.push((path, entries));

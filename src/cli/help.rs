@@ -29,7 +29,10 @@ An event is printed as
   PATH REV set|del|nop LEN
   BODY
 
-where LEN is the number of bytes of BODY, and a newline follows it.
+where LEN is the number of bytes of BODY, and a newline follows it. A body may hold newlines, so count bytes, or use
+
+  -json         print an event as a JSON object on one line, with `path`, `rev`, `kind` (set, del or nop), `len`, `body` (in
+                base64), and `text`: the body as it is, if it is UTF-8
 ";
 
 /// All commands, in the order in which they are listed.
@@ -39,7 +42,8 @@ pub static TOPICS: [Topic; 14] = [
         &["PATH"],
         "create a file",
         "\
-Creates the file at PATH with the body that is read from stdin, and prints its revision.
+Creates the file at PATH with the body that is read from stdin, and prints its revision. A closed stdin is an error; for an
+empty body, use </dev/null.
 If there is such a file already, the exit status is 1.
 ",
     ),
@@ -48,7 +52,8 @@ If there is such a file already, the exit status is 1.
         &["PATH", "REV"],
         "write a file",
         "\
-Sets the file at PATH to the body that is read from stdin, and prints its new revision.
+Sets the file at PATH to the body that is read from stdin, and prints its new revision. A closed stdin is an error; for an
+empty body, use </dev/null.
 If the file has changed since REV, nothing is written and the exit status is 1.
 
 REV is the revision that the file is known to have, 0 if there is none, or -1 to write in any case.
@@ -61,6 +66,10 @@ REV is the revision that the file is known to have, 0 if there is none, or -1 to
         "\
 Prints the body of the file at PATH, and nothing else.
 With -r, prints it as it was at that revision; if that is still to come, waits for it.
+
+  -rev          print the file's revision and the body's length in bytes on a line before the body
+  -json         print a JSON object on one line, with `path`, `rev`, `len`, `body` (in base64), and `text`: the body as it is,
+                if it is UTF-8
 ",
     ),
     topic(
@@ -80,7 +89,9 @@ REV is the revision that the file is known to have, or -1 to delete it in any ca
         "list a tree",
         "\
 Prints PATH and the path of every file and directory below it, one on a line, a directory before what it holds.
-All of it is as of one revision: that of -r, or the current one.
+All of it is as of one revision: that of -r, or the current one. No path holds a newline.
+
+  -json         print a JSON object on each line, as `stat` does
 ",
     ),
     topic(
@@ -90,6 +101,8 @@ All of it is as of one revision: that of -r, or the current one.
         "\
 Prints the revision and the length of the file at PATH, or `d` and the number of entries if it is a directory.
 With -r, prints what was there at that revision.
+
+  -json         print a JSON object on one line, with `kind` (file or directory), `path`, and `rev` and `len`, or `entries`
 ",
     ),
     topic(
@@ -100,6 +113,8 @@ With -r, prints what was there at that revision.
 Writes the file at PATH again with the body that it has, so that it gets a new revision and everyone who waits for it
 hears of it. A file that does not exist is created, empty.
 If somebody else writes the file at the same moment, theirs stands and the exit status is 1.
+
+  -rev          print the new revision
 ",
     ),
     topic("rev", &[], "print the current revision", "Prints the current revision of the store.\n"),
@@ -125,7 +140,12 @@ microseconds where they are times. Counted is since the server was started.
   answer      until the last answer is handed to its connection
 ",
     ),
-    topic("nop", &[], "make a revision", "Makes a new revision that changes nothing.\n"),
+    topic(
+        "nop",
+        &[],
+        "make a revision",
+        "Makes a new revision that changes nothing. The protocol does not tell which, so nothing is printed.\n",
+    ),
     topic(
         "wait",
         &["GLOB"],
@@ -144,7 +164,7 @@ With -r, the first change at or after that revision, which may have been already
         "\
 Prints every change of a file whose path matches GLOB, for ever.
 With -r, the changes begin with that revision; else with the current one. None is lost or repeated when the connection
-is lost and another is found.
+is lost and another is found. If no server in reach can tell what is new, a warning on stderr says so.
 ",
     ),
     topic(
@@ -203,12 +223,17 @@ Flags, before or after the command, with one dash or two:
   -r REV          read the store as it was at this revision; or wait from it on
   -t DURATION     for wait: how long at most
   -i DURATION     for stats: count for so long
-  -json           for stats: as JSON
+  -json           for get, find, stat, stats, wait and watch: print JSON, one object a line
+  -rev            for get and touch: print the revision, too
   -h              help, also on a command
   -v              print the version
 
 A doozer URI is `doozer:?` and parameters with `&` in between: ca=HOST[:PORT] an address (any number of them), cn=NAME
-the cluster's name, for -b, and sk=SECRET. In a shell, quote it.
+the cluster's name, for -b, and sk=SECRET. In a shell, quote it. With several addresses, a server that hangs, or that was cut
+off from the majority of its cluster, is left for another one.
+
+Errors go to stderr, as `Error: NAME: DETAIL`, where NAME is the protocol's (NOENT, REV_MISMATCH, BAD_PATH, READONLY, …), or as
+`Error: DETAIL` if the server did not answer.
 
 The exit status is 0 on success, 1 if a file had another revision than the one given, 127 if the command line makes no
 sense, and 2 on any other error.

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
-use crate::fake::{Asked, Fake, PATIENCE, Peer, rev};
+use crate::fake::{Asked, Fake, PATIENCE, Peer, rev, set_event};
 use doozer::wire::{ErrCode, Response, Verb};
 
 /// A command that knows nothing of the environment this test runs in.
@@ -153,8 +153,10 @@ fn what_is_missing_is_an_error_to_get_stat_and_find() {
     let fake = tree(&[("/a", "")]);
     for command in ["get", "stat", "find"] {
         let got = run(&["-a", &fake.uri(), command, "/missing"], "");
-        assert_eq!(got, failed(2, "Error: NOENT\n"), "{command}");
+        assert_eq!(got, failed(2, "Error: NOENT: /missing does not exist\n"), "{command}");
     }
+    let then = run(&["-a", &fake.uri(), "get", "/missing", "-r", "3"], "");
+    assert_eq!(then, failed(2, "Error: NOENT: /missing did not exist at revision 3\n"));
     assert_eq!(run(&["-a", &fake.uri(), "get", "/a"], ""), ok(""), "an empty file is one");
 }
 
@@ -200,6 +202,48 @@ fn wait_prints_one_event_from_the_current_revision_on() {
     assert_eq!(run(&["-a", &fake.uri(), "wait", "/a/**"], ""), ok("/a/b 8 set 9\ntwo\nlines\n"));
 }
 
+/// A body may hold newlines, and even what looks like the next event.
+#[test]
+fn json_is_one_line_for_each_event_whatever_its_body() {
+    let body = "two\n/a 9 set 3\n";
+    let fake = one(|a| assert_eq!(a.verb, Verb::Wait), set_event(8, "/a", body));
+    let expected = "{\"path\":\"/a\",\"rev\":8,\"kind\":\"set\",\"len\":15,\"body\":\"dHdvCi9hIDkgc2V0IDMK\",\
+                    \"text\":\"two\\n/a 9 set 3\\n\"}\n";
+    assert_eq!(run(&["-a", &fake.uri(), "wait", "-json", "-r", "8", "/a"], ""), ok(expected));
+    let parsed: serde_json::Value = serde_json::from_str(expected).expect("JSON");
+    assert_eq!(parsed["text"], body);
+}
+
+#[test]
+fn json_tells_files_from_directories() {
+    let fake = tree(&[("/d/x", "four"), ("/d/y/z", "")]);
+    let find = run(&["-a", &fake.uri(), "-json", "find", "/d"], "");
+    let expected = r#"{"kind":"directory","path":"/d","entries":2}
+{"kind":"file","path":"/d/x","rev":5,"len":4}
+{"kind":"directory","path":"/d/y","entries":1}
+{"kind":"file","path":"/d/y/z","rev":5,"len":0}
+"#;
+    assert_eq!(find, ok(expected));
+    let stat = run(&["-a", &fake.uri(), "stat", "-json", "/d/x"], "");
+    assert_eq!(stat, ok("{\"kind\":\"file\",\"path\":\"/d/x\",\"rev\":5,\"len\":4}\n"));
+}
+
+#[test]
+fn get_and_touch_print_the_revision_on_request() {
+    let fake = tree(&[("/a", "two\nlines")]);
+    assert_eq!(run(&["-a", &fake.uri(), "get", "-rev", "/a"], ""), ok("5 9\ntwo\nlines"));
+    let json = "{\"path\":\"/a\",\"rev\":5,\"len\":9,\"body\":\"dHdvCmxpbmVz\",\"text\":\"two\\nlines\"}\n";
+    assert_eq!(run(&["-a", &fake.uri(), "get", "-json", "/a"], ""), ok(json));
+    let touched = Fake::start(|_, peer| {
+        let asked = peer.expect(Verb::Get);
+        peer.answer(&asked, Response { value: Some(b"same"), ..rev(4) });
+        let asked = peer.expect(Verb::Set);
+        peer.answer(&asked, rev(9));
+        peer.ignore();
+    });
+    assert_eq!(run(&["-a", &touched.uri(), "touch", "-rev", "/a"], ""), ok("9\n"));
+}
+
 #[test]
 fn wait_says_what_kind_of_change_it_was() {
     for (flags, line) in [(8, "/a 3 del 0\n\n"), (0, "/a 3 nop 0\n\n"), (4, "/a 3 set 0\n\n")] {
@@ -213,7 +257,27 @@ fn wait_says_what_kind_of_change_it_was() {
 fn wait_ends_in_time() {
     let fake = Fake::start(|_, peer| peer.ignore());
     let got = run(&["-a", &fake.uri(), "wait", "-r", "1", "-t", "200ms", "/a"], "");
-    assert_eq!(got, failed(2, "Error: timed out after 200ms\n"));
+    let why = format!("Error: timed out after 200 ms: no such event has come from {}\n", fake.address);
+    assert_eq!(got, failed(2, &why));
+}
+
+/// One of three servers is hung: its turn must leave time for the others.
+#[test]
+fn wait_finds_the_event_in_time_though_a_server_hangs() {
+    let hung = Fake::start(|_, peer| peer.ignore());
+    let good = Fake::start(|_, peer| {
+        while let Some(asked) = peer.next() {
+            match asked.verb {
+                Verb::Wait => peer.event(&asked, 3, "/a", "v"),
+                _ => peer.answer(&asked, rev(7)),
+            }
+        }
+    });
+    let uri = format!("{}&ca={}", hung.uri(), good.address);
+    for _ in 0..4 {
+        // Half of the tries begin with the hung one.
+        assert_eq!(run(&["-a", &uri, "wait", "-t", "15s", "-r", "3", "/a"], ""), ok("/a 3 set 1\nv\n"));
+    }
 }
 
 /// A watch's output is often a pipe: each event is there when it happened, not when a buffer is full.
@@ -270,17 +334,122 @@ fn watch_ends_quietly_when_its_reader_has_gone() {
 #[test]
 fn a_revision_mismatch_is_exit_status_1_and_any_other_error_2() {
     for (code, detail, status, text) in [
-        (ErrCode::RevMismatch, "", 1, "Error: REV_MISMATCH\n"),
-        (ErrCode::Readonly, "", 2, "Error: READONLY\n"),
-        (ErrCode::Other, "permission denied", 2, "Error: OTHER: permission denied\n"),
+        (ErrCode::RevMismatch, "", 1, "Error: REV_MISMATCH: /a is at revision 5, later than 1\n"),
+        (ErrCode::Readonly, "", 2, "Error: READONLY: /a: nothing was written"),
+        (ErrCode::Other, "permission denied", 2, "Error: OTHER: permission denied: /a"),
+        (ErrCode::Other, "disk full: there", 2, "Error: OTHER: disk full: there\n"),
+        (ErrCode::Isdir, "", 2, "Error: ISDIR: /a is a directory\n"),
     ] {
-        let fake = Fake::start(move |_, peer| {
-            let asked = peer.expect(Verb::Set);
-            peer.fail(&asked, code, detail);
-            peer.ignore();
-        });
-        assert_eq!(run(&["-a", &fake.uri(), "set", "/a", "1"], ""), failed(status, text));
+        let fake = refusing(code, detail);
+        let (got, stdout, stderr) = run(&["-a", &fake.uri(), "set", "/a", "1"], "");
+        assert_eq!((got, stdout.as_str()), (status, ""));
+        assert!(stderr.starts_with(text), "{stderr}");
     }
+}
+
+/// A server that refuses every SET and DEL, and has a file of revision 5 at `/a` and at `/d/f`.
+fn refusing(code: ErrCode, detail: &'static str) -> Fake {
+    let files = BTreeMap::from([("/a", "body"), ("/d/f", "")]);
+    Fake::start(move |_, peer| {
+        while let Some(asked) = peer.next() {
+            match asked.verb {
+                Verb::Set | Verb::Del => peer.fail(&asked, code, detail),
+                _ => read(&files, peer, &asked),
+            }
+        }
+    })
+}
+
+#[test]
+fn an_error_names_the_path_and_what_stands_there() {
+    let mismatch = refusing(ErrCode::RevMismatch, "");
+    let got = run(&["-a", &mismatch.uri(), "add", "/a"], "x");
+    assert_eq!(got, failed(1, "Error: REV_MISMATCH: /a exists already, at revision 5\n"));
+    let got = run(&["-a", &mismatch.uri(), "del", "/a", "4"], "");
+    assert_eq!(got, failed(1, "Error: REV_MISMATCH: /a is at revision 5, later than 4\n"));
+    let (status, _, stderr) = run(&["-a", &mismatch.uri(), "touch", "/a"], "");
+    assert_eq!(status, 1);
+    assert!(stderr.starts_with("Error: REV_MISMATCH: /a was written by somebody else"), "{stderr}");
+    let notdir = refusing(ErrCode::Notdir, "");
+    let got = run(&["-a", &notdir.uri(), "set", "/d/f/x/y", "-1"], "x");
+    assert_eq!(got, failed(2, "Error: NOTDIR: /d/f/x/y: /d/f is a file, and nothing can stand below a file\n"));
+    let (status, _, stderr) = run(&["-a", &mismatch.uri(), "get", "/d"], "");
+    assert_eq!((status, stderr.as_str()), (2, "Error: ISDIR: /d is a directory\n"));
+}
+
+/// To the protocol a text that is no path is a missing file; to whoever mistyped it that is no help.
+#[test]
+fn a_bad_path_is_refused_with_the_letters_that_are_allowed() {
+    let names = "a name holds letters (A to Z, a to z), digits, `.` and `-`";
+    let nobody = "doozer:?ca=127.0.0.1:1";
+    for command in [&["add"][..], &["get"], &["find"], &["stat"], &["touch"], &["set"], &["del"]] {
+        let mut line = vec!["-a", nobody];
+        line.extend(command);
+        line.push("/a_b");
+        if matches!(command, ["set" | "del"]) {
+            line.push("-1");
+        }
+        assert_eq!(run(&line, ""), failed(2, &format!("Error: BAD_PATH: /a_b: '_' is not allowed; {names}\n")));
+    }
+    for command in ["wait", "watch"] {
+        let (status, _, stderr) = run(&["-a", nobody, command, "/a_b/*"], "");
+        assert_eq!(status, 2);
+        assert!(stderr.starts_with("Error: BAD_PATH: invalid glob pattern: /a_b/*: '_' is not allowed"), "{stderr}");
+    }
+}
+
+/// Runs a line of the shell, in which `$D` is the command.
+fn shell(line: &str) -> (i32, String, String) {
+    let mut command = Command::new("sh");
+    command.args(["-c", line]).env("D", env!("CARGO_BIN_EXE_doozer"));
+    command.env_remove("DOOZER_URI").env_remove("DOOZER_BOOT_URI");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    told(finish(command.spawn().expect("a shell"), b""))
+}
+
+/// A daemon or a cron job may have no stdin. What is read from there is nothing, which is not to become a file's body.
+#[test]
+fn a_closed_stdin_is_no_empty_body() {
+    let untouched = Fake::start(|_, peer| assert!(peer.next().is_none(), "nothing is sent"));
+    for line in ["add /a", "set /a -1"] {
+        let (status, stdout, stderr) = shell(&format!("\"$D\" -a '{}' {line} <&-", untouched.uri()));
+        assert_eq!((status, stdout.as_str()), (2, ""));
+        assert!(stderr.starts_with("Error: stdin is closed"), "{stderr}");
+    }
+    let empty = one(|a| assert_eq!((a.verb, &a.value[..]), (Verb::Set, &b""[..])), rev(12));
+    // Opened for reading, as shells do, and for both, as other programs do.
+    for from in ["</dev/null", "<>/dev/null"] {
+        assert_eq!(shell(&format!("\"$D\" -a '{}' set /a -1 {from}", empty.uri())), ok("12\n"));
+    }
+}
+
+/// What could not be printed is no success, and no panic.
+#[test]
+fn output_that_goes_nowhere_is_an_error() {
+    let fake = tree(&[("/a", "body"), ("/b", "")]);
+    let lines = ["get /a", "rev", "stat /a", "find /", "get -json /a", "help", "-v", "help get"];
+    for line in lines {
+        let (status, _, stderr) = shell(&format!("\"$D\" -a '{}' {line} >/dev/full", fake.uri()));
+        assert_eq!(status, 2, "{line}: {stderr}");
+        assert!(stderr.starts_with("Error: cannot write to stdout: No space left"), "{line}: {stderr}");
+        let (status, _, stderr) = shell(&format!("\"$D\" -a '{}' {line} >&-", fake.uri()));
+        assert_eq!((status, stderr.as_str()), (2, "Error: cannot write to stdout: it is closed\n"), "{line}");
+    }
+    let big = one(|_| (), Response { value: Some(&[b'x'; 500_000]), ..rev(5) });
+    let (status, _, stderr) = shell(&format!("\"$D\" -a '{}' get /a >/dev/full", big.uri()));
+    assert_eq!(status, 2, "{stderr}");
+    // Nobody is there to be told; the status still tells.
+    for err in ["2>/dev/full", "2>&-"] {
+        assert_eq!(shell(&format!("\"$D\" -a '{}' get /missing {err}", fake.uri())), failed(2, ""));
+        assert_eq!(shell(&format!("\"$D\" bogus {err}")), failed(127, ""));
+    }
+}
+
+#[test]
+fn a_reader_that_has_enough_is_no_error() {
+    let big = one(|_| (), Response { value: Some(&[b'x'; 2_000_000]), ..rev(5) });
+    let line = format!("{{ \"$D\" -a '{}' get /a; echo $? >&2; }} | head -c 3", big.uri());
+    assert_eq!(shell(&line), (0, "xxx".into(), "0\n".into()));
 }
 
 #[test]
