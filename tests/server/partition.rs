@@ -55,7 +55,10 @@ fn within(test: &str) -> bool {
     }
     let words: Vec<&str> = dying_with_us().iter().chain(unshare).copied().collect();
     let mut command = Command::new(words[0]);
-    command.args(&words[1..]).arg(std::env::current_exe().unwrap()).args(["--exact", test, "--nocapture"]);
+    // The program holds the tests of several files: a test's name begins with that of its module.
+    let module = module_path!().split_once("::").map_or("", |(_, module)| module);
+    let name = format!("{module}::{test}");
+    command.args(&words[1..]).arg(std::env::current_exe().unwrap()).args(["--exact", &name, "--nocapture"]);
     let output = command.env(INSIDE, "1").output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (out, err) = (text(&output.stdout), text(&output.stderr));
