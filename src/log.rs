@@ -17,8 +17,8 @@
 //! # A node's life
 //! 1. [`survey`] tells from the names what the directory is. If it is empty: [`Identity`] with boot epoch 0, [`Log::create`] and
 //!    the first segment that it wants, [`Identity`] with boot epoch 1.
-//! 2. Else [`recover`] reads snapshot and log, and hands them to a visitor. Its [`Recovered::steps`] are carried out. Then
-//!    [`Log::resume`].
+//! 2. Else [`inspect`] tells whether all files are of this version and of this node. [`recover`] reads snapshot and log, and hands
+//!    them to a visitor. Its [`Recovered::steps`] are carried out. Then [`Log::resume`].
 //! 3. A turn stages records: entries first, then the hard state that calls them committed. [`Log::next_write`] makes them one write;
 //!    meanwhile the next gathers. [`Log::written`] returns the proof, [`Durable`], with which votes, acknowledgements and answers
 //!    are let go.
@@ -37,6 +37,7 @@ mod damage;
 mod directory;
 mod gather;
 mod identity;
+mod inspect;
 pub mod name;
 mod preface;
 mod read;
@@ -53,6 +54,7 @@ pub use block::{Block, bytes_of, bytes_of_mut};
 pub use damage::{Damage, Erase, Refusal, Salvage, Wrong};
 pub use directory::{FileInfo, Survey, survey};
 pub use identity::{Identity, IdentityError};
+pub use inspect::{inspect, read_identity};
 pub use preface::VERSION;
 pub use record::{HardState, RECORD_HEAD, Record};
 pub use recovery::{Event, Read, Recovered, Statistics, Step, Torn, Visit, recover};

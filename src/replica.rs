@@ -11,7 +11,7 @@
 //!
 //! Read in this order: [`session`] (connections), `requests` (what they ask), [`desk`] (reads and waits), [`batch`] (what is proposed),
 //! [`forward`] (to whom, and how often), [`group`] and [`entries`] (raft), [`machine`] and [`members`] (what is applied), [`snapshot`] (the
-//! state, to a file and back), [`rebuild`] (the state, from the disk), `introduce` (what it says of itself). For the cluster: [`mesh`] and
+//! state, to a file and back), [`rebuild`] (the state, from the disk), [`boot`] (what a start does with the data), `introduce` (what it says of itself). For the cluster: [`mesh`] and
 //! [`routes`] (links), `peers` (what comes over them), `quorum` (who leads, and whether writes are taken), [`membership`] and
 //! `stewardship` (what the leader does about the members), [`transfer`] and `catch_up` (snapshots to peers), [`join`] (how a node gets
 //! its raft id). Beside all of it: [`stages`]
@@ -24,6 +24,7 @@
 //! * everything is deterministic: the same inputs in the same order give the same outputs.
 
 pub mod batch;
+pub mod boot;
 mod catch_up;
 pub mod desk;
 pub mod entries;

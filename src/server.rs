@@ -57,9 +57,6 @@ use stop::StopRequests;
 
 /// Exit status when the disk fails while the server runs (EX_IOERR of sysexits.h).
 pub const EXIT_IO: i32 = 74;
-/// Exit status when the data is damaged (EX_DATAERR of sysexits.h).
-pub const EXIT_DAMAGED: u8 = 65;
-
 /// Name of a cluster that is founded without one.
 pub const CLUSTER_DEFAULT: &str = "local";
 
@@ -115,12 +112,12 @@ pub struct StartError {
 impl StartError {
     /// An error of the machine or of the flags.
     pub fn new(line: String) -> StartError {
-        StartError { line, status: 1 }
+        StartError { line, status: crate::replica::boot::EXIT_START }
     }
 
-    /// The data is damaged.
-    pub fn damaged(line: String) -> StartError {
-        StartError { line, status: EXIT_DAMAGED }
+    /// The same with another exit status.
+    pub fn with_status(line: String, status: u8) -> StartError {
+        StartError { line, status }
     }
 
     /// The system refuses a thread.

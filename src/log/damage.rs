@@ -11,6 +11,8 @@ pub enum Wrong {
     Log(Fault),
     /// A snapshot that nothing can stand in for.
     Snapshot(SnapshotDamage),
+    /// The identity is not whole.
+    Identity,
 }
 
 /// A data directory that a crash cannot have left so.
@@ -56,10 +58,11 @@ pub struct Erase {
     pub length: u64,
 }
 
-/// Why a data directory is not used.
+/// Why a data directory is not used. Only [`Refusal::Damage`] proves that something of it is lost; with any other, the data may be
+/// whole, and nothing of it may be moved or changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal<E> {
-    /// It is damaged.
+    /// It is damaged: a crash cannot have left it so.
     Damage(Box<Damage>),
     /// A file is of a format version that this program does not know. Nothing was touched.
     UnknownVersion {
@@ -125,15 +128,25 @@ impl std::fmt::Display for Wrong {
         match self {
             Wrong::Log(fault) => fault.fmt(f),
             Wrong::Snapshot(damage) => damage.fault.fmt(f),
+            Wrong::Identity => f.write_str("the identity of the node is damaged"),
         }
+    }
+}
+
+impl Damage {
+    /// Where it is, and what is wrong.
+    #[must_use]
+    pub fn what(&self) -> String {
+        format!("file {}, byte {}: {}", self.file, self.offset, self.wrong)
     }
 }
 
 impl std::fmt::Display for Damage {
     /// One line: where, what, what is left, what can be done.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "file {}, byte {}: {}; ", self.file, self.offset, self.wrong)?;
+        write!(f, "{}; ", self.what())?;
         match self.last {
+            _ if matches!(self.wrong, Wrong::Identity | Wrong::Log(Fault::NoIdentity)) => {}
             Some(last) if last > 0 => write!(f, "the last good entry is {last}. ")?,
             _ => f.write_str("no good entry precedes it. ")?,
         }
@@ -159,11 +172,14 @@ impl<E: std::fmt::Display> std::fmt::Display for Refusal<E> {
             ),
             Refusal::Foreign { file, owner, node } => write!(
                 f,
-                "file {file} belongs to node {}, and this is node {}: the directory holds files of two nodes. Nothing was changed.",
+                "file {file} belongs to node {}, and this is node {}: the directory holds files of two nodes; move away those that do \
+                 not belong here. Nothing was changed.",
                 owner.escape_ascii(),
                 node.escape_ascii()
             ),
-            Refusal::Read { file, offset, error } => write!(f, "file {file}, byte {offset}: cannot be read: {error}"),
+            Refusal::Read { file, offset, error } => {
+                write!(f, "file {file}, byte {offset}: cannot be read: {error}. Nothing was changed.")
+            }
         }
     }
 }

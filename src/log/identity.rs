@@ -79,7 +79,8 @@ impl std::fmt::Display for IdentityError {
             ),
             IdentityError::UnknownVersion(version) => write!(
                 f,
-                "file node is of format version {version}, and this program knows version {}: use the program that wrote it",
+                "file node is of format version {version}, and this program knows version {}: use the program that wrote it. \
+                 Nothing was changed.",
                 preface::VERSION
             ),
         }

@@ -17,6 +17,7 @@
 
 use super::damage::{Damage, Erase, Refusal, Salvage, Wrong};
 use super::directory::{Directory, FileInfo, Run};
+use super::inspect::inspect;
 use super::name;
 use super::read::Reader;
 use super::record::{HardState, Record};
@@ -140,6 +141,7 @@ pub fn recover<E>(
     read: &mut Read<'_, E>,
     visit: &mut Visit<'_>,
 ) -> Result<Recovered, Refusal<E>> {
+    inspect(Some(node), listing, read)?;
     let directory = Directory::sort(listing);
     let mut reader = Reader::new(node, listing, read);
     let run = directory.run()?;

@@ -19,8 +19,13 @@ use crate::log::{self, Event, NodeId, Record};
 /// Why what was read cannot be used, although all its checksums are right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unusable {
-    /// The snapshot's contents.
-    Snapshot(BadSnapshot),
+    /// The contents of a snapshot.
+    Snapshot {
+        /// The last entry that it covers, which names its file.
+        index: u64,
+        /// What is wrong with them.
+        bad: BadSnapshot,
+    },
     /// The batch of an entry.
     Batch {
         /// The entry.
@@ -40,7 +45,9 @@ pub enum Unusable {
 impl std::fmt::Display for Unusable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Unusable::Snapshot(bad) => write!(f, "the snapshot cannot be used: {bad}"),
+            Unusable::Snapshot { index, bad } => {
+                write!(f, "file {}: the snapshot cannot be used: {bad}", log::name::snapshot(*index))
+            }
             Unusable::Entry { index, other } => {
                 write!(f, "entry {index} of the log is of type {other}, which this version does not know")
             }
@@ -110,14 +117,16 @@ impl Rebuild {
         match event {
             Event::Void => {}
             Event::Snapshot { index, term, meta } => {
-                self.restore = Some(Restore::begin(meta, &self.node, self.history).map_err(Unusable::Snapshot)?);
+                let restore = Restore::begin(meta, &self.node, self.history);
+                self.restore = Some(restore.map_err(|bad| Unusable::Snapshot { index, bad })?);
                 self.applied = (index, term);
                 self.before = (index, term);
                 self.commit = index;
             }
             Event::SnapshotRecord(record) => {
                 if let Some(restore) = &mut self.restore {
-                    restore.record(record).map_err(Unusable::Snapshot)?;
+                    let index = self.before.0;
+                    restore.record(record).map_err(|bad| Unusable::Snapshot { index, bad })?;
                 }
             }
             Event::Record { record, .. } => {
@@ -130,7 +139,8 @@ impl Rebuild {
 
     fn finish_snapshot(&mut self) -> Result<(), Unusable> {
         if let Some(restore) = self.restore.take() {
-            self.machine = restore.finish().map_err(Unusable::Snapshot)?;
+            let index = self.before.0;
+            self.machine = restore.finish().map_err(|bad| Unusable::Snapshot { index, bad })?;
         }
         Ok(())
     }
@@ -196,6 +206,11 @@ impl Rebuild {
             self.kept_bytes -= gone.data.len();
             self.before = (gone.index, gone.term);
         }
+    }
+
+    /// What was wrong with an event, up to now.
+    pub fn failure(&self) -> Option<&Unusable> {
+        self.failed.as_ref()
     }
 
     /// The state, and where raft goes on, once everything was taken.

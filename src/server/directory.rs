@@ -20,12 +20,15 @@ use super::disk::{Disk, is_full};
 use super::{Options, StartError};
 use crate::limits;
 use crate::log::name::Name;
-use crate::log::{self, Erase, FileInfo, Identity, Log, NodeId, Params, Refusal, Salvage, Step, Survey};
+use crate::log::{self, Erase, FileInfo, Identity, Log, NodeId, Params, Salvage, Step};
+use crate::replica::boot::{self, Finding, Held, Plan, ReadError, Refused, Told};
 use crate::replica::join::Joiner;
 use crate::replica::members::FOUNDER;
 use crate::replica::rebuild::Rebuild;
 use crate::replica::{Recovered, Standing};
 
+/// The file that is locked while a server runs.
+const LOCK: &str = "lock";
 /// Where files are set aside.
 const DAMAGED: &str = "damaged";
 /// How long the last writes of an earlier process are waited for.
@@ -52,44 +55,33 @@ pub struct Opened {
 /// Opens the data directory, making it if it is not there, of a node that listens at `addr`. One that is of no cluster yet founds
 /// one or attaches to one, which may take as long as that cannot be reached.
 ///
+/// Nothing is written before it is clear that the node starts with what is there.
+///
 /// # Errors
 /// When it cannot be read or written, another server uses it, its data cannot be relied on, or the cluster refuses it.
 pub async fn open(options: &Options, addr: &str) -> Result<Opened, StartError> {
     let dir = &options.dir;
-    let cannot = |what: &str, e: io::Error| {
-        let remedy = match e.kind() {
-            io::ErrorKind::PermissionDenied => format!(
-                "give it to the user that runs the server (chown -R {} there), or choose another with -d",
-                rustix::process::geteuid().as_raw()
-            ),
-            io::ErrorKind::ReadOnlyFilesystem => {
-                "mount its file system for writing (ReadWritePaths= of systemd), or choose another with -d".into()
-            }
-            _ => "choose another with -d".into(),
-        };
-        StartError::new(format!("cannot {what} the data directory {}: {e}; {remedy}", dir.display()))
-    };
-    make(dir).map_err(|e| cannot("make", e))?;
-    let lock = lock(dir, &|e| cannot("lock", e))?;
-    wait_for_last_writes(dir).await.map_err(|e| cannot("wait for the last writes to", e))?;
-    let disk = Disk::probe(dir).await.map_err(|e| cannot("write to", e))?;
-    let mut opener = Opener { options, addr, disk, report: Vec::new(), recovery: String::new() };
-    if !opener.disk.is_direct() {
-        opener.report.push(format!(
-            "the file system of {} refuses O_DIRECT: the log is written with buffered writes and fdatasync, which is slower",
-            dir.display()
-        ));
-    }
-    if is_in_memory(dir) {
-        opener.report.push(format!(
-            "the file system of {} is kept in memory: nothing of the data survives a restart of the machine; for data that \
-             does, choose a directory on a disk with -d",
-            dir.display()
-        ));
-    }
+    make(dir).map_err(|e| cannot("make", dir, &e))?;
+    let mut opener =
+        Opener { options, addr, disk: Disk::new(dir), lock: None, report: Vec::new(), recovery: String::new() };
     let (identity, recovered) = opener.open().await?;
-    let Opener { disk, report, recovery, .. } = opener;
+    let Opener { disk, lock, report, recovery, .. } = opener;
+    let lock = lock.expect("the directory was claimed before anything was written");
     Ok(Opened { identity, recovered, disk, report, recovery, lock })
+}
+
+fn cannot(what: &str, dir: &Path, e: &io::Error) -> StartError {
+    let remedy = match e.kind() {
+        io::ErrorKind::PermissionDenied => format!(
+            "give it to the user that runs the server (chown -R {} there), or choose another with -d",
+            rustix::process::geteuid().as_raw()
+        ),
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "mount its file system for writing (ReadWritePaths= of systemd), or choose another with -d".into()
+        }
+        _ => "choose another with -d".into(),
+    };
+    StartError::new(format!("cannot {what} the data directory {}: {e}; {remedy}", dir.display()))
 }
 
 /// Makes the directory, with those above it, so that it is still there after a power cut: each is durable before there is
@@ -131,13 +123,22 @@ fn is_in_memory(dir: &Path) -> bool {
     rustix::fs::statfs(dir).is_ok_and(|stat| u64::try_from(stat.f_type).is_ok_and(|number| IN_MEMORY.contains(&number)))
 }
 
-fn lock(dir: &Path, cannot: &dyn Fn(io::Error) -> StartError) -> Result<File, StartError> {
-    let path = dir.join("lock");
-    let mut file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(cannot)?;
+/// Takes the lock; `None` if its file is not there and `create` does not say that it is to be made. Nothing is written.
+fn lock(dir: &Path, create: bool) -> Result<Option<File>, StartError> {
+    let path = dir.join(LOCK);
+    let opened = File::options().read(true).write(true).create(create).truncate(false).open(&path);
+    let mut file = match opened {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound && !create => return Ok(None),
+        Err(e) => return Err(cannot("lock", dir, &e)),
+    };
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         let mut pid = String::new();
         let holder = match file.read_to_string(&mut pid) {
-            Ok(_) if !pid.trim().is_empty() => format!("process {}", pid.trim()),
+            // It may still be that of an earlier server.
+            Ok(_) if pid.trim().parse::<u32>().is_ok_and(|pid| Path::new(&format!("/proc/{pid}")).exists()) => {
+                format!("process {}", pid.trim())
+            }
             _ => "another process".into(),
         };
         return Err(StartError::new(format!(
@@ -145,28 +146,32 @@ fn lock(dir: &Path, cannot: &dyn Fn(io::Error) -> StartError) -> Result<File, St
             dir.display()
         )));
     }
-    file.set_len(0).map_err(cannot)?;
-    file.rewind().map_err(cannot)?;
-    writeln!(file, "{}", std::process::id()).map_err(cannot)?;
-    Ok(file)
+    Ok(Some(file))
+}
+
+/// Writes this process's id into the lock.
+fn say_whose(mut lock: &File) -> io::Result<()> {
+    lock.set_len(0)?;
+    lock.rewind()?;
+    writeln!(lock, "{}", std::process::id())
 }
 
 /// Waits until the writes of an earlier process have come to their end: a server that was killed may have had one in
 /// flight, which the kernel still carries out, and which must not meet the recovery. The server holds a lock on each file
 /// that it writes to, and the write in flight holds the file.
-async fn wait_for_last_writes(dir: &Path) -> io::Result<()> {
+async fn wait_for_last_writes(dir: &Path) -> Result<(), StartError> {
     let deadline = Instant::now() + WRITES_PATIENCE;
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        let ours =
-            path.file_name().and_then(|n| n.to_str()).is_some_and(|n| matches!(log::name::parse(n), Name::Segment(_)));
-        if !ours || !path.is_file() {
+    let wait = |e: &io::Error| cannot("wait for the last writes to", dir, e);
+    for entry in fs::read_dir(dir).map_err(|e| wait(&e))? {
+        let path = entry.map_err(|e| wait(&e))?.path();
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        if !matches!(log::name::parse(name), Name::Segment(_)) || !path.is_file() {
             continue;
         }
-        let file = File::open(&path)?;
+        let file = File::open(&path).map_err(|e| refused(dir, &unread(name, &e)))?;
         while let Err(e) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
             if e != rustix::io::Errno::WOULDBLOCK || Instant::now() > deadline {
-                return Err(e.into());
+                return Err(wait(&e.into()));
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -174,58 +179,52 @@ async fn wait_for_last_writes(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// A file that cannot be read.
+fn unread(file: &str, e: &io::Error) -> Refused {
+    let error = read_error(e);
+    let found = if error.denied { Finding::Denied } else { Finding::Unreadable };
+    Refused::for_all(found, format!("file {file}: cannot be read: {error}. Nothing was changed."))
+}
+
+fn read_error(e: &io::Error) -> ReadError {
+    ReadError { denied: e.kind() == io::ErrorKind::PermissionDenied, said: e.to_string() }
+}
+
+fn refused(dir: &Path, refused: &Refused) -> StartError {
+    let line = format!("the data in {} cannot be used: {refused}", dir.display());
+    StartError::with_status(line, refused.status)
+}
+
 struct Opener<'a> {
     options: &'a Options,
     addr: &'a str,
     disk: Disk,
+    lock: Option<File>,
     report: Vec<String>,
     recovery: String,
 }
 
 impl Opener<'_> {
     async fn open(&mut self) -> Result<(Identity, Recovered), StartError> {
-        let survey = log::survey(&self.listing()?);
-        let mut identity = match survey {
-            Ok(Survey::Empty) => self.new_node().await?,
-            Ok(Survey::IdentityOnly | Survey::Founded) => match self.identity() {
-                Ok(identity) => identity,
-                Err(refused) => self.anew(refused).await?,
-            },
-            Err(ref damage) => match self.identity() {
-                Ok(identity) => self.without(identity, damage, None).await?,
-                Err(_) => self.anew(self.damaged(damage)).await?,
-            },
-        };
-        if let Some(wanted) = &self.options.cluster
-            && *wanted != identity.cluster
-            && !identity.cluster.is_empty()
-        {
-            return Err(StartError::new(format!(
-                "-c {wanted}: {} holds a node of the cluster {}; leave -c away, or choose another directory with -d",
-                self.options.dir.display(),
-                identity.cluster,
-            )));
+        let dir = &self.options.dir;
+        self.lock = lock(dir, false)?;
+        if self.lock.is_none() {
+            // A directory that is refused does not even get a lock; what was seen is looked at again when it is locked.
+            self.look()?;
+            self.lock = lock(dir, true)?;
         }
-        let mut recovered = None;
-        if identity.raft_id != 0 && (identity.boot_epoch != 0 || matches!(survey, Ok(Survey::Founded))) {
-            match self.recover(&identity).await? {
-                Ok(found) => recovered = Some(found),
-                Err(refusal) => {
-                    let salvage = match &refusal {
-                        Refusal::Damage(damage) => damage.salvage.as_ref(),
-                        _ => None,
-                    };
-                    identity = self.without(identity, &refusal, salvage).await?;
+        wait_for_last_writes(dir).await?;
+        let (mut identity, recovered) = loop {
+            let began = Instant::now();
+            let plan = self.look()?;
+            self.claim().await?;
+            match plan {
+                Plan::Salvage(identity, damage) => {
+                    self.report.push(format!("salvage: {damage}"));
+                    let salvage = damage.salvage.as_ref().expect("a salvage is possible");
+                    self.salvage(&identity, salvage).await?;
                 }
-            }
-        }
-        let recovered = match recovered {
-            Some(recovered) => recovered,
-            None => {
-                if identity.raft_id == 0 {
-                    self.join(&mut identity).await?;
-                }
-                self.begin(&identity).await?
+                plan => break self.carry_out(plan, began).await?,
             }
         };
         // The identity may be older than the log, if it was restored from a copy: no epoch is used twice.
@@ -234,41 +233,80 @@ impl Opener<'_> {
         Ok((identity, recovered))
     }
 
-    /// The data cannot be used. A member of a cluster that can go on without it does so, and comes back under another raft id: under
-    /// its own it might deny what it has acknowledged. Else it is for the operator to say what is to be done.
-    async fn without(
-        &mut self,
-        mut identity: Identity,
-        damage: &(dyn std::fmt::Display + Sync),
-        salvage: Option<&Salvage>,
-    ) -> Result<Identity, StartError> {
-        let refused = self.damaged(damage);
-        let others = !identity.peers.is_empty() || !self.options.attach.is_empty();
-        if !others || (identity.voter && identity.voters < 3) {
-            return Err(match salvage {
-                Some(_) if identity.voters > 1 => StartError::damaged(format!(
-                    "{refused}; the other member has a copy of it: stop this node for good, or repair its disk"
-                )),
-                _ => refused,
-            });
-        }
-        super::say(&format!(
-            "the data in {} cannot be used: {damage}; it is moved to {DAMAGED}/ there, and this node comes back from the others",
-            self.options.dir.display()
-        ));
-        leave(&mut identity);
-        self.write_identity(&identity).await?;
-        Ok(identity)
+    /// What is to be done with what the directory holds. Nothing is changed.
+    fn look(&self) -> Result<Plan, StartError> {
+        let told = Told {
+            cluster: self.options.cluster.as_deref(),
+            attaches: !self.options.attach.is_empty(),
+            salvage: self.options.salvage,
+            history: self.options.history,
+            keep: limits::KEEP,
+            seed: seed()?,
+        };
+        let mut read = reader(&self.options.dir);
+        boot::look(&told, &self.listing()?, &mut read).map_err(|why| refused(&self.options.dir, &why))
     }
 
-    /// Nobody can tell any more which node this is. If it is told where its cluster is, it comes back as a new one.
-    async fn anew(&mut self, refused: StartError) -> Result<Identity, StartError> {
-        let later = fs::read(self.disk.path(log::name::IDENTITY))
-            .is_ok_and(|bytes| matches!(Identity::decode(&bytes), Err(log::IdentityError::UnknownVersion(_))));
-        if later || self.options.attach.is_empty() {
-            return Err(refused);
+    /// The directory is this process's from here on: says so in its lock, and finds out how it can be written to.
+    async fn claim(&mut self) -> Result<(), StartError> {
+        let dir = &self.options.dir;
+        say_whose(self.lock.as_ref().expect("it is locked")).map_err(|e| cannot("lock", dir, &e))?;
+        self.disk.probe().await.map_err(|e| cannot("write to", dir, &e))?;
+        let line = format!(
+            "the file system of {} refuses O_DIRECT: the log is written with buffered writes and fdatasync, which is slower",
+            dir.display()
+        );
+        if !self.disk.is_direct() && !self.report.contains(&line) {
+            self.report.push(line);
         }
-        super::say(&format!("{refused}; it is moved to {DAMAGED}/ there, and this node attaches as a new one"));
+        let line = format!(
+            "the file system of {} is kept in memory: nothing of the data survives a restart of the machine; for data that \
+             does, choose a directory on a disk with -d",
+            dir.display()
+        );
+        if is_in_memory(dir) && !self.report.contains(&line) {
+            self.report.push(line);
+        }
+        Ok(())
+    }
+
+    async fn carry_out(&mut self, plan: Plan, began: Instant) -> Result<(Identity, Recovered), StartError> {
+        let dir = self.options.dir.display();
+        let mut identity = match plan {
+            Plan::Resume(identity, held) => {
+                let recovered = self.resume(&identity, *held, began).await?;
+                return Ok((identity, recovered));
+            }
+            Plan::New => self.new_node().await?,
+            Plan::Attach(damage) => {
+                super::say(&format!(
+                    "the data in {dir} cannot be used: {}; it is moved to {DAMAGED}/ there, and this node attaches as a new one",
+                    damage.what()
+                ));
+                self.anew().await?
+            }
+            // Under its own raft id it might deny what it has acknowledged.
+            Plan::ComeBack(mut identity, damage) => {
+                super::say(&format!(
+                    "the data in {dir} cannot be used: {}; it is moved to {DAMAGED}/ there, and this node comes back from the others",
+                    damage.what()
+                ));
+                leave(&mut identity);
+                self.write_identity(&identity).await?;
+                identity
+            }
+            Plan::Join(identity) | Plan::Begin(identity) => identity,
+            Plan::Salvage(..) => unreachable!("it was carried out, and looked again"),
+        };
+        if identity.raft_id == 0 {
+            self.join(&mut identity).await?;
+        }
+        let recovered = self.begin(&identity).await?;
+        Ok((identity, recovered))
+    }
+
+    /// Nobody can tell any more which node this is: it begins as a new one.
+    async fn anew(&mut self) -> Result<Identity, StartError> {
         let unnamed = self.founder()?;
         for file in self.listing()? {
             self.set_aside(&file.name, &unnamed)?;
@@ -366,28 +404,24 @@ impl Opener<'_> {
         StartError::new(format!("cannot {what} in {}: {e}", self.options.dir.display()))
     }
 
-    fn damaged(&self, damage: &dyn std::fmt::Display) -> StartError {
-        StartError::damaged(format!("the data in {} cannot be used: {damage}", self.options.dir.display()))
-    }
-
     fn listing(&self) -> Result<Vec<FileInfo>, StartError> {
-        let read = || -> io::Result<Vec<FileInfo>> {
-            let mut files = Vec::new();
-            for entry in fs::read_dir(&self.options.dir)? {
-                let Ok(name) = entry?.file_name().into_string() else { continue };
-                if log::name::parse(&name) == Name::Other {
-                    continue;
-                }
-                // A link is followed.
-                let meta = fs::metadata(self.disk.path(&name))?;
-                if !meta.is_file() {
-                    return Err(io::Error::other(format!("{name} is not a file; move it away")));
-                }
-                files.push(FileInfo { name, length: meta.len() });
+        let dir = &self.options.dir;
+        let list = |e: &io::Error| cannot("list", dir, e);
+        let mut files = Vec::new();
+        for entry in fs::read_dir(dir).map_err(|e| list(&e))? {
+            let Ok(name) = entry.map_err(|e| list(&e))?.file_name().into_string() else { continue };
+            if log::name::parse(&name) == Name::Other {
+                continue;
             }
-            Ok(files)
-        };
-        read().map_err(|e| self.error("list the files", &e))
+            // A link is followed.
+            let meta = fs::metadata(self.disk.path(&name)).map_err(|e| refused(dir, &unread(&name, &e)))?;
+            if !meta.is_file() {
+                let line = format!("{name} is not a file; move it away. Nothing was changed.");
+                return Err(refused(dir, &Refused::for_all(Finding::NotAFile, line)));
+            }
+            files.push(FileInfo { name, length: meta.len() });
+        }
+        Ok(files)
     }
 
     // ---- founding ----
@@ -429,59 +463,18 @@ impl Opener<'_> {
 
     // ---- identity ----
 
-    fn identity(&self) -> Result<Identity, StartError> {
-        let bytes =
-            fs::read(self.disk.path(log::name::IDENTITY)).map_err(|e| self.error("read the identity file", &e))?;
-        Identity::decode(&bytes).map_err(|e| self.damaged(&e))
-    }
-
     async fn write_identity(&self, identity: &Identity) -> Result<(), StartError> {
         write_identity(&self.disk, identity).await.map_err(|e| self.error("write the identity file", &e))
     }
 
     // ---- recovery ----
 
-    /// The state that the files hold, or why they hold none that can be used.
-    async fn recover(&mut self, identity: &Identity) -> Result<Result<Recovered, Refusal<io::Error>>, StartError> {
-        let began = Instant::now();
-        loop {
-            let mut rebuild = Rebuild::new(identity.node, self.options.history);
-            let listing = self.listing()?;
-            let mut read = reader(&self.options.dir);
-            match log::recover(&identity.node, &listing, &mut read, &mut |event| rebuild.take(event)) {
-                Ok(found) => return self.resume(identity, rebuild, &found, began).await.map(Ok),
-                // Only a node that is alone may go on with less than it has acknowledged.
-                Err(Refusal::Damage(damage)) if self.options.salvage && identity.voters <= 1 => match &damage.salvage {
-                    Some(salvage) => {
-                        self.report.push(format!("salvage: {damage}"));
-                        self.salvage(identity, salvage).await?;
-                    }
-                    None => return Err(self.damaged(&damage)),
-                },
-                Err(Refusal::Read { file, offset, error }) => {
-                    return Err(StartError::new(format!(
-                        "cannot read {}, byte {offset}: {error}; see to the disk",
-                        self.disk.path(&file).display()
-                    )));
-                }
-                Err(refusal) => return Ok(Err(refusal)),
-            }
-        }
-    }
-
-    async fn resume(
-        &mut self,
-        identity: &Identity,
-        rebuild: Rebuild,
-        found: &log::Recovered,
-        began: Instant,
-    ) -> Result<Recovered, StartError> {
-        let (machine, start) = rebuild.finish(identity.raft_id, seed()?, found).map_err(|e| self.damaged(&e))?;
+    /// Goes on with what the files hold.
+    async fn resume(&mut self, identity: &Identity, held: Held, began: Instant) -> Result<Recovered, StartError> {
+        let found = &held.found;
         for step in &found.steps {
-            self.carry_out(step, identity).await?;
+            self.step(step, identity).await?;
         }
-        let params = Params { segment_size: limits::SEGMENT, node: identity.node };
-        let log = Log::resume(params, found);
         self.describe(identity);
         if let Some(torn) = &found.torn {
             self.report.push(format!(
@@ -502,8 +495,7 @@ impl Opener<'_> {
             s.records,
             size(s.bytes),
         );
-        let snapshot = found.snapshot.map_or(0, |(index, _)| index);
-        Ok(Recovered { machine, start, log, snapshot, snapshot_bytes: s.snapshot_bytes })
+        Ok(held.resume(Params { segment_size: limits::SEGMENT, node: identity.node }))
     }
 
     fn describe(&mut self, identity: &Identity) {
@@ -515,16 +507,18 @@ impl Opener<'_> {
         ));
     }
 
-    async fn carry_out(&self, step: &Step, identity: &Identity) -> Result<(), StartError> {
+    async fn step(&self, step: &Step, identity: &Identity) -> Result<(), StartError> {
         match step {
             Step::Erase(erase) => self.erase(erase).await,
             Step::Sync(name) => File::open(self.disk.path(name))
                 .and_then(|file| file.sync_all())
                 .map_err(|e| self.error(&format!("sync {name}"), &e)),
             Step::SetAside(name) => self.set_aside(name, identity),
-            Step::Remove(name) => {
-                fs::remove_file(self.disk.path(name)).map_err(|e| self.error(&format!("remove {name}"), &e))
-            }
+            Step::Remove(name) => match fs::remove_file(self.disk.path(name)) {
+                // The trial of the disk has left one, and removed it this time.
+                Err(e) if e.kind() != io::ErrorKind::NotFound => Err(self.error(&format!("remove {name}"), &e)),
+                _ => Ok(()),
+            },
             Step::SyncDirectory => self.disk.sync_dir().await.map_err(|e| self.error("sync the directory", &e)),
         }
     }
@@ -619,9 +613,9 @@ pub async fn write_identity(disk: &Disk, identity: &Identity) -> io::Result<()> 
 }
 
 /// Reads parts of the directory's files, each of which is kept open for the next part.
-fn reader(dir: &Path) -> impl FnMut(&str, u64, &mut [u8]) -> io::Result<()> {
+fn reader(dir: &Path) -> impl FnMut(&str, u64, &mut [u8]) -> Result<(), ReadError> {
     let mut open: Option<(String, File)> = None;
-    move |name, offset, into| {
+    let mut read = move |dir: &Path, name: &str, offset: u64, into: &mut [u8]| -> io::Result<()> {
         if open.as_ref().is_none_or(|(of, _)| of != name) {
             open = Some((name.to_string(), File::open(dir.join(name))?));
         }
@@ -629,7 +623,8 @@ fn reader(dir: &Path) -> impl FnMut(&str, u64, &mut [u8]) -> io::Result<()> {
             Some((_, file)) => file.read_exact_at(into, offset),
             None => Err(io::ErrorKind::NotFound.into()),
         }
-    }
+    };
+    move |name, offset, into| read(dir, name, offset, into).map_err(|e| read_error(&e))
 }
 
 fn new_node_id() -> Result<NodeId, StartError> {

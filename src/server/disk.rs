@@ -75,24 +75,29 @@ pub fn is_full(e: &io::Error) -> bool {
 }
 
 impl Disk {
-    /// Finds out how files of `dir` can be written.
+    /// The files of `dir`, of which it is not known yet how they can be written: see [`Disk::probe`].
+    pub fn new(dir: &Path) -> Disk {
+        Disk { dir: dir.to_path_buf(), direct: true, segment: RefCell::new(None) }
+    }
+
+    /// Finds out how files of the directory can be written.
     ///
     /// # Errors
     /// When not even a small file can be written there.
-    pub async fn probe(dir: &Path) -> io::Result<Disk> {
-        let mut disk = Disk { dir: dir.to_path_buf(), direct: true, segment: RefCell::new(None) };
-        let path = dir.join(name::temporary(name::PROBE));
-        let mut tried = disk.try_write(&path).await;
+    pub async fn probe(&mut self) -> io::Result<()> {
+        self.direct = true;
+        let path = self.path(&name::temporary(name::PROBE));
+        let mut tried = self.try_write(&path).await;
         if tried.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::InvalidInput) {
-            disk.direct = false;
-            tried = disk.try_write(&path).await;
+            self.direct = false;
+            tried = self.try_write(&path).await;
         }
         match tried {
             // Full, but what is there can be written over: as far as is known, in the same way.
             Err(e) if !is_full(&e) => Err(e),
             _ => match fs::remove_file(&path).await {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-                _ => Ok(disk),
+                _ => Ok(()),
             },
         }
     }

@@ -1,5 +1,6 @@
 //! What is damaged is refused by name, in one line with the remedy, and left as it is; what a crash can leave is not.
-//! `--salvage` goes on with what precedes. The byte layout is that of `src/log/block.rs` and `src/log/preface.rs`.
+//! `--salvage` goes on with what precedes. What is not damaged, but newer or another's, is refused, and touched by nobody. The byte
+//! layout is that of `src/log/block.rs` and `src/log/preface.rs`.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use crate::common::eventually;
 use crate::common::process::{Exited, Setup, text};
 use crate::common::wire::*;
+use doozer::log::{Identity, NodeId, SnapshotWriter, bytes_of};
 
 const BLOCK: usize = 4096;
 const FIRST: &str = "0000000000000001.log";
@@ -67,17 +69,18 @@ impl Written {
         self.at * BLOCK..(self.at + self.blocks) * BLOCK
     }
 
-    /// Every file's name, length, time of change and first MiB, but for the lock.
+    /// Every file's name, length, time of change and first MiB, and when the directory itself was changed.
     fn files(&self) -> Vec<(String, u64, SystemTime, Vec<u8>)> {
-        let names = self.setup.files("").into_iter().filter(|name| name != "lock");
         let look = |name: String| {
             let file = File::open(self.setup.dir.join(&name)).unwrap();
             let about = file.metadata().unwrap();
             let mut first = Vec::new();
-            file.take(1 << 20).read_to_end(&mut first).unwrap();
+            if about.is_file() {
+                file.take(1 << 20).read_to_end(&mut first).unwrap();
+            }
             (name, about.len(), about.modified().unwrap(), first)
         };
-        names.map(look).collect()
+        self.setup.files("").into_iter().chain([".".to_owned()]).map(look).collect()
     }
 
     /// Asserts that a server refuses this directory, in one line with these words, and changes nothing.
@@ -91,8 +94,13 @@ impl Written {
 
 #[track_caller]
 fn refuses(setup: &Setup, what: &str, words: &[&str]) {
+    refuses_with(DAMAGED, setup, what, words);
+}
+
+#[track_caller]
+fn refuses_with(wanted: i32, setup: &Setup, what: &str, words: &[&str]) {
     let Exited { status, stderr, .. } = setup.refused();
-    assert_eq!(status, Some(DAMAGED), "{what}: {stderr}");
+    assert_eq!(status, Some(wanted), "{what}: {stderr}");
     assert_eq!(stderr.lines().count(), 1, "{what}: {stderr}");
     for word in words.iter().chain(&[text(&setup.dir)]) {
         assert!(stderr.contains(word), "{what}: {word:?} is not in: {stderr}");
@@ -345,6 +353,99 @@ fn a_later_version_is_taken_for_damage() {
         std::fs::remove_file(setup.dir.join(name)).unwrap();
     }
     assert_ne!(starts(&written, setup).0, MISSING);
+}
+
+/// The contents of a snapshot that a node has written, as far as they tell whose it is.
+fn snapshot_of(node: NodeId) -> Vec<u8> {
+    let meta = [&[1][..], &node].concat();
+    let mut writer = SnapshotWriter::new(5, 1, &meta);
+    writer.finish();
+    let mut bytes = Vec::new();
+    while let Some(part) = writer.next_write() {
+        bytes.extend_from_slice(part.bytes());
+    }
+    bytes
+}
+
+/// Only what is damaged is ever set aside. A file of a newer version, of another node, or one that cannot be read as a file, may be
+/// whole: a server that moves it away takes the data of every node when all of them are downgraded. A single node and a member of
+/// three, which could come back from the others, with and without `--salvage`: each refuses, names the file, and touches nothing, not
+/// even its lock.
+#[test]
+fn data_that_is_not_damaged_is_set_aside() {
+    const SNAPSHOT: &str = "0000000000000005.snap";
+    let written = Written::new();
+    let setup = &written.setup;
+    let single = Identity::decode(&setup.read("node")).unwrap();
+    let member = Identity { voters: 3, voter: true, peers: vec!["127.0.0.1:9".into()], ..single.clone() };
+    let stranger = *b"SOMEBODYELSESIDX";
+    for (who, identity) in [("a single node", &single), ("a member of three", &member)] {
+        setup.write("node", bytes_of(&identity.encode()));
+        let node = setup.read("node");
+        for flags in [&[][..], &["--salvage"]] {
+            let written = written.with(setup.clone().flags(flags));
+            for name in ["node", FIRST, SECOND, SNAPSHOT] {
+                let what = format!("{who}, {flags:?}, {name}");
+                if name == SNAPSHOT {
+                    setup.write(name, &snapshot_of(identity.node));
+                }
+                let whole = setup.read(name);
+                // Of a newer version.
+                patch(setup, name, 0, &of_version(&whole, 2));
+                written.refused(&format!("{what} is newer"), &[name, "version 2", "use the program that wrote it"]);
+                patch(setup, name, 0, &whole[..BLOCK]);
+                // Of another node: the identity is, if all others are not of the node that it names.
+                match name {
+                    "node" => setup.write(name, bytes_of(&Identity { node: stranger, ..identity.clone() }.encode())),
+                    SNAPSHOT => setup.write(name, &snapshot_of(stranger)),
+                    _ => {
+                        let mut other = whole[..BLOCK].to_vec();
+                        other[32..48].copy_from_slice(&stranger);
+                        patch(setup, name, 0, &of_version(&other, 1));
+                    }
+                }
+                let file = if name == "node" { FIRST } else { name };
+                written.refused(&format!("{what} is another node's"), &[file, "node SOMEBODYELSESIDX", "two nodes"]);
+                match name {
+                    SNAPSHOT => std::fs::remove_file(setup.dir.join(name)).unwrap(),
+                    "node" => setup.write(name, &node),
+                    _ => patch(setup, name, 0, &whole[..BLOCK]),
+                }
+                // Something else than a file: it is moved away for the time of that.
+                let path = setup.dir.join(name);
+                let kept = setup.dir.parent().unwrap().join("kept");
+                let was_there = std::fs::rename(&path, &kept).is_ok();
+                std::fs::create_dir(&path).unwrap();
+                let before = written.files();
+                refuses_with(1, &written.setup, &format!("{what} is a directory"), &[name, "move it away"]);
+                assert!(written.files() == before, "{what}: the refusal has changed something");
+                std::fs::remove_dir(&path).unwrap();
+                if was_there {
+                    std::fs::rename(&kept, &path).unwrap();
+                }
+            }
+        }
+        let yours = written.with(setup.clone().flags(["-c", "yours"]));
+        let before = yours.files();
+        refuses_with(1, &yours.setup, &format!("{who}, of another cluster"), &["-c yours", "node", "local", "-d"]);
+        assert!(yours.files() == before, "{who}: the refusal has changed something");
+    }
+    // The same byte with a wrong checksum is damage: the member sets everything aside, and goes to look for the others.
+    patch(setup, FIRST, 12, &[2]);
+    let server = setup.spawn();
+    let said = server.says("moved to damaged/");
+    assert!(said.contains(FIRST) && said.contains("comes back from the others"), "{said}");
+    eventually("its files are set aside", || {
+        let aside = std::fs::read_dir(setup.dir.join("damaged")).ok()?;
+        aside.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).find(|name| name.ends_with(FIRST))
+    });
+    server.kill();
+    // The single node keeps it.
+    let written = Written::new();
+    patch(&written.setup, FIRST, 12, &[2]);
+    written.refused("a wrong byte", &[FIRST, "byte 0", "Restore"]);
+    patch(&written.setup, FIRST, 12, &[1]);
+    assert_ne!(starts(&written, &written.setup).0, MISSING);
 }
 
 /// Files in the making are of no meaning after a crash, and other people's files are none of our business.

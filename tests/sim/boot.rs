@@ -2,7 +2,8 @@
 //! no cluster, how it gets into one.
 
 use doozer::limits;
-use doozer::log::{self, Identity, Log, Params, Refusal, Survey};
+use doozer::log::{self, Identity, Log, Params};
+use doozer::replica::boot::{self, Finding, Plan, ReadError, Told};
 use doozer::replica::join::Joiner;
 use doozer::replica::members::FOUNDER;
 use doozer::replica::rebuild::Rebuild;
@@ -66,9 +67,29 @@ pub fn boot(
     chance: &mut Chance,
     lines: &mut Vec<String>,
 ) -> Boot {
-    let survey = log::survey(&disk.listing()).expect("the identity is there before anything else");
-    let mut identity = match survey {
-        Survey::Empty => {
+    let told = Told {
+        cluster: None,
+        attaches: !attach.is_empty(),
+        salvage: false,
+        history: flags.history,
+        keep: flags.sizes.keep,
+        seed: chance.next(),
+    };
+    let error = |said| ReadError { denied: false, said };
+    let mut read = |name: &str, offset: u64, into: &mut [u8]| disk.read(name, offset, into).map_err(error);
+    let plan = boot::look(&told, &disk.listing(), &mut read);
+    let identity = match plan {
+        Err(refused) if refused.found == Finding::Damage => {
+            assert!(disk.is_harmed(), "a crash has left damage: {refused}");
+            return Boot::Refuse(refused.line);
+        }
+        Err(refused) => return Boot::Refuse(refused.line),
+        Ok(Plan::Resume(identity, held)) => {
+            held.found.steps.iter().for_each(|step| disk.step(step));
+            let recovered = held.resume(Params { segment_size: flags.sizes.segment, node: identity.node });
+            return run(disk, identity, recovered);
+        }
+        Ok(Plan::New) => {
             let mut identity = founder(chance);
             if !attach.is_empty() {
                 (identity.raft_id, identity.cluster_id, identity.voters, identity.voter) = (0, 0, 0, false);
@@ -78,26 +99,18 @@ pub fn boot(
             write(disk, &identity);
             identity
         }
-        Survey::IdentityOnly | Survey::Founded => {
-            let bytes = disk.contents(log::name::IDENTITY).expect("the survey has found it");
-            Identity::decode(&bytes).expect("an identity is written as a whole")
+        Ok(Plan::Join(identity) | Plan::Begin(identity)) => identity,
+        Ok(Plan::ComeBack(mut identity, damage)) => {
+            assert!(disk.is_harmed(), "a crash has left damage: {damage}");
+            lines.push(format!("the data cannot be used: {}; it comes back from the others", damage.what()));
+            leave(&mut identity);
+            write(disk, &identity);
+            identity
+        }
+        Ok(plan @ (Plan::Attach(_) | Plan::Salvage(..))) => {
+            unreachable!("an identity is written as a whole, and nobody asks for salvage: {plan:?}")
         }
     };
-    if identity.raft_id != 0 && (identity.boot_epoch != 0 || survey == Survey::Founded) {
-        match recover(disk, flags, &identity, chance) {
-            Ok(recovered) => return run(disk, identity, recovered),
-            Err(damage) if !disk.is_harmed() => panic!("a crash has left damage: {damage}"),
-            // Only a member whose others can go on may set its data aside.
-            Err(damage) if identity.peers.is_empty() || (identity.voter && identity.voters < 3) => {
-                return Boot::Refuse(damage);
-            }
-            Err(damage) => {
-                lines.push(format!("the data cannot be used: {damage}; it comes back from the others"));
-                leave(&mut identity);
-                write(disk, &identity);
-            }
-        }
-    }
     if identity.raft_id != 0 {
         return begin(disk, flags, identity, chance);
     }
@@ -190,19 +203,4 @@ fn run(disk: &mut Disk, mut identity: Identity, recovered: Recovered) -> Boot {
     identity.boot_epoch = identity.boot_epoch.max(recovered.epoch()) + 1;
     write(disk, &identity);
     Boot::Run(identity, Box::new(recovered))
-}
-
-fn recover(disk: &mut Disk, flags: &Flags, identity: &Identity, chance: &mut Chance) -> Result<Recovered, String> {
-    let mut rebuild = Rebuild::new(identity.node, flags.history).keeping(flags.sizes.keep);
-    let listing = disk.listing();
-    let mut read = |name: &str, offset: u64, into: &mut [u8]| disk.read(name, offset, into);
-    let found = log::recover(&identity.node, &listing, &mut read, &mut |event| rebuild.take(event));
-    let found = found.map_err(|refusal: Refusal<String>| refusal.to_string())?;
-    let (machine, start) = rebuild.finish(identity.raft_id, chance.next(), &found).map_err(|e| e.to_string())?;
-    for step in &found.steps {
-        disk.step(step);
-    }
-    let log = Log::resume(Params { segment_size: flags.sizes.segment, node: identity.node }, &found);
-    let snapshot = found.snapshot.map_or(0, |(index, _)| index);
-    Ok(Recovered { machine, start, log, snapshot, snapshot_bytes: found.statistics.snapshot_bytes })
 }

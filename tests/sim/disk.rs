@@ -288,14 +288,6 @@ impl Disk {
         self.files.keys().any(|file| file.ends_with(".snap"))
     }
 
-    /// All of a file.
-    pub fn contents(&self, name: &str) -> Option<Vec<u8>> {
-        let file = self.files.get(name)?;
-        let mut bytes = vec![0; file.length()];
-        file.read(0, &mut bytes).expect("all of it is there");
-        Some(bytes)
-    }
-
     pub fn do_now(&mut self, op: &Op) {
         self.carry_out(op);
     }

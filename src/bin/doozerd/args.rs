@@ -21,7 +21,7 @@ Environment:
   DOOZER_ROSECRET   the secret that grants reading (default: everyone may); needs DOOZER_RWSECRET
   DOOZER_BOOT_URI   as -b
 
-Exit status: 0 stopped on request; 1 could not start; 2 wrong flags; 65 the data is damaged;
+Exit status: 0 stopped on request; 1 could not start; 2 wrong flags; 65 the data is damaged, newer or another node's;
 74 an I/O error on the data directory; 130 or 143 ended at once, by a second SIGINT or SIGTERM.";
 
 /// The flags, as they were given.

@@ -337,5 +337,5 @@ fn a_read_error_is_handed_on() {
     let mut listing = node.disk.listing();
     listing.retain(|file| file.name != name::segment(3));
     let refusal = recover(&NODE, &listing, &mut |_, _, _| Err("EIO"), &mut |_| {}).unwrap_err();
-    assert_eq!(refusal, Refusal::Read { file: name::segment(4), offset: 0, error: "EIO" });
+    assert_eq!(refusal, Refusal::Read { file: name::segment(1), offset: 0, error: "EIO" });
 }

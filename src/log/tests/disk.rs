@@ -143,7 +143,7 @@ impl Disk {
     pub fn fault(&self) -> Fault {
         match self.damage().wrong {
             Wrong::Log(fault) => fault,
-            Wrong::Snapshot(damage) => panic!("a snapshot: {damage}"),
+            other => panic!("not the log: {other}"),
         }
     }
 

@@ -1,0 +1,412 @@
+//! The start of a node, as far as it is a matter of what its data directory holds: [`look`] reads, and says what is to be done, as a
+//! [`Plan`] or as a [`Refused`]. The server and the simulator carry that out.
+//!
+//! Invariants:
+//! * [`look`] changes nothing, and a refusal is final: a node that is refused has written nothing.
+//! * Only proven damage, [`log::Damage`], leads to data that is moved or changed. Every other reason to refuse leaves it as it is, for
+//!   the data may be whole: a newer program, another user or a repaired disk reads it.
+//!
+//! What is done about each finding is the table [`DECISIONS`]:
+//!
+//! | found | node | done |
+//! |---|---|---|
+//! | damage | alone; `--salvage`, and something precedes the damage | it goes on with what precedes |
+//! | damage | a voter or a standby that the others can spare, and it knows where they are | it comes back from them |
+//! | damage of the identity | told where its cluster is (`-a`) | it attaches as a new node |
+//! | damage | any other | exit status 65 |
+//! | a newer version, another node's file, contents that make no sense | any | exit status 65 |
+//! | another cluster than that of `-c`, a file that cannot be read, or is no file | any | exit status 1 |
+
+use std::fmt;
+
+use super::batch::BadBatch;
+use super::machine::Machine;
+use super::rebuild::{Rebuild, Unusable};
+use super::snapshot::BadSnapshot;
+use super::{Recovered, group};
+use crate::log::{self, Damage, FileInfo, Identity, Log, Params, Refusal, Survey, name};
+
+/// Exit status of a server that could not start for what surrounds it.
+pub const EXIT_START: u8 = 1;
+/// Exit status of a server whose data cannot be used (EX_DATAERR of sysexits.h).
+pub const EXIT_DATA: u8 = 65;
+
+/// What keeps a node from starting with its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// Proven damage: a crash cannot have left it so.
+    Damage,
+    /// A format that this program does not know, as another version has written it.
+    Version,
+    /// A file of another node, of this cluster or of another.
+    OtherNode,
+    /// The node is of another cluster than it was told.
+    OtherCluster,
+    /// All checksums are right, and what they cover makes no sense: a fault of the program that wrote it.
+    Contents,
+    /// A file may not be read.
+    Denied,
+    /// Reading fails.
+    Unreadable,
+    /// Something else than a file bears the name of one.
+    NotAFile,
+}
+
+/// What the node is to its cluster, and what it may do if its data is damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The only voter of its cluster.
+    Alone,
+    /// One of two voters: both are needed.
+    OneOfTwo,
+    /// A standby, or one of at least three voters, that knows where others are.
+    Spare,
+    /// The same, but it knows of nobody.
+    Lost,
+    /// Nobody can tell any more which node it was; it was told where its cluster is.
+    Nameless,
+    /// Nobody can tell any more which node it was.
+    Nobody,
+}
+
+impl Part {
+    /// What the identity says, with whether the node was told where others are (`-a`).
+    fn of(identity: &Identity, attaches: bool) -> Part {
+        match (identity.voter, identity.voters) {
+            (true, 0..=1) => Part::Alone,
+            (true, 2) => Part::OneOfTwo,
+            _ if attaches || !identity.peers.is_empty() => Part::Spare,
+            _ => Part::Lost,
+        }
+    }
+}
+
+/// What is done about a finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The node does not start, and touches nothing.
+    Exit(u8),
+    /// It goes on with what precedes the damage.
+    Salvage,
+    /// It sets its data aside, and comes back from the others under another raft id.
+    ComeBack,
+    /// It sets its data aside, and attaches as a new node.
+    Attach,
+}
+
+/// One row of [`DECISIONS`].
+pub struct DecisionRow {
+    /// What was found.
+    pub found: &'static [Finding],
+    /// What the node is.
+    pub part: &'static [Part],
+    /// Whether `--salvage` was given, and something precedes the damage.
+    pub salvage: &'static [bool],
+    /// What is done.
+    pub decision: Decision,
+}
+
+const ANY: &[Part] = &[Part::Alone, Part::OneOfTwo, Part::Spare, Part::Lost, Part::Nameless, Part::Nobody];
+const EITHER: &[bool] = &[false, true];
+
+/// What is done about a finding.
+pub const DECISIONS: &[DecisionRow] = &[
+    // The operator gives up what follows the damage, of which nobody else has a copy.
+    DecisionRow { found: &[Finding::Damage], part: &[Part::Alone], salvage: &[true], decision: Decision::Salvage },
+    DecisionRow {
+        found: &[Finding::Damage],
+        part: &[Part::Alone],
+        salvage: &[false],
+        decision: Decision::Exit(EXIT_DATA),
+    },
+    // The others have all that it has acknowledged, and can elect a leader without it. Under its old raft id it might deny what it
+    // has acknowledged, so it never goes on with less.
+    DecisionRow { found: &[Finding::Damage], part: &[Part::Spare], salvage: EITHER, decision: Decision::ComeBack },
+    // The other voter alone is no majority: it could not let this one back in.
+    DecisionRow {
+        found: &[Finding::Damage],
+        part: &[Part::OneOfTwo, Part::Lost, Part::Nobody],
+        salvage: EITHER,
+        decision: Decision::Exit(EXIT_DATA),
+    },
+    DecisionRow { found: &[Finding::Damage], part: &[Part::Nameless], salvage: EITHER, decision: Decision::Attach },
+    // The program that wrote it can read it.
+    DecisionRow {
+        found: &[Finding::Version, Finding::OtherNode, Finding::Contents],
+        part: ANY,
+        salvage: EITHER,
+        decision: Decision::Exit(EXIT_DATA),
+    },
+    // The flags, the rights or the disk are to be mended, not the data.
+    DecisionRow {
+        found: &[Finding::OtherCluster, Finding::Denied, Finding::Unreadable, Finding::NotAFile],
+        part: ANY,
+        salvage: EITHER,
+        decision: Decision::Exit(EXIT_START),
+    },
+];
+
+/// The row's answer.
+#[must_use]
+pub fn decide(found: Finding, part: Part, salvage: bool) -> Decision {
+    let row = DECISIONS
+        .iter()
+        .find(|row| row.found.contains(&found) && row.part.contains(&part) && row.salvage.contains(&salvage));
+    row.expect("the tests find a row for each").decision
+}
+
+/// Why a file could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadError {
+    /// The rights to it are missing; else the disk has failed.
+    pub denied: bool,
+    /// What the system said.
+    pub said: String,
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let remedy = if self.denied {
+            "let the user that runs this server read and write the directory"
+        } else {
+            "see to the disk, and start again"
+        };
+        write!(f, "{}; {remedy}", self.said)
+    }
+}
+
+/// Why a node does not start: one line that names the file and the remedy. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// What was found.
+    pub found: Finding,
+    /// The exit status.
+    pub status: u8,
+    /// The line.
+    pub line: String,
+}
+
+impl Refused {
+    /// A refusal for anything but damage, whoever the node is.
+    ///
+    /// # Panics
+    /// If it is for damage.
+    #[must_use]
+    pub fn for_all(found: Finding, line: String) -> Refused {
+        assert!(found != Finding::Damage, "damage is decided about with what the node is");
+        match decide(found, Part::Nobody, false) {
+            Decision::Exit(status) => Refused { found, status, line },
+            other => unreachable!("{found:?} leads to {other:?}"),
+        }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.line)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// What the data directory is used for.
+#[derive(Debug)]
+pub enum Plan {
+    /// It is empty: make a new node.
+    New,
+    /// The identity is damaged: set everything aside, and attach as a new node.
+    Attach(Box<Damage>),
+    /// The node has no raft id: set aside all but the identity, and join the cluster.
+    Join(Identity),
+    /// The node has never had a log: begin one.
+    Begin(Identity),
+    /// Go on with what the files hold.
+    Resume(Identity, Box<Held>),
+    /// The node's data is damaged: give up the raft id, set the data aside, and join again.
+    ComeBack(Identity, Box<Damage>),
+    /// Carry out [`Damage::salvage`], and look again.
+    Salvage(Identity, Box<Damage>),
+}
+
+/// What the files of a node hold.
+pub struct Held {
+    machine: Machine,
+    start: group::Start,
+    /// What has to be done before [`Held::resume`], and what there is to say.
+    pub found: log::Recovered,
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held").field("start", &self.start).finish_non_exhaustive()
+    }
+}
+
+impl Held {
+    /// Where the replica goes on, once the steps are carried out.
+    #[must_use]
+    pub fn resume(self, params: Params) -> Recovered {
+        let Held { machine, start, found } = self;
+        let snapshot = found.snapshot.map_or(0, |(index, _)| index);
+        let log = Log::resume(params, &found);
+        Recovered { machine, start, log, snapshot, snapshot_bytes: found.statistics.snapshot_bytes }
+    }
+}
+
+/// What a node is told at its start.
+#[derive(Clone, Copy, Debug)]
+pub struct Told<'a> {
+    /// The cluster's name, to be checked.
+    pub cluster: Option<&'a str>,
+    /// It is told where others are.
+    pub attaches: bool,
+    /// It is to go on with what precedes damage.
+    pub salvage: bool,
+    /// How many past revisions are to stay readable.
+    pub history: u64,
+    /// How many bytes of applied entries are kept for peers, at most.
+    pub keep: usize,
+    /// A random number.
+    pub seed: u64,
+}
+
+/// Reads what a data directory holds, and says what is to be done. Nothing is changed.
+///
+/// # Errors
+/// If the node does not start with it.
+pub fn look(told: &Told<'_>, listing: &[FileInfo], read: &mut log::Read<'_, ReadError>) -> Result<Plan, Refused> {
+    let survey = log::survey(listing);
+    let identity = match &survey {
+        Ok(Survey::Empty) => return Ok(Plan::New),
+        Ok(Survey::IdentityOnly | Survey::Founded) => log::read_identity(listing, read),
+        Err(damage) => Err(Refusal::Damage(damage.clone())),
+    };
+    let identity = match identity {
+        Ok(identity) => identity,
+        Err(refusal) => {
+            let damage = damage_of(refusal)?;
+            inspect(None, listing, read)?;
+            let part = if told.attaches { Part::Nameless } else { Part::Nobody };
+            return match decide(Finding::Damage, part, false) {
+                Decision::Attach => Ok(Plan::Attach(damage)),
+                Decision::Exit(status) => Err(damaged(&damage, status, part)),
+                other => unreachable!("a node without a name does not {other:?}"),
+            };
+        }
+    };
+    inspect(Some(&identity.node), listing, read)?;
+    if let Some(wanted) = told.cluster
+        && wanted != identity.cluster
+        && !identity.cluster.is_empty()
+    {
+        let line = format!(
+            "-c {wanted}: file {} is that of a node of the cluster {}; leave -c away, or choose another directory with -d",
+            name::IDENTITY,
+            identity.cluster
+        );
+        return Err(Refused::for_all(Finding::OtherCluster, line));
+    }
+    if identity.raft_id == 0 {
+        return Ok(Plan::Join(identity));
+    }
+    if identity.boot_epoch == 0 && survey == Ok(Survey::IdentityOnly) {
+        return Ok(Plan::Begin(identity));
+    }
+    match recover(told, &identity, listing, read)? {
+        Ok(held) => Ok(Plan::Resume(identity, Box::new(held))),
+        Err(damage) => {
+            let part = Part::of(&identity, told.attaches);
+            match decide(Finding::Damage, part, told.salvage && damage.salvage.is_some()) {
+                Decision::Salvage => Ok(Plan::Salvage(identity, damage)),
+                Decision::ComeBack => Ok(Plan::ComeBack(identity, damage)),
+                Decision::Exit(status) => Err(damaged(&damage, status, part)),
+                Decision::Attach => unreachable!("the node has a name"),
+            }
+        }
+    }
+}
+
+/// Makes sure that no file is another node's or of another version.
+fn inspect(
+    node: Option<&log::NodeId>,
+    listing: &[FileInfo],
+    read: &mut log::Read<'_, ReadError>,
+) -> Result<(), Refused> {
+    // Of damage more is known when all has been read.
+    log::inspect(node, listing, read).or_else(|refusal| damage_of(refusal).map(|_damage| ()))
+}
+
+/// What the files hold, or what of them is damaged.
+fn recover(
+    told: &Told<'_>,
+    identity: &Identity,
+    listing: &[FileInfo],
+    read: &mut log::Read<'_, ReadError>,
+) -> Result<Result<Held, Box<Damage>>, Refused> {
+    let mut rebuild = Rebuild::new(identity.node, told.history).keeping(told.keep);
+    let found = log::recover(&identity.node, listing, read, &mut |event| rebuild.take(event));
+    // That a snapshot is another node's, or of another version, may be told only by what is in it: it goes before any damage.
+    if let Some(unusable) = rebuild.failure()
+        && matches!(finding(unusable), Finding::Version | Finding::OtherNode)
+    {
+        return Err(unfit(unusable));
+    }
+    let found = match found {
+        Ok(found) => found,
+        Err(refusal) => return damage_of(refusal).map(Err),
+    };
+    let (machine, start) = rebuild.finish(identity.raft_id, told.seed, &found).map_err(|e| unfit(&e))?;
+    Ok(Ok(Held { machine, start, found }))
+}
+
+/// The damage, if it is that.
+fn damage_of(refusal: Refusal<ReadError>) -> Result<Box<Damage>, Refused> {
+    let found = match &refusal {
+        Refusal::Damage(_) => Finding::Damage,
+        Refusal::UnknownVersion { .. } => Finding::Version,
+        Refusal::Foreign { .. } => Finding::OtherNode,
+        Refusal::Read { error: ReadError { denied: true, .. }, .. } => Finding::Denied,
+        Refusal::Read { .. } => Finding::Unreadable,
+    };
+    match refusal {
+        Refusal::Damage(damage) => Ok(damage),
+        other => Err(Refused::for_all(found, other.to_string())),
+    }
+}
+
+fn unfit(unusable: &Unusable) -> Refused {
+    let remedy = match finding(unusable) {
+        Finding::Version => "use the program that wrote it",
+        Finding::OtherNode => "move away the files that do not belong here",
+        _ => "keep the directory, for the program that wrote it has a fault, and restore a copy of it",
+    };
+    Refused::for_all(finding(unusable), format!("{unusable}: {remedy}. Nothing was changed."))
+}
+
+fn finding(unusable: &Unusable) -> Finding {
+    match unusable {
+        Unusable::Snapshot { bad: BadSnapshot::Format(_), .. }
+        | Unusable::Entry { .. }
+        | Unusable::Batch { bad: BadBatch::Format(_) | BadBatch::Kind(_), .. } => Finding::Version,
+        Unusable::Snapshot { bad: BadSnapshot::Foreign(_), .. } => Finding::OtherNode,
+        Unusable::Snapshot { .. } | Unusable::Batch { .. } => Finding::Contents,
+    }
+}
+
+fn damaged(damage: &Damage, status: u8, part: Part) -> Refused {
+    // The others' copies are better than what precedes the damage.
+    let damage = match part {
+        Part::Alone => damage.clone(),
+        _ => Damage { salvage: None, ..damage.clone() },
+    };
+    let more = match part {
+        Part::OneOfTwo => " The other member has a copy of its data: stop this node for good, or repair its disk.",
+        Part::Lost => " If it is told with -a where its cluster is, it comes back from the others by itself.",
+        Part::Nobody => " If it is told with -a where its cluster is, it attaches as a new node.",
+        Part::Alone | Part::Spare | Part::Nameless => "",
+    };
+    Refused { found: Finding::Damage, status, line: format!("{damage}{more} Nothing was changed.") }
+}
+
+#[cfg(test)]
+mod tests;
