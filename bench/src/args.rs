@@ -66,6 +66,11 @@ pub enum What {
     All,
     /// doozerd beside ZooKeeper and etcd, each installed from its package and started by this program
     Compare(Compare),
+    /// Make the page of a record again, from the JSON that `compare --record` has written
+    Page {
+        /// The record.
+        record: PathBuf,
+    },
     /// The server that `latency` and `floor3` compare with
     #[command(hide = true)]
     FloorServer {

@@ -29,7 +29,9 @@ mod teller;
 mod turn;
 mod work;
 
-use serde::Serialize;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
 
 use crate::args::{Compare, Options};
 use crate::failure::{Context, Failure};
@@ -50,7 +52,7 @@ use subject::Subject;
 const QUICK: (f64, f64) = (0.3, 0.1);
 
 /// What a record says of where and how it was measured.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Setting {
     quick: bool,
     machine: Machine,
@@ -84,6 +86,17 @@ pub fn run(compare: &Compare, options: &Options) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// The page of a record that was kept before.
+///
+/// # Errors
+/// The file cannot be read, or is not a record of `compare`.
+pub fn page_of(record: &Path) -> Result<String, Failure> {
+    let failed = || record.display().to_string();
+    let json = std::fs::read_to_string(record).context(failed())?;
+    let Record { setting, comparisons }: Record<Setting> = serde_json::from_str(&json).context(failed())?;
+    Ok(html::page(&setting.machine, setting.quick, &comparisons))
 }
 
 /// What was measured so far, and where it goes.

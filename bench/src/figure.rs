@@ -3,7 +3,7 @@
 use std::fmt;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::failure::{Context, Failure};
 
@@ -47,7 +47,7 @@ pub enum Goal {
 }
 
 /// Of several rounds: the one in the middle, the least, the most.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// The one in the middle, or the mean of the two there.
     pub median: f64,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::date::utc;
 use crate::failure::{Context, Failure};
@@ -20,7 +20,7 @@ use crate::mount::Mount;
 pub const NODES: usize = 3;
 
 /// Who runs where.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cores {
     /// The server's.
     pub server: usize,
@@ -54,7 +54,7 @@ impl FromStr for Placing {
 }
 
 /// What a record has to say of the machine that it was made on.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Machine {
     /// Seconds since 1970.
     pub unix_time: u64,

@@ -65,6 +65,7 @@ fn main() -> ExitCode {
         What::FloorServer { file, core, first_rev, peer } => floor::serve(&file, core, first_rev, &peer),
         What::EchoServer { core } => floor::echo(core),
         What::Guard { command } => child::guard(&command),
+        What::Page { record } => compare::page_of(&record).and_then(print),
         What::Compare(compare) => ending::on_signals().and_then(|()| compare::run(&compare, &args.options)),
         what => ending::on_signals().and_then(|()| measure(&what, &args.options)),
     };

@@ -109,7 +109,11 @@ pub fn chosen(what: &What) -> Vec<Scenario> {
         What::CatchUp => vec![Scenario::CatchUp],
         What::Cluster => CLUSTER.to_vec(),
         What::All => [&SINGLE[..], &CLUSTER].concat(),
-        What::Compare(_) | What::FloorServer { .. } | What::EchoServer { .. } | What::Guard { .. } => Vec::new(),
+        What::Compare(_)
+        | What::Page { .. }
+        | What::FloorServer { .. }
+        | What::EchoServer { .. }
+        | What::Guard { .. } => Vec::new(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where the mean of a load's operations goes: the stages of the batches that they were in, and what is left.
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::compare::result::Row;
 use crate::compare::turn::Sample;
@@ -8,12 +8,12 @@ use crate::figure::Spread;
 use crate::stages::{REST, STAGES, rest};
 
 /// What the rounds of a system have shown. Times are in microseconds.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Breakdown {
     /// Commands of a batch.
     pub batch_commands: Spread,
     /// The means of the [`STAGES`] over the batches, under their names.
-    #[serde(flatten, serialize_with = "named")]
+    #[serde(flatten, with = "named")]
     pub stages: [Spread; STAGES.len()],
     /// What the medians of the stages leave of that of the mean, so that all add up.
     pub rest: f64,
@@ -21,8 +21,28 @@ pub struct Breakdown {
     pub mean: Spread,
 }
 
-fn named<S: Serializer>(stages: &[Spread; STAGES.len()], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(STAGES.iter().zip(stages))
+/// The stages as members of an object, under their names.
+mod named {
+    use std::collections::BTreeMap;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::figure::Spread;
+    use crate::stages::STAGES;
+
+    type Stages = [Spread; STAGES.len()];
+
+    pub fn serialize<S: Serializer>(stages: &Stages, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(STAGES.iter().zip(stages))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Stages, D::Error> {
+        let named = BTreeMap::<String, Spread>::deserialize(deserializer)?;
+        let stage = |name: &&'static str| named.get(*name).copied().ok_or_else(|| D::Error::missing_field(name));
+        let stages = STAGES.iter().map(stage).collect::<Result<Vec<_>, _>>()?;
+        Stages::try_from(stages).map_err(|_| D::Error::custom("not the stages of a commit"))
+    }
 }
 
 impl Breakdown {

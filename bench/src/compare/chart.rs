@@ -1,4 +1,4 @@
-//! Pictures as SVG: lines on axes of decades, and bars.
+//! Pictures as SVG: lines on axes of decades, and bars. Their colours and fonts are in [`STYLE`], which the page has to hold once.
 
 use std::f64::consts::LOG10_2;
 use std::fmt::Write;
@@ -15,6 +15,13 @@ const BOTTOM: f64 = 52.0;
 /// The most that a character of each size takes on average.
 const TICK: f64 = 7.0;
 const AXIS: f64 = 7.7;
+
+/// The rules of all pictures. A rule of a page reaches the whole page, those within its pictures included, and the other way round; so
+/// each of these is for elements below `.chart`, which only pictures are. The variables are the page's.
+pub const STYLE: &str = "\
+.chart text{font-family:system-ui,'DejaVu Sans',sans-serif;fill:var(--label)}\
+.chart .title{font-size:15px;font-weight:600}.chart .tick{font-size:11px}.chart .axis{font-size:12px}\
+.chart .gridline{stroke:var(--edge);stroke-width:1}.chart .paper{fill:var(--card)}";
 
 /// 1, 2, 5 and 10 within a decade.
 const STEPS: [f64; 4] = [0.0, LOG10_2, 1.0 - LOG10_2, 1.0];
@@ -129,7 +136,10 @@ pub fn lines(title: &str, axes: [Axis; 2], lines: &[Line]) -> String {
     let mut free = 0.0;
     for (place, label) in across.ticks(x0, x1) {
         let at = x(place);
-        put(&mut svg, &format!("<line class='grid' x1='{at:.1}' x2='{at:.1}' y1='{TOP}' y2='{}'/>", HEIGHT - BOTTOM));
+        put(
+            &mut svg,
+            &format!("<line class='gridline' x1='{at:.1}' x2='{at:.1}' y1='{TOP}' y2='{}'/>", HEIGHT - BOTTOM),
+        );
         let room = |label: &String| width(label, TICK) / 2.0;
         if let Some(label) = label.filter(|label| at - room(label) >= free) {
             free = at + room(&label);
@@ -139,7 +149,10 @@ pub fn lines(title: &str, axes: [Axis; 2], lines: &[Line]) -> String {
     }
     for (place, label) in up.ticks(y0, y1) {
         let at = y(place);
-        put(&mut svg, &format!("<line class='grid' x1='{LEFT}' x2='{}' y1='{at:.1}' y2='{at:.1}'/>", WIDTH - RIGHT));
+        put(
+            &mut svg,
+            &format!("<line class='gridline' x1='{LEFT}' x2='{}' y1='{at:.1}' y2='{at:.1}'/>", WIDTH - RIGHT),
+        );
         if let Some(label) = label {
             let (left, base) = (LEFT - 8.0, at + 4.0);
             put(&mut svg, &format!("<text class='tick' x='{left}' y='{base:.1}' text-anchor='end'>{label}</text>"));
@@ -231,12 +244,10 @@ pub fn bars(title: &str, groups: &[Group]) -> String {
 
 fn begin(title: &str, height: f64) -> String {
     format!(
-        "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {height}' role='img'>\n\
-         <style>text{{font-family:system-ui,'DejaVu Sans',sans-serif;fill:#333}}.title{{font-size:15px;font-weight:600}}\
-         .tick{{font-size:11px}}.axis{{font-size:12px}}.grid{{stroke:#e4e4e4;stroke-width:1}}</style>\n\
-         <rect width='{WIDTH}' height='{height}' fill='#fff'/>\n\
-         <text class='title' x='14' y='24'>{}</text>\n",
-        escape(title)
+        "<svg xmlns='http://www.w3.org/2000/svg' class='chart' viewBox='0 0 {WIDTH} {height}' role='img' aria-label='{title}'>\n\
+         <rect class='paper' width='{WIDTH}' height='{height}'/>\n\
+         <text class='title' x='14' y='24'>{title}</text>\n",
+        title = escape(title)
     )
 }
 

@@ -1,7 +1,7 @@
 //! What a comparison has shown, as it is kept: medians of the rounds, and curves of all rounds together.
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::client::histogram;
 use crate::compare::breakdown::Breakdown;
@@ -11,7 +11,7 @@ use crate::figure::{Spread, float, micros};
 use crate::system::Kind;
 
 /// One run of one or several definitions.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Record<S> {
     /// Where and how it was measured.
     pub setting: S,
@@ -20,7 +20,7 @@ pub struct Record<S> {
 }
 
 /// The result of a definition.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Comparison {
     /// What was measured, as it was.
     pub definition: Definition,
@@ -36,7 +36,7 @@ pub struct Comparison {
 }
 
 /// Who took part.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Version {
     /// The system.
     pub system: Kind,
@@ -45,7 +45,7 @@ pub struct Version {
 }
 
 /// What one system has shown under one load. Latencies are in microseconds.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Row {
     /// The load's name.
     pub load: String,
