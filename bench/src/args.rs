@@ -11,8 +11,9 @@ use crate::system::Kind;
 use crate::system::remote::Remote;
 
 const AFTER: &str = "\
-Exit status: 0 measured, whether the goals are met or missed; 1 the run is no result (an error, a wrong answer, a
-miscount); 2 wrong flags. See bench/README.md for what each figure means.";
+Exit status: 0 measured, whether the goals are met or missed; 1 something is no result (an error, a wrong answer, a
+miscount), and the others of `all` and `cluster` were measured nevertheless; 2 wrong flags. See bench/README.md for what
+each figure means.";
 
 /// Measures doozerd against the figures that it promises.
 #[derive(Debug, Parser)]
@@ -201,6 +202,20 @@ mod tests {
         ] {
             assert_eq!(parse(&[name]).unwrap().what, what);
             assert!(include_str!("../README.md").contains(&format!("`{name}`")), "{name} is not in the README");
+        }
+    }
+
+    /// A command line that the README shows is one that somebody pastes.
+    #[test]
+    fn the_readmes_command_lines_are_understood() {
+        let lines =
+            include_str!("../README.md").lines().filter_map(|line| line.split_once("target/release/doozer-bench "));
+        let lines: Vec<&str> = lines.map(|(_, args)| args.split([';', '#']).next().unwrap()).collect();
+        assert!(lines.len() >= 10, "{lines:?}");
+        for line in lines.iter().filter(|line| !line.contains('`')) {
+            let args = line.replace("$(date +%F)", "2026-11-23").replace("${RECORD%json}", "$RECORD.");
+            let args: Vec<&str> = args.split_whitespace().filter(|word| !word.starts_with('>')).collect();
+            parse(&args).unwrap_or_else(|e| panic!("{line}: {e}"));
         }
     }
 

@@ -69,6 +69,25 @@ impl Client {
         Ok(())
     }
 
+    /// Sends as much of what was added as the socket takes without waiting; the rest is sent by the next call. For connections that do
+    /// not block.
+    ///
+    /// # Errors
+    /// The server is gone.
+    pub fn flush_some(&mut self) -> Result<(), Failure> {
+        let mut sent = 0;
+        while sent < self.output.len() {
+            match self.stream.write(&self.output[sent..]) {
+                Ok(n) => sent += n,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                Err(e) => return Err(e).context("cannot send"),
+            }
+        }
+        self.output.drain(..sent);
+        Ok(())
+    }
+
     /// Waits for the next answer, which is no error.
     ///
     /// # Errors
@@ -369,6 +388,28 @@ mod tests {
             assert_eq!(answer, Some(tag));
         }
         assert_eq!(client.try_receive().unwrap(), None);
+    }
+
+    /// A server that does not read for a while has not gone, and nothing may be lost or sent twice.
+    #[test]
+    fn what_the_socket_does_not_take_is_sent_later() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = Client::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        client.set_blocking(false).unwrap();
+        let value = vec![7; 1 << 20];
+        let mut sent = 0;
+        while client.output.is_empty() {
+            client.send(Request { value: Some(&value), ..Request::new(Verb::Set) });
+            sent += client.output.len();
+            client.flush_some().unwrap();
+        }
+        let reader = std::thread::spawn(move || std::io::copy(&mut server, &mut std::io::sink()).unwrap());
+        while !client.output.is_empty() {
+            client.flush_some().unwrap();
+        }
+        drop(client);
+        assert_eq!(usize::try_from(reader.join().unwrap()).unwrap(), sent);
     }
 
     #[test]

@@ -24,6 +24,8 @@ struct Store {
     /// Answers STATS after so many writes; none if it does not know the verb.
     stats: Option<fn(usize) -> Stats>,
     writes: usize,
+    /// So many writes are refused with READONLY.
+    refuse: usize,
 }
 
 impl Fake {
@@ -34,6 +36,11 @@ impl Fake {
     /// One that answers STATS with this, of the number of its writes.
     pub fn telling(stats: fn(usize) -> Stats) -> Fake {
         Fake::of(Store { stats: Some(stats), ..Store::default() })
+    }
+
+    /// One that refuses the first `count` writes with READONLY.
+    pub fn refusing(count: usize) -> Fake {
+        Fake::of(Store { refuse: count, ..Store::default() })
     }
 
     fn of(store: Store) -> Fake {
@@ -86,6 +93,10 @@ fn answer(store: &mut Store, request: &Request<'_>, output: &mut Vec<u8>) {
         Some(v) if v == Verb::Set.code() => {
             if !path.starts_with(b"/") {
                 return Response::error(request.tag, ErrCode::BadPath, None).encode(output);
+            }
+            if store.refuse > 0 {
+                store.refuse -= 1;
+                return Response::error(request.tag, ErrCode::Readonly, None).encode(output);
             }
             let current = store.files.get(path).map_or(0, |f| f.0);
             if request.rev.is_some_and(|rev| rev != -1 && rev < current) {

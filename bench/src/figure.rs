@@ -152,6 +152,21 @@ impl Report {
     }
 }
 
+/// A scenario that is no result.
+#[derive(Clone, Debug, Serialize)]
+pub struct Failed {
+    /// Its name.
+    pub scenario: &'static str,
+    /// Why.
+    pub reason: String,
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.scenario, self.reason)
+    }
+}
+
 /// All that a run has shown.
 #[derive(Debug, Serialize)]
 pub struct Record<S> {
@@ -159,12 +174,15 @@ pub struct Record<S> {
     pub setting: S,
     /// What was.
     pub reports: Vec<Report>,
+    /// What was to be measured, and failed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<Failed>,
 }
 
 impl<S: Serialize> Record<S> {
     /// An empty one.
     pub fn new(setting: S) -> Record<S> {
-        Record { setting, reports: Vec::new() }
+        Record { setting, reports: Vec::new(), failures: Vec::new() }
     }
 
     /// As JSON.
@@ -187,7 +205,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// The figures that have goals.
+/// The figures that have goals, and what failed.
 impl<S> fmt::Display for Record<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "summary")?;
@@ -196,7 +214,8 @@ impl<S> fmt::Display for Record<S> {
             with_goal.map(|figure| Figure { name: format!("{}: {}", report.scenario, figure.name), ..figure.clone() })
         });
         let figures: Vec<Figure> = named.collect();
-        table(f, figures.iter())
+        table(f, figures.iter())?;
+        self.failures.iter().try_for_each(|failed| writeln!(f, "  FAILED  {failed}"))
     }
 }
 
@@ -336,6 +355,18 @@ mod tests {
         record.reports.push(report(true));
         let text = record.to_string();
         assert!(text.contains("latency: ratio") && !text.contains("other"), "{text}");
+    }
+
+    /// What failed an hour ago is far above on the screen by then.
+    #[test]
+    fn the_summary_ends_with_what_failed_and_why() {
+        let mut record = Record::new("here");
+        record.reports.push(report(true));
+        assert!(!record.to_string().contains("FAILED") && !record.json().unwrap().contains("failures"));
+        record.failures.push(Failed { scenario: "disk", reason: "it is full".into() });
+        assert!(record.to_string().ends_with("  FAILED  disk: it is full\n"), "{record}");
+        let json: serde_json::Value = serde_json::from_str(&record.json().unwrap()).unwrap();
+        assert_eq!(json["failures"][0]["reason"], "it is full");
     }
 
     #[test]

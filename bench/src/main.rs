@@ -81,18 +81,41 @@ fn main() -> ExitCode {
 fn measure(what: &What, options: &args::Options) -> Result<(), Failure> {
     let bench = scenario::Bench::new(options)?;
     let mut record = figure::Record::new(bench.describe());
-    for scenario in scenario::chosen(what) {
+    let chosen = scenario::chosen(what);
+    for &scenario in &chosen {
         say(scenario.name());
-        let report = scenario.run(&bench).map_err(|e| e.within(scenario.name()))?;
-        if !options.json {
-            print(&report)?;
+        match scenario.run(&bench) {
+            Ok(report) => {
+                if !options.json {
+                    print(&report)?;
+                }
+                record.reports.push(report);
+            }
+            // The others are results all the same.
+            Err(e) => {
+                if chosen.len() > 1 {
+                    say(format_args!("{}: {e}; going on with the next", scenario.name()));
+                }
+                record.failures.push(figure::Failed { scenario: scenario.name(), reason: e.to_string() });
+                bench.clear()?;
+            }
         }
-        record.reports.push(report);
     }
     if options.json {
         print(format_args!("{}\n", record.json()?))?;
-    } else if record.reports.len() > 1 {
+    } else if chosen.len() > 1 {
         print(&record)?;
     }
-    Ok(())
+    match &record.failures[..] {
+        [] => Ok(()),
+        failures => {
+            let each: Vec<String> = failures.iter().map(ToString::to_string).collect();
+            let count = if chosen.len() > 1 {
+                format!("{} of {} failed: ", failures.len(), chosen.len())
+            } else {
+                String::new()
+            };
+            Err(Failure::new(count + &each.join("; ")))
+        }
+    }
 }

@@ -240,6 +240,14 @@ impl Bench {
         Server::doozerd(&self.doozerd, &self.scratch.path(name), self.cores.server, &[])
     }
 
+    /// Frees the disk of all that a scenario has left that failed; its servers have ended.
+    ///
+    /// # Errors
+    /// Something cannot be removed.
+    pub fn clear(&self) -> Result<(), Failure> {
+        self.scratch.clear()
+    }
+
     /// Frees the disk of a data directory whose server has ended.
     fn remove(&self, name: &str) -> Result<(), Failure> {
         let path = self.scratch.path(name);

@@ -37,6 +37,21 @@ impl Scratch {
         Ok(Scratch { own })
     }
 
+    /// Removes all that is in it.
+    ///
+    /// # Errors
+    /// Something cannot be removed.
+    pub fn clear(&self) -> Result<(), Failure> {
+        let failed = || format!("cannot clear {}", self.own.display());
+        for entry in std::fs::read_dir(&self.own).context(failed())? {
+            let entry = entry.context(failed())?;
+            let (path, kind) = (entry.path(), entry.file_type().context(failed())?);
+            let removed = if kind.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+            removed.context(failed())?;
+        }
+        Ok(())
+    }
+
     /// Path of something in it.
     pub fn path(&self, name: &str) -> PathBuf {
         self.own.join(name)

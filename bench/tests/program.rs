@@ -42,6 +42,40 @@ fn a_server_that_dies_ends_the_run() {
     assert!(!data.exists());
 }
 
+/// One scenario that fails, on a busy machine or for whatever reason, must not cost the others; and at the end it has to be seen.
+#[test]
+fn a_scenario_that_fails_does_not_end_the_others() {
+    let of_servers = "latency throughput waits memory snapshot disk cluster-latency cluster-throughput failover idle cluster-get catch-up";
+    for json in [false, true] {
+        let dir = tempfile::tempdir_in(".").unwrap();
+        let data = dir.path().join("data");
+        let mut command = bench();
+        command.args(["all", "--quick", "--rounds", "1", "--doozerd", "/bin/true", "--dir"]).arg(&data);
+        if json {
+            command.arg("--json");
+        }
+        let out = command.output().unwrap();
+        let (printed, said) = (String::from_utf8(out.stdout).unwrap(), String::from_utf8(out.stderr).unwrap());
+        assert_eq!(out.status.code(), Some(1), "{said}");
+        let last = said.lines().last().unwrap();
+        assert!(last.starts_with("doozer-bench: 12 of 13 failed: latency: "), "{said}");
+        for name in of_servers.split(' ') {
+            assert!(last.contains(&format!("{name}: ")) && last.contains("ended"), "{name} is not in {last}");
+            assert!(said.contains(&format!("{name}: ")) && said.contains("going on with the next"), "{said}");
+        }
+        // What needs no server was measured.
+        if json {
+            let record: serde_json::Value = serde_json::from_str(&printed).unwrap();
+            let failures: Vec<_> =
+                record["failures"].as_array().unwrap().iter().map(|f| f["scenario"].as_str().unwrap()).collect();
+            assert_eq!((failures.join(" "), &record["reports"][0]["scenario"]), (of_servers.into(), &"floor3".into()));
+        } else {
+            assert!(printed.contains("floor of three p50") && printed.contains("  FAILED  catch-up: "), "{printed}");
+        }
+        assert!(!data.exists(), "a run leaves nothing");
+    }
+}
+
 /// The floor answers with the tag 1 and a revision that rises from the one that it was given, in as many bytes as a
 /// server's answer to a SET has.
 #[test]

@@ -4,12 +4,12 @@
 //! its place, and receives the tree as a standby. Random files of the tree are set one after the other all the time, at the
 //! leader. The transfer lasts from when the new node is started until it has the revision that the cluster had then.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use super::still_leads;
+use super::{STEADY, still_leads};
 use crate::client::{Client, PATIENCE, histogram, nanos};
 use crate::cluster::{Cluster, Leader, NodeId};
 use crate::failure::Failure;
@@ -20,7 +20,9 @@ use crate::traffic::{Layout, Random, value};
 
 const NAME: &str = "catch-up";
 /// A member that is gone stays one: else its slot would be filled in the midst of a measurement.
-const FLAGS: [&str; 2] = ["-timeout", "100000"];
+const TIMEOUT: [&str; 2] = ["-timeout", "100000"];
+/// Sets before a new node comes, at the least: with fewer there is nothing to compare with.
+const BASELINE: u64 = 100;
 
 /// A set.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +40,7 @@ struct Round {
 
 pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
     let layout = large(bench);
-    let mut cluster = bench.cluster(NAME, &FLAGS)?;
+    let mut cluster = bench.cluster(NAME, &[STEADY, TIMEOUT].concat())?;
     let leader = cluster.leader()?;
     load(bench, cluster.server(leader.node)?, layout)?;
     cluster.whole()?;
@@ -78,17 +80,20 @@ fn round(bench: &Bench, cluster: &mut Cluster, leader: Leader, gone: NodeId, lay
     cluster.kill(gone)?;
     cluster.wipe(gone, leader.node)?;
     let baseline = Duration::from_secs(bench.count(10, 1));
-    let (stop, addr) = (AtomicBool::new(false), cluster.addr(leader.node));
+    let (stop, written, addr) = (AtomicBool::new(false), AtomicU64::new(0), cluster.addr(leader.node));
     let (samples, from, to) = std::thread::scope(|scope| {
         let write = || {
             machine::pin(bench.cores.client)?;
-            write(Client::connect(addr)?, layout, &stop)
+            write(Client::connect(addr)?, layout, &written, &stop)
         };
         let writer = scope.spawn(write);
-        std::thread::sleep(baseline);
+        let begun = Instant::now();
+        while begun.elapsed() < baseline || written.load(Ordering::Relaxed) < BASELINE && !writer.is_finished() {
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
         let from = Instant::now();
         // The node is to end with this process, so it is this thread that starts it.
-        let outcome = attach(cluster, leader, gone);
+        let outcome = if writer.is_finished() { Ok(()) } else { attach(cluster, leader, gone) };
         let to = Instant::now();
         stop.store(true, Ordering::Relaxed);
         let samples = writer.join().unwrap_or_else(|_| Err(Failure::new("the client's thread panicked")))?;
@@ -118,7 +123,7 @@ fn attach(cluster: &mut Cluster, leader: Leader, new: NodeId) -> Result<(), Fail
 }
 
 /// Sets random files to what they are, one after the other, until it is told to stop.
-fn write(mut client: Client, layout: Layout, stop: &AtomicBool) -> Result<Vec<Sample>, Failure> {
+fn write(mut client: Client, layout: Layout, written: &AtomicU64, stop: &AtomicBool) -> Result<Vec<Sample>, Failure> {
     let mut random = Random::new(layout.files);
     let mut samples = Vec::new();
     let mut last = 0;
@@ -128,6 +133,7 @@ fn write(mut client: Client, layout: Layout, stop: &AtomicBool) -> Result<Vec<Sa
         let sent = Instant::now();
         let rev = client.set(path.as_bytes(), &value)?;
         samples.push(Sample { sent, answered: Instant::now() });
+        written.fetch_add(1, Ordering::Relaxed);
         if rev <= last {
             return Err(Failure::new(format!("revision {rev} after {last}")));
         }
@@ -170,9 +176,9 @@ mod tests {
     fn the_tree_stays_as_it_was() {
         let fake = Fake::start();
         let layout = Layout { files: 100, per_directory: 10 };
-        let stop = AtomicBool::new(false);
+        let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
         let samples = std::thread::scope(|scope| {
-            let writer = scope.spawn(|| write(Client::connect(fake.addr())?, layout, &stop));
+            let writer = scope.spawn(|| write(Client::connect(fake.addr())?, layout, &written, &stop));
             let mut client = Client::connect(fake.addr()).unwrap();
             while client.revision().unwrap() < 1000 {}
             stop.store(true, Ordering::Relaxed);
@@ -180,6 +186,7 @@ mod tests {
         });
         let mut client = Client::connect(fake.addr()).unwrap();
         assert_eq!(u64::try_from(client.revision().unwrap()).unwrap(), samples.len() as u64);
+        assert_eq!(written.into_inner(), samples.len() as u64);
         for number in 0..100 {
             let (rev, found) = client.get(layout.path(number).as_bytes(), None).unwrap();
             assert!(rev == 0 || found == value(number), "{number}");

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use super::{role, still_leads};
+use super::{STEADY, role, still_leads};
 use crate::child::{Launch, Server};
 use crate::client::Client;
 use crate::failure::Failure;
@@ -65,7 +65,7 @@ fn take_turns(addrs: [SocketAddr; 2], keys: &Keys, count: u64) -> Result<[Total;
 
 pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
     let count = bench.count(100_000, 10_000);
-    let mut cluster = bench.cluster(NAME, &[])?;
+    let mut cluster = bench.cluster(NAME, &STEADY)?;
     let leader = cluster.leader()?;
     let keys = Keys::new(KEYS);
     let fill = |addr| {

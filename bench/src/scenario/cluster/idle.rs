@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{role, still_leads};
+use super::{STEADY, role, still_leads};
 use crate::client::{Client, PATIENCE};
 use crate::cluster::{Cluster, NodeId};
 use crate::failure::Failure;
@@ -38,7 +38,7 @@ impl State {
 
 pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
     let time = Duration::from_secs(bench.count(20, 3));
-    let mut cluster = bench.cluster(NAME, &[])?;
+    let mut cluster = bench.cluster(NAME, &STEADY)?;
     let leader = cluster.leader()?;
     let nodes: Vec<NodeId> = cluster.all().collect();
     let states = |cluster: &Cluster| {

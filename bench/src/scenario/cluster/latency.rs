@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 
-use super::{Echo, one_round, still_leads};
+use super::{Echo, STEADY, one_round, still_leads};
 use crate::child::Server;
 use crate::client::{Client, histogram};
 use crate::failure::Failure;
@@ -20,7 +20,7 @@ const NAME: &str = "cluster-latency";
 
 pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
     let count = bench.count(1000, 25);
-    let mut cluster = bench.cluster(NAME, &[])?;
+    let mut cluster = bench.cluster(NAME, &STEADY)?;
     let leader = cluster.leader()?;
     let others = cluster.others(leader.node);
     let follower = others[0];

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use super::{role, still_leads};
+use super::{STEADY, role, still_leads};
 use crate::failure::Failure;
 use crate::figure::{Goal, Report, Unit, float, micros};
 use crate::pool::{Driven, Pool};
@@ -23,7 +23,7 @@ struct Round {
 
 pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
     let count = bench.count(1_000_000, 20_000);
-    let mut cluster = bench.cluster(NAME, &[])?;
+    let mut cluster = bench.cluster(NAME, &STEADY)?;
     let leader = cluster.leader()?;
     let nodes: Vec<_> = cluster.all().collect();
     let pids = nodes.iter().map(|&node| cluster.pid(node)).collect::<Result<Vec<_>, _>>()?;
