@@ -479,6 +479,10 @@ async fn rejoin(shell: &Rc<Shell>) {
     if let Err(e) = directory::write_identity(&shell.disk, &identity).await {
         fatal(&format!("cannot write the identity file: {e}"));
     }
+    if shell.stopping.get() {
+        // It was asked to stop meanwhile, which what starts in its place would not know.
+        return;
+    }
     finish();
     pin::unpin();
     let failed = std::process::Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).exec();

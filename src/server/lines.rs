@@ -68,14 +68,16 @@ pub fn keep_off(core: usize) {
 
 /// Gives stderr a short time to take what was said; to be called before the process ends.
 pub fn finish() {
-    if let Some(lines) = shared() {
+    // If nothing was said, there is no thread to start for it.
+    if let Some(Some(lines)) = SHARED.get() {
         lines.finish();
     }
 }
 
+static SHARED: OnceLock<Option<&'static Lines>> = OnceLock::new();
+
 /// The lines of this process.
 fn shared() -> Option<&'static Lines> {
-    static SHARED: OnceLock<Option<&'static Lines>> = OnceLock::new();
     *SHARED.get_or_init(|| {
         let lines: &'static Lines = Box::leak(Box::default());
         let thread = std::thread::Builder::new().name("lines".into());

@@ -281,9 +281,19 @@ fn a_core_is_ignored() {
         line.trim().to_string()
     };
     let core = allowed("self").split(['-', ',']).next().unwrap().to_string();
+    let has_others = allowed("self") != core;
     for dashes in ["-core", "--core"] {
         let server = setup.clone().flags([dashes, &core]).start();
         assert_eq!(allowed(&server.pid().to_string()), core);
+        // Its other threads are not to be in the way there.
+        for thread in ["lines", "signals"] {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
+            let mut ids = tasks.map(|task| task.unwrap().file_name().into_string().unwrap());
+            let name = |id: &str| std::fs::read_to_string(format!("/proc/{}/task/{id}/comm", server.pid())).unwrap();
+            let id = ids.find(|id| name(id).trim() == thread).expect("the thread");
+            let task = format!("{}/task/{id}", server.pid());
+            eventually("it keeps off the core", || (!has_others || allowed(&task) != core).then_some(()));
+        }
         server.connect().put("/x", b"");
     }
 }
