@@ -6,6 +6,8 @@
 //! the shortest path. So raft and the forwarded writes see a network in which whoever is connected at all is connected to all.
 //!
 //! Invariants:
+//! * a link is up when the other side has heard this one: what comes first on an accepted connection may have waited there since long
+//!   before this node began to run, and its sender may have given it up;
 //! * at most one link a peer: of two that were dialed at the same time, both sides keep the one that the smaller id dialed, and of
 //!   two that the same side dialed the later;
 //! * a peer from which nothing was heard for [`Timing::silence_ms`] is taken for lost, and its link closed;
@@ -95,6 +97,8 @@ struct Link {
     peer: Option<Peer>,
     /// The address that was dialed, if this side did.
     dialed: Option<String>,
+    /// The other side has said who it is, and not yet shown that it has heard this one.
+    unproven: bool,
     heard_ms: u64,
     sent_ms: u64,
 }
@@ -209,7 +213,7 @@ impl Mesh {
 
     fn open(&mut self, conn: Conn, dialed: Option<String>) {
         let now = self.now_ms;
-        self.links.insert(conn, Link { peer: None, dialed, heard_ms: now, sent_ms: now });
+        self.links.insert(conn, Link { peer: None, dialed, unproven: false, heard_ms: now, sent_ms: now });
     }
 
     /// The other side has closed the connection, or it broke.
@@ -226,6 +230,12 @@ impl Mesh {
         }
         let Some(peer) = link.peer.filter(|peer| self.up.get(&peer.raft_id) == Some(&conn)) else { return };
         self.up.remove(&peer.raft_id);
+        // Of two links that were dialed at the same time, the other side may have ended one before it has used the other.
+        let same = |of: &Peer| (of.raft_id, of.life) == (peer.raft_id, peer.life);
+        let other = self.links.iter().find(|(_, link)| link.unproven && link.peer.as_ref().is_some_and(same));
+        if let Some(other) = other.map(|(conn, _)| *conn) {
+            return self.take_up(sessions, other, &peer);
+        }
         self.lines.push(format!("link to {} is lost: {why}", peer.name()));
         // Whoever lost a link dials at once: the other may be back.
         self.dials.insert(peer.addr.clone(), self.now_ms);
@@ -284,6 +294,15 @@ impl Mesh {
         link.heard_ms = self.now_ms;
         let from = link.peer.as_ref().map(|p| p.raft_id);
         let me = self.me.raft_id;
+        if link.unproven
+            && let Some(peer) = link.peer.clone()
+        {
+            let Ok(received) = peer::decode(bytes) else { return Outcome::End };
+            // One that refuses this side has heard it, too, but there is to be no link.
+            if !matches!(received.frame, Frame::Refuse { .. }) && !self.come_up(sessions, conn, &peer) {
+                return Outcome::Done;
+            }
+        }
         // What is for another is passed on unread, once it is known to be whole.
         let route = peer::route(bytes);
         if route.to != 0 && route.to != me && from.is_some_and(|id| id != 0) {
@@ -308,9 +327,9 @@ impl Mesh {
             }
             (frame @ (Frame::Raft(_) | Frame::Forward(_) | Frame::Chunk { .. } | Frame::ChunkAck { .. }), Some(id))
                 if id != 0
-                    && route.to == me
-                    && route.from != me
-                    && (route.from == id || route.hops < limits::HOPS_MAX) =>
+                && route.to == me
+                && route.from != me
+                && (route.from == id || route.hops < limits::HOPS_MAX) =>
             {
                 Outcome::Deliver(route.from, frame)
             }
@@ -440,44 +459,72 @@ impl Mesh {
         if dialed.is_none() {
             self.hello(sessions, conn);
         }
-        let peer = Peer { raft_id: hello.raft_id, node: hello.node, life: hello.life, addr: hello.addr.to_owned() };
+        let Hello { raft_id, node, life, addr, .. } = *hello;
+        let peer = Peer { raft_id, node, life, addr: addr.to_owned() };
         if let Some(link) = self.links.get_mut(&conn) {
             link.peer = Some(peer.clone());
         }
         // One that has no raft id yet will ask for it, and dial again with it.
-        if hello.raft_id == 0 {
+        if raft_id == 0 {
             return Outcome::Done;
         }
-        if let Some(&old) = self.up.get(&hello.raft_id)
+        // The answer to what this side has dialed is of now; what the other side has dialed may have waited here for long.
+        if dialed.is_some() {
+            self.come_up(sessions, conn, &peer);
+        } else if let Some(link) = self.links.get_mut(&conn) {
+            link.unproven = true;
+        }
+        Outcome::Done
+    }
+
+    /// The other side of a link is there, and has heard this one. Whether the link is wanted: there may be another.
+    fn come_up(&mut self, sessions: &mut Sessions, conn: Conn, peer: &Peer) -> bool {
+        let dialed = self.links.get(&conn).and_then(|link| link.dialed.clone());
+        let mut is_news = true;
+        if let Some(&old) = self.up.get(&peer.raft_id)
             && let Some(before) = self.links.get(&old)
         {
-            let by_smaller = |dialed: bool| dialed == (self.me.node < hello.node);
+            let by_smaller = |dialed: bool| dialed == (self.me.node < peer.node);
             let (new_dialed, old_dialed) = (dialed.is_some(), before.dialed.is_some());
             // One of an earlier boot leads nowhere any more.
-            let same_boot = before.peer.as_ref().is_some_and(|peer| peer.life == hello.life);
+            let same_boot = before.peer.as_ref().is_some_and(|before| before.life == peer.life);
             if same_boot && new_dialed != old_dialed && !by_smaller(new_dialed) {
                 self.pause_dial(dialed.as_ref());
+                if let Some(link) = self.links.get_mut(&conn) {
+                    link.unproven = false;
+                }
                 sessions.end(conn);
-                return Outcome::Done;
+                return false;
             }
+            is_news = !same_boot;
             self.links.remove(&old);
             sessions.abort(old);
         }
-        self.up.insert(hello.raft_id, conn);
-        self.addresses.insert(hello.raft_id, hello.addr.to_owned());
-        self.told.remove(hello.addr);
-        self.told.remove(&hello.node.escape_ascii().to_string());
-        self.lines.push(format!("link to {} is up", peer.name()));
+        self.told.remove(&peer.addr);
+        self.told.remove(&peer.node.escape_ascii().to_string());
+        if is_news {
+            self.lines.push(format!("link to {} is up", peer.name()));
+        }
         let others: Vec<Links> = self.routes.others().cloned().collect();
         for links in others {
             self.say(sessions, conn, &Frame::Links(links));
         }
+        self.take_up(sessions, conn, peer);
+        true
+    }
+
+    /// From now on this is the link to the peer.
+    fn take_up(&mut self, sessions: &mut Sessions, conn: Conn, peer: &Peer) {
+        if let Some(link) = self.links.get_mut(&conn) {
+            link.unproven = false;
+        }
+        self.up.insert(peer.raft_id, conn);
+        self.addresses.insert(peer.raft_id, peer.addr.clone());
         if !self.changed(sessions) {
             // It is the same peer on another connection, who may not know.
             let own = self.routes.own().clone();
             self.say(sessions, conn, &Frame::Links(own));
         }
-        Outcome::Done
     }
 
     fn refused(

@@ -655,3 +655,51 @@ fn a_strangers_word_that_the_node_was_taken_out_is_not_believed() {
     node.settle();
     assert_eq!(node.replica.take_fate(), None);
 }
+
+/// A node that takes long to start finds connections that its peers have dialed meanwhile, one after the other, and given up. Their
+/// greetings were said long ago: each of these links was said to be up, and then to be lost.
+#[test]
+fn a_link_is_up_that_was_given_up_long_ago() {
+    use crate::wire::peer::{self, Frame, Hello, Links, PREAMBLE, Route, VERSION};
+    let mut node = Node::new(10);
+    let hello = Hello {
+        version: VERSION,
+        cluster: "local",
+        node: *b"PEERPEERPEERPEER",
+        raft_id: 2,
+        epoch: 3,
+        life: 4,
+        incarnation: 0,
+        cluster_id: 77,
+        secret: b"",
+        addr: "127.0.0.1:8047",
+    };
+    let route = Route { from: 2, to: 0, hops: 0 };
+    let mut greeting = PREAMBLE.to_vec();
+    peer::encode(route, &Frame::Hello(hello), &mut greeting);
+    let lines = |node: &mut Node| {
+        let mut lines = Vec::new();
+        node.replica.take_lines(&mut lines);
+        lines.into_iter().filter(|line| line.contains("link to")).collect::<Vec<_>>()
+    };
+    for _ in 0..3 {
+        let conn = node.replica.open();
+        assert_eq!(node.replica.receive(conn, &greeting).consumed, greeting.len());
+        node.settle();
+        node.replica.end_of_stream(conn);
+        node.replica.close(conn);
+        assert_eq!(lines(&mut node), [""; 0]);
+        assert!(!node.replica.mesh.reaches(2));
+    }
+    // One that goes on talking has heard the answer.
+    let conn = node.replica.open();
+    node.replica.receive(conn, &greeting);
+    let mut more = Vec::new();
+    let links = Links { node: 2, epoch: 3, version: 1, flags: 0, peers: vec![1] };
+    peer::encode(route, &Frame::Links(links), &mut more);
+    node.replica.receive(conn, &more);
+    node.settle();
+    let said = lines(&mut node);
+    assert!(said.len() == 1 && said[0].ends_with("is up"), "{said:?}");
+    assert!(node.replica.mesh.reaches(2));
+}

@@ -48,7 +48,8 @@ list! {
         the_larger_part_goes_on_and_the_smaller_one_says_so,
         without_a_majority_anywhere_everything_waits_for_better_times,
         a_way_that_flaps_stops_nobody_for_long,
-        links_that_break_all_the_time_lose_nothing;
+        links_that_break_all_the_time_lose_nothing,
+        a_node_that_starts_slowly_sees_its_links_flap;
     snapshots:
         a_leader_that_was_started_anew_brings_up_to_date_the_one_that_it_cannot_do_without,
         a_node_that_was_away_for_long_gets_the_state,

@@ -390,6 +390,11 @@ impl World {
         self.nodes[host].said.iter().any(|(at, line)| *at >= since * 1_000 && line.contains(what))
     }
 
+    /// How many lines with this in it a node has said, since so many milliseconds after the beginning.
+    pub fn times_said(&self, host: Host, what: &str, since: u64) -> usize {
+        self.nodes[host].said.iter().filter(|(at, line)| *at >= since * 1_000 && line.contains(what)).count()
+    }
+
     // ---- ways ----
 
     /// Nothing gets from one to the other, nor back.

@@ -180,3 +180,21 @@ pub fn links_that_break_all_the_time_lose_nothing() {
     world.all_write(&[0, 1, 2], BOUND);
     world.finish();
 }
+
+/// A node takes long to start, and the others dial it, again and again: what waits for it when it runs are connections that have been
+/// given up since. Each was said to be up, and then lost; for that long its leader seemed to come and go.
+pub fn a_node_that_starts_slowly_sees_its_links_flap() {
+    for seed in 1_900..1_904 {
+        let mut world = busy(seed, 3);
+        world.restart(2);
+        world.pause(2);
+        world.run(14_000);
+        let since = world.now();
+        world.resume(2);
+        world.write(2, BOUND);
+        world.run(3_000);
+        assert_eq!(world.times_said(2, "is lost", since), 0);
+        assert_eq!(world.times_said(2, "is up", since), 2);
+        world.finish();
+    }
+}
