@@ -73,6 +73,8 @@ pub const INBOX_MAX: usize = 64 << 20;
 pub const CHUNK: usize = 256 << 10;
 /// Parts that are sent before the first is acknowledged.
 pub const CHUNK_WINDOW: usize = 4;
+/// Snapshots that are being sent at the same time: one that makes progress, and others whose receivers have stopped taking it.
+pub const TRANSFERS_MAX: usize = 4;
 /// Applied entries that are kept for peers that are a little behind, in bytes.
 pub const KEEP: usize = 64 << 20;
 /// The same while a peer is sent a snapshot, behind which it will go on.

@@ -13,7 +13,7 @@
 //! [`forward`] (to whom, and how often), [`group`] and [`entries`] (raft), [`machine`] and [`members`] (what is applied), [`snapshot`] (the
 //! state, to a file and back), [`rebuild`] (the state, from the disk), [`boot`] (what a start does with the data), `introduce` (what it says of itself). For the cluster: [`mesh`] and
 //! [`routes`] (links), `peers` (what comes over them), `quorum` (who leads, and whether writes are taken), [`membership`] and
-//! `stewardship` (what the leader does about the members), [`transfer`] and `catch_up` (snapshots to peers), [`join`] (how a node gets
+//! `stewardship` (what the leader does about the members), [`transfer`], `catch_up` and `backoff` (snapshots to peers), [`join`] (how a node gets
 //! its raft id). Beside all of it: [`stages`]
 //! (where the time of a commit goes) and `figures` (what is told of it).
 //!
@@ -23,6 +23,7 @@
 //! * a mutation that was received is proposed, whether or not its sender still lives;
 //! * everything is deterministic: the same inputs in the same order give the same outputs.
 
+mod backoff;
 pub mod batch;
 pub mod boot;
 mod catch_up;
@@ -52,6 +53,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use raft::eraftpb::{Entry, EntryType, HardState};
 
+use backoff::Backoff;
 use batch::{Gather, Origin};
 use desk::{Desk, Secrets};
 use forward::Forward;
@@ -70,6 +72,7 @@ use crate::faults::{self, Fault};
 use crate::limits;
 use crate::log::{self, Log, Position};
 use crate::store::PinId;
+use crate::wire::peer::ChunkFailure;
 use crate::wire::{Request, Response, frame};
 
 /// What a replica is told about itself.
@@ -229,11 +232,17 @@ pub struct Replica {
     now_ms: u64,
     mesh: Mesh,
     forward: Forward,
-    /// A snapshot that is being sent to a peer.
-    sending: Option<Sending>,
+    /// Snapshots that are being sent to peers, one each.
+    sending: Vec<Sending>,
     transfers: u64,
-    /// A peer that got a snapshot up to this entry, and until when entries are kept for it.
-    held: Option<(u64, u64, u64)>,
+    /// Peers that got a snapshot up to this entry, and until when entries are kept for them.
+    held: Vec<(u64, u64, u64)>,
+    /// Peers that did not take a snapshot.
+    backoff: Backoff,
+    /// The last transfer that this node gave up as receiver, and why.
+    given_up: Option<(u64, ChunkFailure)>,
+    /// There is no room for the leader's snapshot until so many bytes are free.
+    no_room: Option<u64>,
     /// A snapshot from the leader that is durable, and not gone on from.
     arrived: Option<catch_up::Arrived>,
     /// When each peer was last heard.
@@ -317,9 +326,12 @@ impl Replica {
             ticks: 0,
             now_ms: 0,
             forward: Forward::default(),
-            sending: None,
+            sending: Vec::new(),
             transfers: 0,
-            held: None,
+            held: Vec::new(),
+            backoff: Backoff::default(),
+            given_up: None,
+            no_room: None,
             arrived: None,
             heard: BTreeMap::new(),
             led: None,
@@ -638,7 +650,7 @@ impl Replica {
     pub fn has_work(&self) -> bool {
         self.desk.has_work()
             || self.machine.store.has_pending_matches()
-            || self.sending.as_ref().is_some_and(Sending::wants_slice)
+            || self.sending.iter().any(Sending::wants_slice)
     }
 
     /// Lets raft go on until it has nothing more to do.
@@ -889,9 +901,15 @@ impl Replica {
         old
     }
 
-    /// The snapshot could not be written, for want of space.
-    pub fn snapshot_failed(&mut self) {
-        self.snapshots.failed(&mut self.machine.store);
+    /// The snapshot could not be written, for want of space. Whether it was this node's own: one that is being received is reported
+    /// to its sender, and comes again when there is room, see [`Replica::needs_room`].
+    pub fn snapshot_failed(&mut self) -> bool {
+        let received = self.snapshots.receiving().map(|receiving| (receiving.from, receiving.transfer));
+        let written = self.snapshots.failed(&mut self.machine.store);
+        if let Some((from, transfer)) = received {
+            self.no_room_for_received(from, transfer, written);
+        }
+        received.is_none()
     }
 
     /// Output that is waiting or being sent, in bytes.

@@ -4,11 +4,13 @@
 use super::Replica;
 use super::group::snapshot_message;
 use super::machine::Machine;
+use super::mesh::FLAG_NO_ROOM;
 use super::requests::{Asker, Pending};
 use super::transfer::{Chunk, Progress, Receiving, Sending};
 use crate::faults::{self, Fault};
+use crate::limits;
 use crate::log::name;
-use crate::wire::peer::{self, Frame};
+use crate::wire::peer::{self, ChunkFailure, Frame};
 use crate::wire::{ErrCode, Response};
 
 /// How long entries are kept for a peer behind the snapshot that it got.
@@ -21,97 +23,174 @@ pub(super) struct Arrived {
     machine: Machine,
 }
 
+/// Why a snapshot is not sent any further.
+enum End {
+    /// The peer has all of it.
+    Done,
+    /// It cannot arrive any more: why, if that is to be said.
+    Void(Option<&'static str>),
+    /// The peer does not take it.
+    Failed(String),
+}
+
 impl Replica {
     pub(super) fn begin_sending(&mut self, to: u64) {
-        if self.sending.is_some() {
+        // raft asks for another only when the one before is of no use.
+        if let Some(at) = self.sending.iter().position(|sending| sending.to == to) {
+            self.end_sending(at, &End::Void(None));
+        }
+        if !self.may_send() || self.backoff.paused(self.now_ms).contains(&to) {
             return self.group.snapshot_sent(to, false);
         }
         self.transfers += 1;
         let transfer = (self.config.epoch << 32) | self.transfers;
         let at = (self.group.applied(), self.group.applied_term());
-        self.lines.push(format!(
-            "sending a snapshot of revision {} to {}, which is too far behind for the log",
-            self.machine.store.revision(),
-            self.mesh.name(&self.machine.members, to),
-        ));
-        self.sending = Some(Sending::begin(&mut self.machine, to, transfer, self.group.term(), at, self.now_ms));
+        let quiet = self.backoff.was_told(to);
+        if !quiet {
+            self.lines.push(format!(
+                "sending a snapshot of revision {} to {}, which is too far behind for the log",
+                self.machine.store.revision(),
+                self.mesh.name(&self.machine.members, to),
+            ));
+        }
+        let receiver = (to, self.mesh.epoch(to));
+        let sending = Sending::begin(&mut self.machine, receiver, transfer, self.group.term(), at, self.now_ms);
+        self.sending.push(sending.quietly(quiet));
     }
 
-    /// Reads off and sends the next slice of a snapshot.
+    /// Whether another snapshot may be begun: they are sent one after the other, but nobody waits for one that makes no progress.
+    fn may_send(&self) -> bool {
+        self.group.is_leader()
+            && self.sending.len() < limits::TRANSFERS_MAX
+            && self.sending.iter().all(|sending| sending.is_stalled(self.now_ms))
+    }
+
+    /// Reads off and sends the next slice of each snapshot.
     pub(super) fn send_chunks(&mut self) {
         // Also before this node has committed anything as leader: it may need the one that is behind for that.
-        self.group.allow_snapshot(self.sending.is_none() && self.group.is_leader());
-        let Some(sending) = &mut self.sending else { return };
-        sending.slice(&mut self.machine.store);
-        let (to, transfer) = (sending.to, sending.transfer);
+        let may_send = self.may_send();
+        self.group.allow_snapshot(may_send);
         let (mesh, sessions) = (&mut self.mesh, &mut self.desk.sessions);
-        sending.send(|Chunk { seq, last, records }| {
-            let frame = Frame::Chunk { transfer, seq: *seq, last: *last, records };
-            mesh.send(sessions, to, |route, out| peer::encode(route, &frame, out))
-        });
+        for sending in &mut self.sending {
+            sending.slice(&mut self.machine.store);
+            let (to, transfer) = (sending.to, sending.transfer);
+            sending.send(|Chunk { seq, last, records }| {
+                let frame = Frame::Chunk { transfer, seq: *seq, last: *last, records };
+                mesh.send(sessions, to, |route, out| peer::encode(route, &frame, out))
+            });
+        }
     }
 
-    pub(super) fn chunk_ack(&mut self, from: u64, transfer: u64, next: u64, failed: bool) {
-        let now = self.now_ms;
-        let Some(sending) = self.sending.as_mut().filter(|s| s.to == from && s.transfer == transfer) else { return };
-        if failed {
-            self.lines
-                .push(format!("{} does not want the snapshot any more", self.mesh.name(&self.machine.members, from)));
-            return self.end_sending(false);
-        }
-        sending.acknowledged(next, now);
+    fn sending_to(&self, peer: u64, transfer: u64) -> Option<usize> {
+        self.sending.iter().position(|sending| sending.to == peer && sending.transfer == transfer)
+    }
+
+    pub(super) fn chunk_ack(&mut self, from: u64, transfer: u64, next: u64) {
+        let Some(at) = self.sending_to(from, transfer) else { return };
+        self.sending[at].acknowledged(next, self.now_ms);
         self.see_to_sending();
     }
 
+    /// A peer has given up a snapshot that it is being sent.
+    pub(super) fn chunk_failed(&mut self, from: u64, transfer: u64, reason: ChunkFailure) {
+        let Some(at) = self.sending_to(from, transfer) else { return };
+        self.end_sending(at, &End::Failed(reason.to_string()));
+    }
+
+    /// Ends the transfers that are over, and lets others begin whose pause is.
     pub(super) fn see_to_sending(&mut self) {
-        let Some(sending) = &mut self.sending else { return };
+        let mut at = 0;
+        while at < self.sending.len() {
+            match self.end_of(at) {
+                Some(end) => self.end_sending(at, &end),
+                None => at += 1,
+            }
+        }
+        let (members, mesh) = (&self.machine.members, &self.mesh);
+        self.backoff.retain(|id| members.nodes().contains_key(&id));
+        for id in members.nodes().keys().filter(|id| **id != self.config.raft_id) {
+            let no_room = mesh.flags(*id) & FLAG_NO_ROOM != 0;
+            self.backoff.hear(*id, mesh.epoch(*id), no_room, self.now_ms);
+        }
+        self.group.deny_snapshot(self.backoff.paused(self.now_ms));
+    }
+
+    /// Whether a transfer is over.
+    fn end_of(&mut self, at: usize) -> Option<End> {
+        let sending = &mut self.sending[at];
         if !self.group.is_leader() {
-            return self.end_sending(false);
+            return Some(End::Void(None));
+        }
+        if sending.is_of_earlier_boot(self.mesh.epoch(sending.to)) {
+            return Some(End::Void(Some("it was started anew")));
+        }
+        // Who is gone for longer than a link needs to come back begins anew; others may be waiting for theirs.
+        if !self.mesh.reaches(sending.to) && sending.idle_ms(self.now_ms) >= 4 * self.config.election_ms {
+            return Some(End::Void(Some("it is out of reach")));
         }
         let name = self.mesh.name(&self.machine.members, sending.to);
-        // Who is gone for longer than a link needs to come back begins anew; others may be waiting for theirs.
-        let gone = !self.mesh.reaches(sending.to) && sending.idle_ms(self.now_ms) >= 4 * self.config.election_ms;
-        if gone {
-            self.lines.push(format!("gave up sending a snapshot to {name}, which is out of reach"));
-            return self.end_sending(false);
-        }
         match sending.tick(self.now_ms, &name, &mut self.lines) {
-            Progress::Going => {}
-            Progress::Done => self.end_sending(true),
-            Progress::Stuck => self.end_sending(false),
+            Progress::Going => None,
+            Progress::Done => Some(End::Done),
+            Progress::Stuck => {
+                let seconds = sending.idle_ms(self.now_ms) / 1_000;
+                Some(End::Failed(format!("nothing came back for {seconds} s")))
+            }
         }
     }
 
-    fn end_sending(&mut self, done: bool) {
-        let Some(sending) = self.sending.take() else { return };
-        self.group.snapshot_sent(sending.to, done);
-        self.held = done.then_some((sending.to, sending.index, self.now_ms + CATCH_UP_MS));
+    fn end_sending(&mut self, at: usize, end: &End) {
+        let sending = self.sending.remove(at);
+        let (to, now) = (sending.to, self.now_ms);
+        let name = self.mesh.name(&self.machine.members, to);
+        match end {
+            End::Done => {
+                self.backoff.done(to);
+                self.held.retain(|(held, ..)| *held != to);
+                self.held.push((to, sending.index, now + CATCH_UP_MS));
+            }
+            End::Void(None) => {}
+            End::Void(Some(why)) => self.lines.push(format!("gave up sending a snapshot to {name}: {why}")),
+            End::Failed(why) => {
+                if self.backoff.failed(to, self.mesh.epoch(to).max(sending.epoch), why, now) {
+                    self.lines.push(format!(
+                        "{name} did not take a snapshot: {why}; it is sent again, at longer and longer intervals, until it takes it"
+                    ));
+                }
+                self.group.deny_snapshot(self.backoff.paused(now));
+            }
+        }
+        self.group.snapshot_sent(to, matches!(end, End::Done));
         sending.end(&mut self.machine.store);
     }
 
-    /// The entry from which on the log is kept in memory for a peer that was sent a snapshot.
+    /// The entry from which on the log is kept in memory for peers that are, or were, sent a snapshot.
     pub(super) fn hold(&mut self) -> u64 {
-        if let Some(sending) = &self.sending {
-            return sending.index;
-        }
-        let Some((to, index, until)) = self.held else { return u64::MAX };
-        let caught_up = self.group.progress(to).is_none_or(|p| p.replicating && p.matched >= index);
-        if caught_up || self.now_ms >= until {
-            self.held = None;
-        }
-        index
+        let (group, now) = (&self.group, self.now_ms);
+        let sent = self.sending.iter().map(|sending| sending.index).min().unwrap_or(u64::MAX);
+        let held = self.held.iter().map(|(_, index, _)| *index).min().unwrap_or(u64::MAX);
+        self.held.retain(|(to, index, until)| {
+            let caught_up = group.progress(*to).is_none_or(|p| p.replicating && p.matched >= *index);
+            !caught_up && now < *until
+        });
+        sent.min(held)
     }
 
     pub(super) fn chunk(&mut self, from: u64, transfer: u64, chunk: Chunk) {
         self.hear(from);
-        if let Some(receiving) = self.snapshots.receiving()
+        if let Some((_, reason)) = self.given_up.filter(|(given_up, _)| *given_up == transfer) {
+            // The word of that got lost.
+            self.fail(from, transfer, reason);
+        } else if let Some(receiving) = self.snapshots.receiving()
             && receiving.from == from
             && receiving.transfer == transfer
         {
             receiving.take(chunk, self.now_ms);
         } else if self.arrived.as_ref().is_some_and(|arrived| arrived.transfer == transfer) {
             // All of it has arrived, and the word of that got lost.
-            self.ack(from, transfer, chunk.seq + 1, false);
+            self.ack(from, transfer, chunk.seq + 1);
+        } else if chunk.seq == 0 && self.no_room.is_some() {
+            self.fail(from, transfer, ChunkFailure::NoRoom);
         } else if chunk.seq == 0 {
             if !self.snapshots.is_idle() {
                 // Another is in the way. This one comes again.
@@ -123,15 +202,50 @@ impl Replica {
                     self.lines.push(format!("receiving a snapshot up to entry {} from {name}", receiving.describe().0));
                     self.snapshots.begin_received(Box::new(receiving), &self.config.node);
                 }
-                None => self.ack(from, transfer, 0, true),
+                None => self.fail(from, transfer, ChunkFailure::Malformed),
             }
         }
     }
 
-    fn ack(&mut self, to: u64, transfer: u64, next: u64, failed: bool) {
-        let frame = Frame::ChunkAck { transfer, next, failed };
+    fn ack(&mut self, to: u64, transfer: u64, next: u64) {
+        let frame = Frame::ChunkAck { transfer, next };
         // What does not arrive is asked for again.
         let _lost = self.mesh.send(&mut self.desk.sessions, to, |route, out| peer::encode(route, &frame, out));
+    }
+
+    /// Gives up a snapshot that another node sends, and tells it why.
+    fn fail(&mut self, to: u64, transfer: u64, reason: ChunkFailure) {
+        self.given_up = Some((transfer, reason));
+        let frame = Frame::ChunkFailed { transfer, reason };
+        let _lost = self.mesh.send(&mut self.desk.sessions, to, |route, out| peer::encode(route, &frame, out));
+    }
+
+    /// The snapshot that is being received finds no room on the disk. What was written of it is free again; that much was not enough.
+    pub(super) fn no_room_for_received(&mut self, from: u64, transfer: u64, written: u64) {
+        let needed = written + limits::SNAPSHOT_RESERVE;
+        if self.no_room.is_none() {
+            self.lines.push(format!(
+                "disk full: no room in {} for the snapshot from {}; make room there, more than {} MiB in all, and it comes again by itself",
+                self.config.dir,
+                self.mesh.name(&self.machine.members, from),
+                needed >> 20,
+            ));
+        }
+        self.no_room = Some(needed);
+        self.fail(from, transfer, ChunkFailure::NoRoom);
+    }
+
+    /// So many bytes have to be free on the disk before a snapshot can be received: [`Replica::there_is_room`] is to be called when
+    /// they are.
+    pub fn needs_room(&self) -> Option<u64> {
+        self.no_room
+    }
+
+    /// The room that was needed is there.
+    pub fn there_is_room(&mut self) {
+        if self.no_room.take().is_some() {
+            self.lines.push("there is room for a snapshot again".into());
+        }
     }
 
     /// Acknowledges the parts that were written.
@@ -139,12 +253,12 @@ impl Replica {
         let now = self.now_ms;
         let Some(receiving) = self.snapshots.receiving() else { return };
         let (from, transfer) = (receiving.from, receiving.transfer);
-        if let Some(why) = receiving.failure(now) {
+        if let Some((reason, why)) = receiving.failure(now) {
             self.lines.push(format!("gave up the snapshot that was being received: {why}"));
             self.snapshots.abandon(&mut self.machine.store);
-            self.ack(from, transfer, 0, true);
+            self.fail(from, transfer, reason);
         } else if let Some(next) = receiving.acknowledge(false) {
-            self.ack(from, transfer, next, false);
+            self.ack(from, transfer, next);
         }
     }
 
@@ -157,7 +271,7 @@ impl Replica {
             Ok(machine) => machine,
             Err(bad) => {
                 self.lines.push(format!("the snapshot that was received cannot be used: {bad}"));
-                return self.ack(from, transfer, 0, true);
+                return self.fail(from, transfer, ChunkFailure::Malformed);
             }
         };
         let (index, term, _) = receiving.describe();
@@ -165,7 +279,7 @@ impl Replica {
         self.arrived = Some(Arrived { transfer, index, machine });
         self.group.step(snapshot_message(self.config.raft_id, receiving.raft_term, (index, term), conf, from));
         if let Some(next) = receiving.acknowledge(true) {
-            self.ack(from, transfer, next, false);
+            self.ack(from, transfer, next);
         }
         self.advance();
         if !self.group.is_restoring() {

@@ -7,7 +7,7 @@
 //! that raft can match there; entries that are not applied are never forgotten.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
 use crate::faults::{self, Fault};
@@ -28,8 +28,9 @@ struct Inner {
     before: (u64, u64),
     entries: VecDeque<Entry>,
     bytes: usize,
-    /// Whether a snapshot can be sent now.
+    /// Whether a snapshot can be sent now, and the nodes to which none is.
     snapshots: bool,
+    without_snapshot: BTreeSet<u64>,
     /// Index and term of the last applied entry.
     applied: (u64, u64),
 }
@@ -44,6 +45,7 @@ impl Entries {
             entries: VecDeque::new(),
             bytes: 0,
             snapshots: false,
+            without_snapshot: BTreeSet::new(),
             applied: before,
         };
         Entries { inner: Rc::new(RefCell::new(inner)) }
@@ -114,6 +116,11 @@ impl Entries {
     /// Whether [`raft::Storage::snapshot`] gives one.
     pub fn allow_snapshot(&self, allowed: bool) {
         self.inner.borrow_mut().snapshots = allowed;
+    }
+
+    /// [`raft::Storage::snapshot`] gives none for these nodes.
+    pub fn deny_snapshot(&self, nodes: BTreeSet<u64>) {
+        self.inner.borrow_mut().without_snapshot = nodes;
     }
 
     /// Remembers the durable term, vote and commit index.
@@ -201,9 +208,9 @@ impl raft::Storage for Entries {
     }
 
     /// No more than a place: when the message leaves, the replica reads off its state as it is then, and puts in where that is.
-    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<Snapshot> {
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<Snapshot> {
         let inner = self.inner.borrow();
-        if !inner.snapshots {
+        if !inner.snapshots || inner.without_snapshot.contains(&to) {
             return Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable));
         }
         let mut snapshot = Snapshot::default();

@@ -11,7 +11,7 @@
 //! * the only randomness of the crate, the election jitter, is replaced by a pure function of seed, id and term after
 //!   every call into it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use protobuf::Message as _;
@@ -441,6 +441,11 @@ impl Group {
     /// Whether a snapshot may be asked for now.
     pub fn allow_snapshot(&mut self, allowed: bool) {
         self.entries.allow_snapshot(allowed);
+    }
+
+    /// No snapshot may be asked for to these nodes now.
+    pub fn deny_snapshot(&mut self, nodes: BTreeSet<u64>) {
+        self.entries.deny_snapshot(nodes);
     }
 
     /// Contexts of [`Group::read_index`] that were answered, each with the index that must be applied first.

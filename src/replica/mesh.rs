@@ -27,6 +27,8 @@ use crate::wire::peer::{self, Frame, Hello, Links, PREAMBLE, Refusal, Route, VER
 pub const FLAG_FULL: u8 = 1;
 /// A node is about to stop.
 pub const FLAG_LEAVING: u8 = 2;
+/// A node has no room for the leader's snapshot. (A version that does not know this flag takes the node for unfit to lead.)
+pub const FLAG_NO_ROOM: u8 = 4;
 
 /// Time between two attempts to dial a node.
 const DIAL_PAUSE_MS: u64 = 250;
@@ -107,8 +109,9 @@ struct Link {
 struct Peer {
     raft_id: u64,
     node: NodeId,
-    /// The boot in which it speaks.
+    /// The boot in which it speaks: a random number, and how often it was started.
     life: u64,
+    epoch: u64,
     addr: String,
 }
 
@@ -171,7 +174,13 @@ impl Mesh {
         self.routes.reaches(raft_id)
     }
 
-    /// What a node says of itself: [`FLAG_FULL`], [`FLAG_LEAVING`].
+    /// The last boot of a node that is known; 0 if none is.
+    pub fn epoch(&self, raft_id: u64) -> u64 {
+        let link = self.up.get(&raft_id).and_then(|conn| self.links.get(conn)?.peer.as_ref());
+        link.map_or(0, |peer| peer.epoch).max(self.routes.epoch(raft_id))
+    }
+
+    /// What a node says of itself: [`FLAG_FULL`], [`FLAG_LEAVING`], [`FLAG_NO_ROOM`].
     pub fn flags(&self, raft_id: u64) -> u8 {
         self.routes.flags(raft_id)
     }
@@ -325,8 +334,14 @@ impl Mesh {
                 self.heard_links(sessions, conn, links);
                 Outcome::Done
             }
-            (frame @ (Frame::Raft(_) | Frame::Forward(_) | Frame::Chunk { .. } | Frame::ChunkAck { .. }), Some(id))
-                if id != 0
+            (
+                frame @ (Frame::Raft(_)
+                | Frame::Forward(_)
+                | Frame::Chunk { .. }
+                | Frame::ChunkAck { .. }
+                | Frame::ChunkFailed { .. }),
+                Some(id),
+            ) if id != 0
                 && route.to == me
                 && route.from != me
                 && (route.from == id || route.hops < limits::HOPS_MAX) =>
@@ -459,8 +474,8 @@ impl Mesh {
         if dialed.is_none() {
             self.hello(sessions, conn);
         }
-        let Hello { raft_id, node, life, addr, .. } = *hello;
-        let peer = Peer { raft_id, node, life, addr: addr.to_owned() };
+        let Hello { raft_id, node, life, epoch, addr, .. } = *hello;
+        let peer = Peer { raft_id, node, life, epoch, addr: addr.to_owned() };
         if let Some(link) = self.links.get_mut(&conn) {
             link.peer = Some(peer.clone());
         }
@@ -716,7 +731,7 @@ impl Mesh {
         match members.nodes().get(&raft_id) {
             Some(m) => {
                 let addr = self.addresses.get(&raft_id).unwrap_or(&m.addr);
-                Peer { raft_id, node: m.node, life: 0, addr: addr.clone() }.name()
+                Peer { raft_id, node: m.node, life: 0, epoch: 0, addr: addr.clone() }.name()
             }
             // A node that has just joined knows its neighbours before it knows the members.
             None => match self.up.get(&raft_id).and_then(|conn| self.links.get(conn)?.peer.as_ref()) {

@@ -152,7 +152,8 @@ impl Replica {
                 let records = Bytes::copy_from_slice(records);
                 self.chunk(from, transfer, Chunk { seq, last, records });
             }
-            Frame::ChunkAck { transfer, next, failed } => self.chunk_ack(from, transfer, next, failed),
+            Frame::ChunkAck { transfer, next } => self.chunk_ack(from, transfer, next),
+            Frame::ChunkFailed { transfer, reason } => self.chunk_failed(from, transfer, reason),
             _ => {}
         }
     }

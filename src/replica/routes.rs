@@ -39,6 +39,11 @@ impl Routes {
         if node == self.me { self.own.flags } else { self.heard.get(&node).map_or(0, |links| links.flags) }
     }
 
+    /// The last boot of a node that is known; 0 if none is.
+    pub fn epoch(&self, node: u64) -> u64 {
+        self.heard.get(&node).map_or(0, |links| links.epoch)
+    }
+
     /// This node has links to these peers now, and says this beside. Whether anything changed: the others are to be told then.
     pub fn set_own(&mut self, peers: Vec<u64>, flags: u8) -> bool {
         if self.own.peers == peers && self.own.flags == flags {

@@ -384,11 +384,13 @@ impl Snapshots {
         self.last_bytes
     }
 
-    /// The snapshot could not be written.
-    pub fn failed(&mut self, store: &mut Store) {
+    /// The snapshot could not be written any further. Returns how many bytes of it were.
+    pub fn failed(&mut self, store: &mut Store) -> u64 {
+        let written = self.taking.as_ref().map_or(0, |taking| taking.bytes);
         self.abandon(store);
         self.abandoned = false;
         self.in_hand = false;
+        written
     }
 }
 

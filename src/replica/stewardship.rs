@@ -3,7 +3,7 @@
 
 use super::members::Change;
 use super::membership::{Step, View};
-use super::mesh::{FLAG_FULL, FLAG_LEAVING};
+use super::mesh::{FLAG_FULL, FLAG_LEAVING, FLAG_NO_ROOM};
 use super::{Fate, Replica};
 use crate::faults::{self, Fault};
 use crate::log::Room;
@@ -26,7 +26,9 @@ impl Replica {
     /// What the leader does about the members.
     pub(super) fn see_to_members(&mut self) {
         let full = self.log.room() == Room::Full;
-        let flags = if full { FLAG_FULL } else { 0 } | if self.stopping { FLAG_LEAVING } else { 0 };
+        let flags = if full { FLAG_FULL } else { 0 }
+            | if self.stopping { FLAG_LEAVING } else { 0 }
+            | if self.no_room.is_some() { FLAG_NO_ROOM } else { 0 };
         self.mesh.set_flags(&mut self.desk.sessions, flags);
         if !self.group.leads() {
             self.led = None;

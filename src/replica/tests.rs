@@ -702,4 +702,5 @@ fn a_link_is_up_that_was_given_up_long_ago() {
     let said = lines(&mut node);
     assert!(said.len() == 1 && said[0].ends_with("is up"), "{said:?}");
     assert!(node.replica.mesh.reaches(2));
+    assert_eq!(node.replica.mesh.epoch(2), 3);
 }

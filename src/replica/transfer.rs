@@ -4,6 +4,8 @@
 //! acknowledged is sent again, over another link if need be. The peer writes the records to a file of its own and builds the
 //! state from them at the same time. The last part is acknowledged when the file is durable; then raft is told.
 //!
+//! A transfer is between one boot of the sender and one of the receiver: when either is started anew it is over.
+//!
 //! ```text
 //! part    record*               record   length u32 | bytes
 //! first record of the first part         raft's term u64 | index u64 | term u64 | state: see snapshot
@@ -19,11 +21,14 @@ use super::snapshot::{BadSnapshot, Restore, Source};
 use crate::faults::{self, Fault};
 use crate::limits;
 use crate::store::Store;
+use crate::wire::peer::ChunkFailure;
 
 /// A part that was not acknowledged for so long is sent again.
 const RESEND_MS: u64 = 1_000;
 /// A transfer that makes no progress for so long is given up.
 const PATIENCE_MS: u64 = 20_000;
+/// One that makes no progress for so long does not keep others waiting: another may begin beside it.
+const STALLED_MS: u64 = 2_000;
 /// Time between two lines that say how far it is.
 const TELL_MS: u64 = 2_000;
 
@@ -49,6 +54,10 @@ pub struct Sending {
     pub transfer: u64,
     /// The last entry that it covers.
     pub index: u64,
+    /// The receiver's boot; 0 as long as it is not known.
+    pub epoch: u64,
+    /// Nothing is said of it before it is done.
+    quiet: bool,
     source: Option<Source>,
     gathered: Vec<u8>,
     /// Number of the next part.
@@ -61,6 +70,7 @@ pub struct Sending {
     progress_ms: u64,
     resent_ms: u64,
     told_ms: u64,
+    told_bytes: u64,
 }
 
 /// What is to be done about a transfer.
@@ -75,10 +85,11 @@ pub enum Progress {
 }
 
 impl Sending {
-    /// Begins to send the state as it is now, which covers the entries up to `index`, of `term`.
+    /// Begins to send the state as it is now, which covers the entries up to `at` = (index, term), to the node with raft id and
+    /// boot `to`.
     pub fn begin(
         machine: &mut Machine,
-        to: u64,
+        to: (u64, u64),
         transfer: u64,
         raft_term: u64,
         at: (u64, u64),
@@ -93,9 +104,11 @@ impl Sending {
         let mut gathered = Vec::new();
         put(&mut gathered, &head);
         Sending {
-            to,
+            to: to.0,
             transfer,
             index: at.0,
+            epoch: to.1,
+            quiet: false,
             source: Some(source),
             gathered,
             next: 0,
@@ -106,7 +119,26 @@ impl Sending {
             progress_ms: now_ms,
             resent_ms: now_ms,
             told_ms: now_ms,
+            told_bytes: 0,
         }
+    }
+
+    /// The same, and nothing is said of it before it is done: that it failed before was said.
+    pub fn quietly(self, quiet: bool) -> Sending {
+        Sending { quiet, ..self }
+    }
+
+    /// Whether another may begin beside it.
+    pub fn is_stalled(&self, now_ms: u64) -> bool {
+        self.idle_ms(now_ms) >= STALLED_MS
+    }
+
+    /// The receiver runs in this boot now. Whether the transfer is over by that.
+    pub fn is_of_earlier_boot(&mut self, epoch: u64) -> bool {
+        if self.epoch == 0 {
+            self.epoch = epoch;
+        }
+        epoch > self.epoch
     }
 
     /// Whether more can be read off now.
@@ -175,15 +207,14 @@ impl Sending {
         }
         let idle = self.idle_ms(now_ms);
         if idle >= PATIENCE_MS {
-            lines.push(format!("gave up sending a snapshot to {name}: nothing came back for {idle} ms"));
             return Progress::Stuck;
         }
         if idle >= RESEND_MS && now_ms.saturating_sub(self.resent_ms) >= RESEND_MS {
             self.resent_ms = now_ms;
             self.unsent = 0;
         }
-        if now_ms.saturating_sub(self.told_ms) >= TELL_MS {
-            self.told_ms = now_ms;
+        if now_ms.saturating_sub(self.told_ms) >= TELL_MS && self.bytes > self.told_bytes && !self.quiet {
+            (self.told_ms, self.told_bytes) = (now_ms, self.bytes);
             lines.push(format!(
                 "sending a snapshot up to entry {} to {name}: {} KiB so far",
                 self.index,
@@ -276,12 +307,12 @@ impl Receiving {
         }
     }
 
-    /// Nothing came for too long, or what came makes no sense: the reason.
-    pub fn failure(&self, now_ms: u64) -> Option<String> {
+    /// Nothing came for too long, or what came makes no sense: the reason, for the sender and for the operator.
+    pub fn failure(&self, now_ms: u64) -> Option<(ChunkFailure, String)> {
         match &self.failed {
-            Some(bad) => Some(bad.to_string()),
+            Some(bad) => Some((ChunkFailure::Malformed, bad.to_string())),
             None if self.is_written() || now_ms.saturating_sub(self.heard_ms) < PATIENCE_MS => None,
-            None => Some("nothing came any more".into()),
+            None => Some((ChunkFailure::Silence, "nothing came any more".into())),
         }
     }
 
@@ -373,7 +404,7 @@ mod tests {
 
     /// Carries parts over a link that loses about every n-th, and gives the state that arrives.
     fn carry(from: &mut Machine, lose: u64) -> Machine {
-        let mut sending = Sending::begin(from, 2, 9, 3, (100, 2), 0);
+        let mut sending = Sending::begin(from, (2, 1), 9, 3, (100, 2), 0);
         let mut receiving: Option<Receiving> = None;
         let (mut count, mut now) = (0_u64, 0);
         loop {
@@ -442,7 +473,7 @@ mod tests {
             assert!(Receiving::begin(1, 1, chunk, 10, 0).is_none());
         }
         let mut from = machine(10, 10);
-        let mut sending = Sending::begin(&mut from, 2, 9, 3, (100, 2), 0);
+        let mut sending = Sending::begin(&mut from, (2, 1), 9, 3, (100, 2), 0);
         while sending.wants_slice() {
             sending.slice(&mut from.store);
         }
@@ -455,5 +486,37 @@ mod tests {
         let mut receiving = receiving.unwrap();
         while receiving.write(|_| false) {}
         assert!(receiving.failure(0).is_some());
+    }
+
+    /// How far it is was said every two seconds, also when it was no farther.
+    #[test]
+    fn a_transfer_without_progress_is_said_to_go_on() {
+        let mut from = machine(2_000, 1_000);
+        let mut sending = Sending::begin(&mut from, (2, 1), 9, 3, (100, 2), 0);
+        while sending.wants_slice() {
+            sending.slice(&mut from.store);
+        }
+        sending.send(|_| true);
+        let mut lines = Vec::new();
+        for now in (0..10_000).step_by(50) {
+            assert_eq!(sending.tick(now, "a node", &mut lines), Progress::Going);
+        }
+        assert!(lines.is_empty(), "{lines:?}");
+        sending.acknowledged(1, 10_000);
+        for now in (10_000..29_000).step_by(50) {
+            assert_eq!(sending.tick(now, "a node", &mut lines), Progress::Going);
+            assert_eq!(sending.is_stalled(now), now >= 12_000, "another may begin");
+        }
+        assert!(lines.len() == 1 && lines[0].ends_with("KiB so far"), "{lines:?}");
+        assert_eq!(sending.tick(30_000, "a node", &mut lines), Progress::Stuck);
+    }
+
+    /// What is for a process that has ended is of no use to the one that was started in its place.
+    #[test]
+    fn a_transfer_goes_on_to_another_boot() {
+        let mut from = machine(1, 1);
+        let mut sending = Sending::begin(&mut from, (2, 0), 9, 3, (100, 2), 0);
+        assert!(!sending.is_of_earlier_boot(0) && !sending.is_of_earlier_boot(7) && !sending.is_of_earlier_boot(7));
+        assert!(sending.is_of_earlier_boot(8));
     }
 }

@@ -371,19 +371,37 @@ async fn write_snapshots(shell: &Rc<Shell>) {
             }
             Ok(false) => {}
             Err(e) if is_full(&e) => {
-                if !told {
+                let own = shell.replica.borrow_mut().snapshot_failed();
+                if own && !told {
                     told = true;
                     shell.say(&format!(
                         "disk full: no room for a snapshot in {}; the log grows until there is",
                         shell.disk.dir.display(),
                     ));
                 }
-                shell.replica.borrow_mut().snapshot_failed();
+                if !own {
+                    let s = Rc::clone(shell);
+                    tokio_uring::spawn(async move { wait_for_room(&s).await });
+                }
+                shell.turn.set();
                 tokio::time::sleep(RETRY).await;
             }
             Err(e) => fatal(&format!("cannot write a snapshot in {}: {e}", shell.disk.dir.display())),
         }
         shell.turn.set();
+    }
+}
+
+/// Waits until there is room for the snapshot that the leader wants to send.
+async fn wait_for_room(shell: &Rc<Shell>) {
+    loop {
+        tokio::time::sleep(RETRY).await;
+        let Some(needed) = shell.replica.borrow().needs_room() else { return };
+        if shell.disk.free().is_ok_and(|free| free >= needed) {
+            shell.replica.borrow_mut().there_is_room();
+            shell.turn.set();
+            return;
+        }
     }
 }
 

@@ -166,9 +166,66 @@ pub enum Frame<'a> {
         transfer: u64,
         /// The part that is expected next.
         next: u64,
-        /// It is not wanted any more.
-        failed: bool,
     },
+    /// The receiver of a snapshot has given it up.
+    ///
+    /// On the wire it is an acknowledgement with a flag; the reason stands where the number of the next part would, which versions
+    /// that know no reasons write as 0 and do not read.
+    ChunkFailed {
+        /// Which snapshot.
+        transfer: u64,
+        /// Why.
+        reason: ChunkFailure,
+    },
+}
+
+/// Why the receiver of a snapshot has given it up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ChunkFailure {
+    /// It does not say.
+    Unsaid,
+    /// It has no room for it on its disk.
+    NoRoom,
+    /// What came makes no sense.
+    Malformed,
+    /// Nothing came any more.
+    Silence,
+    /// A reason of a later version.
+    Other(u64),
+}
+
+impl ChunkFailure {
+    fn code(self) -> u64 {
+        match self {
+            Self::Unsaid => 0,
+            Self::NoRoom => 1,
+            Self::Malformed => 2,
+            Self::Silence => 3,
+            Self::Other(code) => code,
+        }
+    }
+
+    fn of(code: u64) -> ChunkFailure {
+        match code {
+            0 => Self::Unsaid,
+            1 => Self::NoRoom,
+            2 => Self::Malformed,
+            3 => Self::Silence,
+            code => Self::Other(code),
+        }
+    }
+}
+
+impl fmt::Display for ChunkFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsaid => f.write_str("it gave it up, and does not say why"),
+            Self::NoRoom => f.write_str("there is no room for it on its disk"),
+            Self::Malformed => f.write_str("what came there makes no sense"),
+            Self::Silence => f.write_str("nothing came there any more"),
+            Self::Other(code) => write!(f, "it gave it up, for a reason that this version does not know ({code})"),
+        }
+    }
 }
 
 /// Who speaks.
@@ -347,7 +404,10 @@ pub fn decode(frame: &[u8]) -> Result<Received<'_>, BadFrame> {
         kind::CHUNK => {
             Frame::Chunk { transfer: reader.u64()?, seq: reader.u64()?, last: reader.flag()?, records: reader.rest() }
         }
-        kind::CHUNK_ACK => Frame::ChunkAck { transfer: reader.u64()?, next: reader.u64()?, failed: reader.flag()? },
+        kind::CHUNK_ACK => match (reader.u64()?, reader.u64()?, reader.flag()?) {
+            (transfer, next, false) => Frame::ChunkAck { transfer, next },
+            (transfer, code, true) => Frame::ChunkFailed { transfer, reason: ChunkFailure::of(code) },
+        },
         other => return Err(BadFrame::Kind(other)),
     };
     reader.end()?;
@@ -426,12 +486,17 @@ pub fn encode(route: Route, frame: &Frame<'_>, out: &mut Vec<u8>) {
             out.push(u8::from(*last));
             out.extend_from_slice(records);
         }),
-        Frame::ChunkAck { transfer, next, failed } => framed(route, kind::CHUNK_ACK, 17, out, |out| {
-            put_u64(out, *transfer);
-            put_u64(out, *next);
-            out.push(u8::from(*failed));
-        }),
+        Frame::ChunkAck { transfer, next } => chunk_ack(route, *transfer, *next, false, out),
+        Frame::ChunkFailed { transfer, reason } => chunk_ack(route, *transfer, reason.code(), true, out),
     }
+}
+
+fn chunk_ack(route: Route, transfer: u64, next: u64, failed: bool, out: &mut Vec<u8>) {
+    framed(route, kind::CHUNK_ACK, 17, out, |out| {
+        put_u64(out, transfer);
+        put_u64(out, next);
+        out.push(u8::from(failed));
+    });
 }
 
 /// Appends the frame of one of raft's messages.

@@ -247,6 +247,34 @@ fn a_full_disk_leaves_half_a_snapshot() {
     files.check(&mut setup.start().connect());
 }
 
+/// A node that is to get the leader's snapshot, and has no room for it, says so, and the leader says it of that node: each once. It is
+/// sent the snapshot again when it has room, by itself.
+#[test]
+fn a_receiver_without_room_drops_the_snapshot_without_a_word() {
+    let Some(disk) = SmallDisk::new(420) else { return };
+    disk.take("ballast", 320);
+    let leader = Setup::new().flags(["-hist", "10"]).start();
+    let mut files = Files::new(100);
+    let mut c = leader.connect();
+    for _ in 0..100 {
+        assert_eq!(files.write(&mut c).map(|said| said.to_string()), None);
+    }
+    let standby = disk.setup().flags(["-a", &leader.addr().to_string()]).spawn();
+    let said = standby.says("disk full: no room in");
+    assert!(said.contains("for the snapshot from") && said.contains("make room there"), "{said}");
+    leader.says("did not take a snapshot: there is no room for it on its disk");
+    disk.free("ballast");
+    standby.says("there is room for a snapshot again");
+    standby.says("went on from the leader's snapshot");
+    standby.says("say hello");
+    let count = |said: String, what: &str| said.lines().filter(|line| line.contains(what)).count();
+    assert_eq!(count(standby.stderr(), "disk full: no room in"), 1);
+    assert_eq!(count(standby.stderr(), "receiving a snapshot"), 2);
+    leader.says("sent a snapshot");
+    assert_eq!(count(leader.stderr(), "did not take a snapshot"), 1);
+    assert_eq!(count(leader.stderr(), "sending a snapshot of revision"), 1);
+}
+
 /// A server whose writes fail beyond a length: the limit on the size of its files falls while it runs.
 fn limited() -> Setup {
     Setup::new()

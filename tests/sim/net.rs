@@ -474,7 +474,10 @@ fn whole(bytes: &[u8]) -> bool {
 /// Whether a frame is for raft, for the leader, or of a snapshot: these may be relayed by others.
 fn may_be_relayed(frame: &[u8]) -> bool {
     let received = peer::decode(frame).expect("nodes send frames");
-    matches!(received.frame, Frame::Raft(_) | Frame::Forward(_) | Frame::Chunk { .. } | Frame::ChunkAck { .. })
+    matches!(
+        received.frame,
+        Frame::Raft(_) | Frame::Forward(_) | Frame::Chunk { .. } | Frame::ChunkAck { .. } | Frame::ChunkFailed { .. }
+    )
 }
 
 impl Packet {

@@ -619,6 +619,10 @@ impl Process<'_, '_> {
         running.clock_us += (true_time - running.clock_at) * self.node.clock / 1_000_000;
         running.clock_at = true_time;
         running.replica.tick(running.clock_us / 1_000);
+        // How much is free is not modelled: there is room, or there is none.
+        if running.replica.needs_room().is_some() && !self.node.disk.brimful && !self.node.disk.stalled {
+            running.replica.there_is_room();
+        }
         self.end_of_turn_soon();
         self.remember();
         let period = self.node.flags.heartbeat_ms * 1_000;

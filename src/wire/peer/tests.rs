@@ -46,7 +46,8 @@ fn samples() -> Vec<Frame<'static>> {
         Frame::Raft(Box::new(message())),
         Frame::Forward(b"a batch"),
         Frame::Chunk { transfer: 8, seq: 9, last: true, records: b"records" },
-        Frame::ChunkAck { transfer: 8, next: 10, failed: true },
+        Frame::ChunkAck { transfer: 8, next: 10 },
+        Frame::ChunkFailed { transfer: 8, reason: ChunkFailure::NoRoom },
     ]
 }
 
@@ -164,7 +165,8 @@ fn made_of((a, b, bytes, n, flag): &Parts) -> Vec<Frame<'_>> {
         Frame::Links(links),
         Frame::Forward(bytes),
         Frame::Chunk { transfer: n[0], seq: n[1], last: *flag, records: bytes },
-        Frame::ChunkAck { transfer: n[0], next: n[1], failed: *flag },
+        Frame::ChunkAck { transfer: n[0], next: n[1] },
+        Frame::ChunkFailed { transfer: n[0], reason: ChunkFailure::of(n[1] % 9) },
     ]
 }
 
@@ -367,4 +369,18 @@ fn a_large_frame_is_made_without_moving_it() {
 fn a_hello_that_is_printed_keeps_the_secret() {
     let text = format!("{:?}", samples()[0]);
     assert!(text.contains("ABCDEFGHIJKLMNOP") && !text.contains("hush") && !text.contains("104"), "{text}");
+}
+
+/// During an upgrade node by node, the version before reads what this one sends, and the other way round: a refused snapshot is an
+/// acknowledgement with a flag, as it always was. That version writes 0 where this one has the reason, and does not read it.
+#[test]
+fn a_reason_for_a_failed_snapshot_closes_the_link_to_an_older_node() {
+    let body = |next: u64, failed: u8| [&8_u64.to_le_bytes()[..], &next.to_le_bytes(), &[failed]].concat();
+    let of_before = raw(kind::CHUNK_ACK, &body(0, 1));
+    let unsaid = Frame::ChunkFailed { transfer: 8, reason: ChunkFailure::Unsaid };
+    assert_eq!(decode(&of_before).map(|received| received.frame), Ok(unsaid));
+    let now = encoded(ROUTE, &Frame::ChunkFailed { transfer: 8, reason: ChunkFailure::NoRoom });
+    assert_eq!(now[HEADER..], body(1, 1));
+    let now = encoded(ROUTE, &Frame::ChunkAck { transfer: 8, next: 3 });
+    assert_eq!(now[HEADER..], body(3, 0));
 }

@@ -173,6 +173,70 @@ pub fn a_receiver_that_dies_in_the_middle_gets_another() {
     }
 }
 
+/// The receiver dies in the middle of the transfer and is started again at once: the transfer to its earlier boot is of no use to it,
+/// and ends. Nothing was sent to it, nor to any other node, for twenty seconds.
+pub fn a_transfer_to_an_earlier_boot_holds_up_the_next() {
+    for seed in 2_410..2_414 {
+        let (mut world, behind) = one_is_behind(seed);
+        let leader = world.find_leader();
+        world.heal_all();
+        until_it_receives(&mut world, behind);
+        let since = world.now();
+        world.restart(behind);
+        world.write(behind, 5_000);
+        assert!(world.has_said(leader, "it was started anew", since));
+        world.finish();
+    }
+}
+
+/// A receiver whose disk stands still takes nothing. Another that needs the state gets it all the same.
+pub fn a_receiver_that_takes_nothing_holds_up_others() {
+    let mut world = World::with(2_710, 5, 3, forgetful());
+    world.load(0..3, Load::default());
+    world.isolate(2);
+    world.run(2_000);
+    world.fill(0, 60, 100_000);
+    world.disk(2).stalled = true;
+    world.heal_all();
+    until_it_receives(&mut world, 2);
+    world.start(3);
+    world.write(3, 10_000);
+    world.disk(2).heal();
+    world.all_write(&[2, 3], 60_000);
+    world.finish();
+}
+
+/// The receiver's disk is full, for long. It says so, once, and the leader once; it is hardly sent anything meanwhile; and when there
+/// is room it has the state soon, however long that took.
+pub fn a_receiver_without_room_is_sent_the_state_again_and_again() {
+    for (seed, leader_dies) in [(2_910, false), (2_911, true)] {
+        let (mut world, behind) = one_is_behind(seed);
+        world.disk(behind).brimful = true;
+        let since = world.now();
+        world.heal_all();
+        world.until(LIMIT, "it says so", |world| world.has_said(behind, "disk full: no room", since));
+        world.run(60_000);
+        let mut led = since;
+        if leader_dies {
+            led = world.now();
+            let leader = world.find_leader();
+            world.restart(leader);
+            world.run(10_000);
+        }
+        let leader = world.find_leader();
+        assert_eq!(world.times_said(behind, "disk full: no room", since), 1);
+        assert_eq!(world.times_said(leader, "did not take a snapshot: there is no room", led), 1);
+        assert_eq!(world.times_said(behind, "receiving a snapshot", since), 1, "it refuses what finds no room");
+        let healed = world.now();
+        world.disk(behind).heal();
+        world.write(behind, 10_000);
+        assert_eq!(world.times_said(behind, "there is room for a snapshot again", healed), 1);
+        let leader = world.find_leader();
+        assert!(world.has_said(leader, "sent a snapshot", healed));
+        world.finish();
+    }
+}
+
 /// The receiver dies when the snapshot is durable, but the log does not know of it yet, or just does.
 pub fn a_receiver_that_dies_right_after_the_snapshot_is_durable_goes_on_from_it() {
     for seed in 2_500..2_512 {
