@@ -6,6 +6,11 @@
 //! An answer moves the cursor that it was found with, so that each of many walks at once has one; every [`KEEP`]th is left
 //! behind for those who have to go back a little.
 //!
+//! Those who list backwards need more. A search that passes many matches on its way leaves marks behind: in front of the entry that it
+//! looks for, at half the way, at half of the rest, and so on down to [`NEAR`]. The next entry backwards is searched for from the last
+//! mark before it, and that search leaves marks in turn. So n calls backwards pass n * log n / 2 matches, with log n marks at a time.
+//! Marks have a table of their own: they do not drive out the cursors of others.
+//!
 //! At another revision the count is corrected by the events between, if they are retained and not too many: +1 for each match that
 //! began to exist at or before the position, -1 for each that ceased to.
 //!
@@ -22,6 +27,9 @@ use std::cmp::Ordering;
 const CURSORS: usize = 128;
 /// The cursor whose count is a multiple of this is not moved but left behind.
 const KEEP: u64 = 128;
+/// Marks that are kept; and no mark is left nearer to the entry that is looked for.
+const MARKS: usize = 256;
+const NEAR: u64 = 8;
 /// Most events that counts are corrected by in one call, and most work on those of them that changed what exists: 1 for
 /// each, and what matching its path costs beside. It is taken off the call's budget, but may be more than that: going without
 /// the cursor would cost still more.
@@ -70,6 +78,7 @@ impl Start {
 #[derive(Debug, Default)]
 pub(super) struct Cursors {
     cursors: Vec<Cursor>,
+    marks: Vec<Cursor>,
     clock: u64,
     scratch: Vec<u8>,
 }
@@ -88,6 +97,11 @@ impl<'a> Listing<'a> {
             Listing::Getdir(path) => (Kind::Getdir, path.as_bytes()),
         }
     }
+}
+
+/// Whether a search leaves a mark where so many matches are left to the entry that it looks for.
+pub(super) fn is_mark(left: u64) -> bool {
+    left >= NEAR && left.is_power_of_two()
 }
 
 fn hash(bytes: &[u8]) -> u64 {
@@ -121,21 +135,26 @@ impl Cursors {
     ) -> Option<Start> {
         let (kind, pattern) = listing.key();
         let hash = hash(pattern);
-        let fits = |(_, cursor): &(usize, &Cursor)| {
+        self.clock += 1;
+        let fits = |(_, cursor): &(Slot, &Cursor)| {
             cursor.hash == hash && cursor.kind == kind && cursor.count <= target + 1 && *cursor.pattern == *pattern
         };
-        let all = || self.cursors.iter().enumerate();
+        let all = || {
+            let cursors = self.cursors.iter().enumerate().map(|(slot, cursor)| (Slot::Cursor(slot), cursor));
+            cursors.chain(self.marks.iter().enumerate().map(|(slot, cursor)| (Slot::Mark(slot), cursor)))
+        };
         let any = faults::is_armed(Fault::CursorOfAnyRevision);
-        if let Some((slot, cursor)) =
-            all().filter(|(_, c)| c.rev == rev || any).filter(fits).max_by_key(|(_, c)| c.count)
-        {
-            return Some(Start { count: cursor.count, position: cursor.position.clone(), slot: Some(slot) });
+        if let Some((slot, _)) = all().filter(|(_, c)| c.rev == rev || any).filter(fits).max_by_key(|(_, c)| c.count) {
+            return Some(self.start(slot));
         }
-        let mut candidates: Vec<(u64, i64, usize)> =
+        let mut candidates: Vec<(u64, i64, Slot)> =
             all().filter(fits).map(|(slot, c)| (c.count, c.rev, slot)).collect();
         candidates.sort_unstable_by(|a, b| b.cmp(a));
         for (_, _, slot) in candidates.into_iter().take(TRIES) {
-            let cursor = &self.cursors[slot];
+            let cursor = match slot {
+                Slot::Cursor(slot) => &self.cursors[slot],
+                Slot::Mark(slot) => &self.marks[slot],
+            };
             let Some(count) = recount(tree, listing, cursor, rev, left, &mut self.scratch) else { continue };
             let there = || match listing {
                 Listing::Walk(_) => Path::parse(&cursor.position).and_then(|path| tree.find(path)),
@@ -144,15 +163,54 @@ impl Cursors {
                     tree.find(path).and_then(|dir| tree.child(dir, name))
                 }
             };
-            let alive = || match kind {
+            let alive = match kind {
                 Kind::Walk => there().is_some_and(|id| tree.arena[id].file_at(rev).is_some()),
                 Kind::Getdir => there().is_some_and(|id| tree.arena[id].alive_at(rev)),
             };
-            if count <= target || count == target + 1 && alive() {
-                return Some(Start { count, position: cursor.position.clone(), slot: Some(slot) });
+            if let Slot::Mark(slot) = slot
+                && alive
+            {
+                // The next search need not correct it again.
+                let mark = &mut self.marks[slot];
+                (mark.rev, mark.count) = (rev, count);
+            }
+            if count <= target || count == target + 1 && alive {
+                return Some(Start { count, ..self.start(slot) });
             }
         }
         None
+    }
+
+    /// Begins a search at a cursor or a mark.
+    fn start(&mut self, slot: Slot) -> Start {
+        match slot {
+            Slot::Cursor(slot) => {
+                let cursor = &self.cursors[slot];
+                Start { count: cursor.count, position: cursor.position.clone(), slot: Some(slot) }
+            }
+            Slot::Mark(slot) => {
+                let mark = &mut self.marks[slot];
+                mark.used = self.clock;
+                Start::new(mark.count, mark.position.clone())
+            }
+        }
+    }
+
+    /// Leaves a mark: at `rev`, `position` is the match that makes `count`.
+    pub(super) fn mark(&mut self, listing: Listing<'_>, rev: i64, count: u64, position: &[u8]) {
+        let (kind, pattern) = listing.key();
+        let hash = hash(pattern);
+        self.clock += 1;
+        let (pattern, position) = (pattern.into(), position.into());
+        let mark = Cursor { hash, kind, rev, count, used: self.clock, pattern, position };
+        let same = |m: &Cursor| m.hash == hash && m.count == count && m.kind == kind && *m.pattern == *mark.pattern;
+        if let Some(slot) = self.marks.iter().position(same) {
+            self.marks[slot] = mark;
+        } else if self.marks.len() < MARKS {
+            self.marks.push(mark);
+        } else if let Some(oldest) = self.marks.iter_mut().min_by_key(|mark| mark.used) {
+            *oldest = mark;
+        }
     }
 
     /// Remembers that `position` is the match that makes `count` at `rev`, which was found from `start`.
@@ -160,9 +218,13 @@ impl Cursors {
         let (kind, pattern) = listing.key();
         self.clock += 1;
         // Who was interrupted on the way comes without a slot: the cursor of the match before this one was its own.
-        let before =
-            || self.cursors.iter().position(|c| c.count + 1 == count && c.kind == kind && *c.pattern == *pattern);
-        if let Some(slot) = start.and_then(|start| start.slot).or_else(before) {
+        let at =
+            |count: u64| self.cursors.iter().position(|c| c.count == count && c.kind == kind && *c.pattern == *pattern);
+        let slot = start.and_then(|start| start.slot);
+        let is_next = slot.is_some_and(|slot| self.cursors[slot].count + 1 == count);
+        // Who goes backwards has the cursor of the match behind this one.
+        let behind = if is_next { None } else { at(count + 1) };
+        if let Some(slot) = behind.or(slot).or_else(|| at(count.checked_sub(1)?)) {
             let at = self.cursors[slot].count;
             // One cursor at each such count is enough, however many walks come by.
             let same = |c: &&Cursor| c.count == at && c.kind == kind && *c.pattern == *pattern;
@@ -191,6 +253,13 @@ impl Cursors {
             *oldest = cursor;
         }
     }
+}
+
+/// A place in one of the tables.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Slot {
+    Cursor(usize),
+    Mark(usize),
 }
 
 /// How many more events may be passed over, and how much work may be done on them.

@@ -5,7 +5,7 @@
 //! answer is `More` with a state that owns all it needs; in between anything may be applied, also trimmed. A
 //! listing whose revision has left the history meanwhile ends with `TooLate`.
 
-use super::cursor::{Listing, Start};
+use super::cursor::{Listing, Start, is_mark};
 use super::glob::Glob;
 use super::path::Path;
 use super::tree::Tree;
@@ -168,7 +168,12 @@ impl Store {
         let found = loop {
             match walker.next(budget) {
                 Step::File(id) if count == target => break id,
-                Step::File(_) => count += 1,
+                Step::File(_) => {
+                    count += 1;
+                    if is_mark(target - count) {
+                        self.cursors.mark(Listing::Walk(glob), rev, count, walker.path());
+                    }
+                }
                 Step::Done => return Walk::Range,
                 Step::Paused => {
                     let after = walker.into_path().into_boxed_slice();
@@ -259,6 +264,9 @@ impl Store {
                 return Getdir::Found;
             }
             count += 1;
+            if is_mark(target - count) {
+                self.cursors.mark(Listing::Getdir(path), rev, count, node.name.as_bytes());
+            }
         }
         Getdir::Range
     }
