@@ -152,6 +152,8 @@ pub struct Store {
     tree: Tree,
     waiters: Waiters,
     cursors: Cursors,
+    /// Nodes of an earlier tree, which are dropped a chunk at a time.
+    dropped: Vec<Vec<arena::Node>>,
 }
 
 impl Store {
@@ -167,18 +169,19 @@ impl Store {
     }
 
     fn with(tree: Tree) -> Store {
-        Store { tree, waiters: Waiters::new(), cursors: Cursors::default() }
+        Store { tree, waiters: Waiters::new(), cursors: Cursors::default(), dropped: Vec::new() }
     }
 
     /// Takes over a later state of the same history. Those who wait stay, and are woken by what happened in between; if that is
     /// not in the later state's history, all who waited for an event are, by one that can no longer be read.
     ///
     /// # Panics
-    /// When matches are pending, or the other is older.
+    /// When the other is older.
     pub fn succeed(&mut self, later: Store) {
-        assert!(!self.has_pending_matches() && later.revision() >= self.revision());
+        assert!(later.revision() >= self.revision(), "a later state");
         let from = self.revision() + 1;
-        self.tree = later.tree;
+        let before = std::mem::replace(&mut self.tree, later.tree);
+        self.dropped.append(&mut before.arena.into_chunks());
         self.cursors = Cursors::default();
         let first = self.first_revision();
         if faults::is_armed(Fault::WaitersMissSnapshot) {
@@ -195,8 +198,19 @@ impl Store {
         }
     }
 
-    /// Applies a mutation and gives the revision that it made. Those who waited for it are queued for [`Store::take_woken`]. The
-    /// value is copied, to its exact size; its length is the caller's business.
+    /// Goes on with dropping the state that was followed by [`Store::succeed`], a small part of it.
+    pub fn drop_more(&mut self) {
+        self.dropped.pop();
+    }
+
+    /// Whether there is more to drop.
+    pub fn has_dropped(&self) -> bool {
+        !self.dropped.is_empty()
+    }
+
+    /// Applies a mutation and gives the revision that it made. Those who waited for it are queued for [`Store::take_woken`], and what
+    /// they are to be told of stays in the history until they are taken. The value is copied, to its exact size; its length is the
+    /// caller's business.
     ///
     /// # Errors
     /// [`Refused`]; nothing was changed then.
@@ -205,7 +219,7 @@ impl Store {
             Mutation::Set { path, .. } | Mutation::Del { path, .. } => path,
             Mutation::Nop => b"/",
         };
-        let rev = self.tree.apply(mutation)?;
+        let rev = self.tree.apply(mutation, self.waiters.due_from())?;
         self.waiters.applied(rev, path);
         Ok(rev)
     }
@@ -244,12 +258,17 @@ impl Store {
         self.waiters.match_more(tree.first().max(1), budget, |rev, path| tree.event(rev, path).is_some());
     }
 
-    /// Moves those who have fired to the end of `out`, in the order in which they did.
-    pub fn take_woken(&mut self, out: &mut Vec<Woken>) {
-        self.waiters.take_woken(out);
+    /// Moves those who have fired to the end of `out`, in the order in which they did, but no more than `most`.
+    pub fn take_woken(&mut self, most: usize, out: &mut Vec<Woken>) {
+        self.waiters.take_woken(most, out);
     }
 
-    /// Removes a waiter; false if it is gone, by an earlier call or because it has fired (it may still be in the queue then).
+    /// Whether somebody has fired and was not taken.
+    pub fn has_woken(&self) -> bool {
+        self.waiters.has_woken()
+    }
+
+    /// Removes a waiter, also one that has fired and was not taken; false if it is gone.
     pub fn cancel(&mut self, id: WaiterId) -> bool {
         self.waiters.cancel(id)
     }
@@ -259,7 +278,7 @@ impl Store {
         self.waiters.await_revision(rev, self.revision(), token)
     }
 
-    /// How many wait, for events or revisions.
+    /// How many wait, for events or revisions; those who have fired are among them until they are taken.
     pub fn waiters(&self) -> usize {
         self.waiters.len()
     }

@@ -42,6 +42,11 @@ impl<T> Chunks<T> {
         self.chunks.get((index >> BITS) as usize)?.get(index as usize % CHUNK)
     }
 
+    /// The elements, a chunk at a time: to be dropped a chunk at a time.
+    pub(super) fn into_chunks(self) -> Vec<Vec<T>> {
+        self.chunks
+    }
+
     /// Drops all but the first element.
     pub(super) fn keep_first(&mut self) {
         self.chunks.truncate(1);

@@ -106,7 +106,8 @@ impl Tree {
         self.first
     }
 
-    pub(super) fn apply(&mut self, mutation: Mutation<'_>) -> Result<i64, Refused> {
+    /// Applies a mutation. Revisions from `held` on stay readable, beside what the pins hold.
+    pub(super) fn apply(&mut self, mutation: Mutation<'_>, held: Option<i64>) -> Result<i64, Refused> {
         let rev = self.current + 1;
         let before = self.past;
         let entry = match mutation {
@@ -116,7 +117,7 @@ impl Tree {
         };
         self.current = rev;
         self.ring.push_back(entry);
-        self.trim(self.past - before);
+        self.trim(self.past - before, held.unwrap_or(i64::MAX));
         Ok(rev)
     }
 
@@ -275,8 +276,8 @@ impl Tree {
     }
 
     /// Moves `first` on, after a mutation that added so many bytes to the past.
-    fn trim(&mut self, added: u64) {
-        let limit = self.pins.lowest().unwrap_or(i64::MAX).min(self.current);
+    fn trim(&mut self, added: u64, held: i64) {
+        let limit = self.pins.lowest().unwrap_or(i64::MAX).min(self.current).min(held);
         let more = usize::try_from(added).unwrap_or(usize::MAX) / TRIM_BYTES;
         for step in 0..TRIM.saturating_add(more) {
             // Revision 0, the empty tree, is no event and takes no room.

@@ -29,8 +29,8 @@ struct Node {
     kids: Vec<(u8, TrieId)>,
     /// Of a free node: the next free one.
     parent: TrieId,
-    /// First and last of the waiters on the pattern that ends here.
-    ends: Option<(u32, u32)>,
+    /// The list of the waiters on the pattern that ends here.
+    list: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -54,7 +54,7 @@ type Place = (TrieId, u32);
 
 impl Trie {
     pub(super) fn new() -> Trie {
-        let root = Node { label: CompactString::const_new(""), kids: Vec::new(), parent: ROOT, ends: None };
+        let root = Node { label: CompactString::const_new(""), kids: Vec::new(), parent: ROOT, list: None };
         let mut nodes = Chunks::new();
         nodes.push(root);
         Trie {
@@ -73,9 +73,9 @@ impl Trie {
         self.node(ROOT).kids.is_empty()
     }
 
-    /// First and last of the waiters on the pattern that ends at `id`.
-    pub(super) fn ends(&mut self, id: TrieId) -> &mut Option<(u32, u32)> {
-        &mut self.node_mut(id).ends
+    /// The list of the waiters on the pattern that ends at `id`.
+    pub(super) fn list(&mut self, id: TrieId) -> &mut Option<u32> {
+        &mut self.node_mut(id).list
     }
 
     /// The node of this pattern, made if it is missing. It has to be given a waiter, or pruned.
@@ -102,7 +102,7 @@ impl Trie {
             return;
         }
         let mut at = id;
-        while at != ROOT && self.node(at).ends.is_none() {
+        while at != ROOT && self.node(at).list.is_none() {
             let parent = self.node(at).parent;
             match *self.node(at).kids {
                 [] => {
@@ -191,7 +191,7 @@ impl Trie {
         }
         let ended = now.iter().filter(|(id, offset)| {
             let node = self.node(*id);
-            node.ends.is_some() && *offset as usize == node.label.len()
+            node.list.is_some() && *offset as usize == node.label.len()
         });
         out.extend(ended.map(|(id, _)| *id));
         // What one event needed is not kept for ever.
@@ -266,7 +266,7 @@ impl Trie {
     }
 
     fn add(&mut self, parent: TrieId, label: &str) -> TrieId {
-        let id = self.alloc(Node { label: label.into(), kids: Vec::new(), parent, ends: None });
+        let id = self.alloc(Node { label: label.into(), kids: Vec::new(), parent, list: None });
         let first = self.first(id);
         let kids = &mut self.node_mut(parent).kids;
         let at = kids.partition_point(|(token, _)| *token < first);
@@ -280,7 +280,7 @@ impl Trie {
         let (upper, lower) = label.split_at(at);
         let parent = self.node(id).parent;
         let kids = vec![(lower.as_bytes()[0], id)];
-        let above = self.alloc(Node { label: upper.into(), kids, parent, ends: None });
+        let above = self.alloc(Node { label: upper.into(), kids, parent, list: None });
         let node = self.node_mut(id);
         (node.label, node.parent) = (lower.into(), above);
         for entry in &mut self.node_mut(parent).kids {
@@ -300,7 +300,7 @@ impl Trie {
     }
 
     fn release(&mut self, id: TrieId) {
-        *self.node_mut(id) = Node { label: CompactString::const_new(""), kids: Vec::new(), parent: ROOT, ends: None };
+        *self.node_mut(id) = Node { label: CompactString::const_new(""), kids: Vec::new(), parent: ROOT, list: None };
         self.free.push(id);
         if self.free.len() + 1 == self.nodes.len() {
             // Only the root is left.

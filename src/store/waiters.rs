@@ -1,8 +1,8 @@
 //! Who waits for an event or for a revision.
 //!
-//! A waiter is one entry of a slab. One for events stands in the doubly linked list of its pattern's node in the
-//! [`Trie`], so that it can be cancelled without a search; one that waits from a revision that is still to come is parked under
-//! this revision until then and costs nothing before; one for a revision itself is parked likewise.
+//! A waiter is one entry of a slab. One for events stands in the doubly linked [`List`] of its pattern, which the pattern's node in
+//! the [`Trie`] names, so that it can be cancelled without a search; one that waits from a revision that is still to come is parked
+//! under this revision until then and costs nothing before; one for a revision itself is parked likewise.
 //!
 //! An event is led through the index as soon as it is applied, but only for so long: a great number of hostile patterns can make
 //! it take seconds. What is left is [`Pending`], and gone on with in slices. Until it is done, the index is not touched:
@@ -11,14 +11,20 @@
 //! done. So each waiter still fires by the first event that concerns it. If the history is trimmed beyond an event that
 //! waits for its turn, nobody can tell any more whom it concerned: all that waited for it fire by it.
 //!
-//! Each waiter fires once. Those that one event wakes do so in the order in which they came, and before those that wait for its
-//! revision (which do not wait for a match that is pending), so what is woken is the same on every run.
+//! Firing costs what the patterns cost that match, not what the waiters do: an event takes the lists of these patterns out of the
+//! index and queues them as [`Due`]; [`Waiters::take_woken`] takes the waiters off the lists, as many at a time as the caller wants.
+//! Until then they can still be cancelled.
+//!
+//! Each waiter fires once. Those that one event wakes do so in the order in which they entered the index, which is that in which they
+//! came, or in which the revisions did from which they wait; and before those that wait for its revision (which do not wait for a match
+//! that is pending). So what is woken is the same on every run.
 
 use super::Woken;
 use super::chunks::Chunks;
 use super::trie::{Trie, TrieId};
 use crate::faults::{self, Fault};
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 /// How many places in the index an event may be led through while it is applied.
 const AT_ONCE: usize = 20_000;
@@ -37,7 +43,7 @@ struct Waiter {
     generation: u32,
     place: Place,
     token: u64,
-    /// Order of arrival.
+    /// Order of arrival; of one that is listed, in the index.
     order: u64,
 }
 
@@ -49,9 +55,9 @@ enum Place {
     Free {
         next: Option<u32>,
     },
-    /// In the list of a pattern's node.
+    /// In a list.
     Listed {
-        node: TrieId,
+        list: u32,
         before: Option<u32>,
         after: Option<u32>,
     },
@@ -60,6 +66,37 @@ enum Place {
         rev: i64,
         tokens: Option<Box<str>>,
     },
+}
+
+/// The waiters of one pattern, in their order.
+#[derive(Clone, Copy, Debug)]
+struct List {
+    /// The first and the last of them, if there are any.
+    ends: Option<(u32, u32)>,
+    owner: Owner,
+}
+
+/// Who names a list.
+#[derive(Clone, Copy, Debug)]
+enum Owner {
+    /// Nobody: the place is free. With the next free one.
+    Nobody(Option<u32>),
+    /// The node of its pattern.
+    Node(TrieId),
+    /// An event that has fired it.
+    Fired,
+}
+
+/// The lists that an event has fired, each under the order of its first waiter, the earliest on top.
+type Fired = BinaryHeap<Reverse<(u64, u32)>>;
+
+/// Waiters that have fired, and were not taken yet.
+#[derive(Debug)]
+enum Due {
+    /// Those in these lists, by the event of a revision.
+    Events(i64, Fired),
+    /// Those that wait for revisions up to this one.
+    Revisions(i64),
 }
 
 #[derive(Debug)]
@@ -77,8 +114,13 @@ pub(super) struct Waiters {
     /// Nodes to be pruned when the match that is pending is done.
     pruned: Vec<TrieId>,
     at_once: usize,
-    woken: Vec<Woken>,
+    lists: Chunks<List>,
+    free_list: Option<u32>,
+    /// Those that have fired, in the order in which they did.
+    due: VecDeque<Due>,
+    /// The nodes that the event in hand matches and that were not fired yet, and the lists of those that were.
     hits: Vec<TrieId>,
+    fired: Fired,
 }
 
 /// Events that are to be matched.
@@ -87,10 +129,20 @@ struct Pending {
     /// The first of them, and its path.
     rev: i64,
     path: Vec<u8>,
-    /// How much of the path was led through the index; `None` if its match has not begun.
-    at: Option<usize>,
+    stage: Stage,
     /// The last of them.
     latest: i64,
+}
+
+/// How far the match of an event is.
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// It has not begun: those that wait from its revision on are to be listed first.
+    Unpark,
+    /// So much of its path was led through the index.
+    Path(usize),
+    /// The nodes that match are known, and their waiters fire.
+    Fire,
 }
 
 impl Waiters {
@@ -106,8 +158,11 @@ impl Waiters {
             pending: None,
             pruned: Vec::new(),
             at_once: AT_ONCE,
-            woken: Vec::new(),
+            lists: Chunks::new(),
+            free_list: None,
+            due: VecDeque::new(),
             hits: Vec::new(),
+            fired: Fired::new(),
         }
     }
 
@@ -132,7 +187,7 @@ impl Waiters {
     pub(super) fn await_revision(&mut self, rev: i64, current: i64, token: u64) -> WaiterId {
         let id = self.park(rev, None, token);
         if rev <= current {
-            self.wake_awaiting(current);
+            self.fire_awaiting(current);
         }
         id
     }
@@ -145,14 +200,7 @@ impl Waiters {
         }
         match waiter.place {
             Place::Free { .. } => return false,
-            Place::Listed { node, before, after } => {
-                self.unlist(node, before, after);
-                if self.pending.as_ref().is_some_and(|pending| pending.at.is_some()) {
-                    self.pruned.push(node);
-                } else {
-                    self.trie.prune(node);
-                }
-            }
+            Place::Listed { list, before, after } => self.unlist(list, before, after),
             Place::Parked { rev, ref tokens } => {
                 let key = (rev, waiter.order);
                 if tokens.is_some() {
@@ -171,18 +219,22 @@ impl Waiters {
         if let Some(pending) = &mut self.pending {
             pending.latest = rev;
         } else if !self.trie.is_empty() || self.parked.first_key_value().is_some_and(|((at, _), _)| *at <= rev) {
-            let (mut budget, mut at) = (self.at_once, None);
-            if !self.match_event(rev, path, &mut at, &mut budget) {
-                self.pending = Some(Box::new(Pending { rev, path: path.to_vec(), at, latest: rev }));
+            let (mut budget, mut stage) = (self.at_once, Stage::Unpark);
+            if !self.match_event(rev, path, &mut stage, &mut budget) {
+                self.pending = Some(Box::new(Pending { rev, path: path.to_vec(), stage, latest: rev }));
             }
         }
-        self.wake_awaiting(rev);
+        self.fire_awaiting(rev);
     }
 
     /// Fires all who wait for an event before `first`, by that of `rev`: it and those behind it, up to there, cannot be told any more.
     pub(super) fn lost(&mut self, rev: i64, first: i64) {
+        // Whom events before that concern is not to be found out any more.
+        self.pending = None;
+        self.hits.clear();
+        self.pruned.clear();
         self.fire_all(rev, first);
-        self.wake_awaiting(first - 1);
+        self.fire_awaiting(first - 1);
     }
 
     /// Whether there are events whose match is not done.
@@ -201,7 +253,7 @@ impl Waiters {
         // What is pending stays there while its match goes on: `cancel` and `applied` cannot come between.
         let Some(mut pending) = self.pending.take() else { return };
         loop {
-            if !self.match_event(pending.rev, &pending.path, &mut pending.at, budget) {
+            if !self.match_event(pending.rev, &pending.path, &mut pending.stage, budget) {
                 self.pending = Some(pending);
                 return;
             }
@@ -209,7 +261,7 @@ impl Waiters {
                 return;
             }
             pending.rev += 1;
-            pending.at = None;
+            pending.stage = Stage::Unpark;
             if pending.rev < first {
                 self.fire_all(pending.rev, first);
                 pending.rev = first;
@@ -220,34 +272,114 @@ impl Waiters {
         }
     }
 
-    /// Goes on with the match of an event, from `at`, until it is done (and true is given) or the budget is used up.
-    fn match_event(&mut self, rev: i64, path: &[u8], at: &mut Option<usize>, budget: &mut usize) -> bool {
-        let begun = match *at {
-            Some(begun) => begun,
-            None => {
-                if !self.unpark(rev, budget) {
-                    return false;
-                }
-                self.trie.begin();
-                0
+    /// Goes on with the match of an event until it is done (and true is given) or the budget is used up.
+    fn match_event(&mut self, rev: i64, path: &[u8], stage: &mut Stage, budget: &mut usize) -> bool {
+        if let Stage::Unpark = *stage {
+            if !self.unpark(rev, budget) {
+                return false;
             }
-        };
-        let mut hits = std::mem::take(&mut self.hits);
-        let done = self.trie.go_on(&path[begun..], budget, &mut hits);
-        *at = done.map(|more| begun + more);
-        if done.is_none() {
-            self.fire(rev, &hits);
-            for node in std::mem::take(&mut self.pruned) {
-                self.trie.prune(node);
+            self.trie.begin();
+            *stage = Stage::Path(0);
+        }
+        if let Stage::Path(begun) = *stage {
+            let mut hits = std::mem::take(&mut self.hits);
+            let more = self.trie.go_on(&path[begun..], budget, &mut hits);
+            self.hits = hits;
+            if let Some(more) = more {
+                *stage = Stage::Path(begun + more);
+                return false;
+            }
+            *stage = Stage::Fire;
+        }
+        // The last in the row fire at any budget: nearly always there are but one or two.
+        while let Some(node) = self.hits.pop() {
+            self.fire(node);
+            *budget = budget.saturating_sub(1);
+            if *budget == 0 && !self.hits.is_empty() {
+                return false;
             }
         }
-        hits.clear();
-        self.hits = hits;
-        done.is_none()
+        if !self.fired.is_empty() {
+            self.due.push_back(Due::Events(rev, std::mem::take(&mut self.fired)));
+        }
+        while let Some(node) = self.pruned.pop() {
+            self.trie.prune(node);
+        }
+        true
     }
 
-    pub(super) fn take_woken(&mut self, out: &mut Vec<Woken>) {
-        out.append(&mut self.woken);
+    /// Takes those that have fired, in the order in which they did, but no more than `most`, to the end of `out`.
+    pub(super) fn take_woken(&mut self, most: usize, out: &mut Vec<Woken>) {
+        let until = out.len().saturating_add(most);
+        while out.len() < until {
+            match self.due.front_mut() {
+                None => return,
+                Some(Due::Revisions(rev)) => match self.awaiting.first_entry().filter(|first| first.key().0 <= *rev) {
+                    Some(entry) => {
+                        let (key, slot) = entry.remove_entry();
+                        let token = self.remove(slot);
+                        out.push(Woken::Revision { token, rev: key.0 });
+                    }
+                    None => drop(self.due.pop_front()),
+                },
+                Some(Due::Events(rev, fired)) => {
+                    let rev = *rev;
+                    match fired.pop() {
+                        None => drop(self.due.pop_front()),
+                        Some(Reverse((order, list))) => {
+                            if let Some(token) = self.take_first(order, list) {
+                                out.push(Woken::Event { token, rev });
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the first waiter off a list that has fired, and queues the list again under the next; `None` if that of this order was
+    /// cancelled meanwhile.
+    fn take_first(&mut self, order: u64, list: u32) -> Option<u64> {
+        let Some((first, last)) = self.lists[list].ends else {
+            self.free_list(list);
+            return None;
+        };
+        let waiter = &self.slab[first];
+        let next = match waiter.place {
+            _ if waiter.order != order => Some(first),
+            Place::Listed { .. } if faults::is_armed(Fault::FirstWaiterWoken) => None,
+            Place::Listed { after, .. } => after,
+            Place::Free { .. } | Place::Parked { .. } => None,
+        };
+        let token = (waiter.order == order).then(|| self.remove(first));
+        match next {
+            Some(next) => {
+                if let Place::Listed { before, .. } = &mut self.slab[next].place {
+                    *before = None;
+                }
+                self.lists[list].ends = Some((next, last));
+                let order = self.slab[next].order;
+                if let Some(Due::Events(_, fired)) = self.due.front_mut() {
+                    fired.push(Reverse((order, list)));
+                }
+            }
+            None => self.free_list(list),
+        }
+        token
+    }
+
+    /// Whether there is something to take.
+    pub(super) fn has_woken(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    /// The earliest revision that one that has fired, and was not taken, is to be told of.
+    pub(super) fn due_from(&self) -> Option<i64> {
+        let event = match self.due.front()? {
+            Due::Events(rev, _) | Due::Revisions(rev) => *rev,
+        };
+        let awaited = self.awaiting.first_key_value().map_or(event, |((rev, _), _)| *rev);
+        Some(event.min(awaited))
     }
 
     /// Lists those parked who wait for events from `rev` or before. False if the budget is used up before.
@@ -269,62 +401,60 @@ impl Waiters {
         true
     }
 
-    fn wake_awaiting(&mut self, rev: i64) {
+    /// Those that wait for revisions up to `rev` fire.
+    fn fire_awaiting(&mut self, rev: i64) {
         let rev = rev - i64::from(faults::is_armed(Fault::RevisionWokenLate));
-        while let Some(entry) = self.awaiting.first_entry()
-            && entry.key().0 <= rev
-        {
-            let (key, slot) = entry.remove_entry();
-            let token = self.remove(slot);
-            self.woken.push(Woken::Revision { token, rev: key.0 });
+        if self.awaiting.first_key_value().is_some_and(|((first, _), _)| *first <= rev) {
+            match self.due.back_mut() {
+                Some(Due::Revisions(last)) => *last = rev.max(*last),
+                _ => self.due.push_back(Due::Revisions(rev)),
+            }
         }
     }
 
-    /// Fires those who wait at `hits` by the event of `rev`.
-    fn fire(&mut self, rev: i64, hits: &[TrieId]) {
-        let mut fired: Vec<(u64, u32)> = Vec::new();
-        for &node in hits {
-            let mut at = self.trie.ends(node).take().map(|(first, _)| first);
-            while let Some(slot) = at {
-                let waiter = &self.slab[slot];
-                fired.push((waiter.order, slot));
-                at = match waiter.place {
-                    Place::Listed { .. } if faults::is_armed(Fault::FirstWaiterWoken) => None,
-                    Place::Listed { after, .. } => after,
-                    Place::Free { .. } | Place::Parked { .. } => None,
-                };
-            }
-            // Hits that are still to be dealt with have waiters, and so are not removed along with this one.
-            self.trie.prune(node);
+    /// Those that wait at a node fire by the event in hand.
+    fn fire(&mut self, node: TrieId) {
+        if let Some(list) = self.trie.list(node).take() {
+            self.fire_list(list);
         }
-        self.wake(rev, fired);
+        // Hits that are still to be dealt with have waiters, and so are not removed along with this one. But for those whose last
+        // waiter was cancelled meanwhile: nothing is inserted before all are dealt with, so that such a node is merely gone.
+        self.trie.prune(node);
+    }
+
+    fn fire_list(&mut self, list: u32) {
+        self.lists[list].owner = Owner::Fired;
+        if let Some((first, _)) = self.lists[list].ends {
+            self.fired.push(Reverse((self.slab[first].order, list)));
+        }
     }
 
     /// Fires all who wait for events before `first`: those of `rev` to there can no longer be told.
     fn fire_all(&mut self, rev: i64, first: i64) {
-        let mut fired: Vec<(u64, u32)> = Vec::new();
-        for slot in 0..u32::try_from(self.slab.len()).unwrap_or(u32::MAX) {
-            let waiter = &self.slab[slot];
-            if matches!(waiter.place, Place::Listed { .. }) {
-                fired.push((waiter.order, slot));
+        for list in 0..u32::try_from(self.lists.len()).unwrap_or(u32::MAX) {
+            if matches!(self.lists[list].owner, Owner::Node(_)) {
+                self.fire_list(list);
             }
         }
         // All that were listed are gone.
         self.trie = Trie::new();
+        let mut parked: Vec<(u64, u32)> = Vec::new();
         while let Some(entry) = self.parked.first_entry()
             && entry.key().0 < first
         {
             let ((_, order), slot) = entry.remove_entry();
-            fired.push((order, slot));
+            parked.push((order, slot));
         }
-        self.wake(rev, fired);
-    }
-
-    fn wake(&mut self, rev: i64, mut fired: Vec<(u64, u32)>) {
-        fired.sort_unstable();
-        for (_, slot) in fired {
-            let token = self.remove(slot);
-            self.woken.push(Woken::Event { token, rev });
+        parked.sort_unstable();
+        if !parked.is_empty() {
+            let list = self.new_list(Owner::Fired);
+            for (_, slot) in parked {
+                self.append(list, slot);
+            }
+            self.fire_list(list);
+        }
+        if !self.fired.is_empty() {
+            self.due.push_back(Due::Events(rev, std::mem::take(&mut self.fired)));
         }
     }
 
@@ -339,11 +469,25 @@ impl Waiters {
 
     /// Appends the waiter to its pattern's list.
     fn list(&mut self, slot: u32, tokens: &str) {
+        self.order += 1;
+        self.slab[slot].order = self.order;
         let node = self.trie.insert(tokens);
-        let ends = self.trie.ends(node);
+        let list = match *self.trie.list(node) {
+            Some(list) => list,
+            None => {
+                let list = self.new_list(Owner::Node(node));
+                *self.trie.list(node) = Some(list);
+                list
+            }
+        };
+        self.append(list, slot);
+    }
+
+    fn append(&mut self, list: u32, slot: u32) {
+        let ends = &mut self.lists[list].ends;
         let before = ends.map(|(_, last)| last);
         *ends = Some((ends.map_or(slot, |(first, _)| first), slot));
-        self.slab[slot].place = Place::Listed { node, before, after: None };
+        self.slab[slot].place = Place::Listed { list, before, after: None };
         if let Some(before) = before
             && let Place::Listed { after, .. } = &mut self.slab[before].place
         {
@@ -352,7 +496,7 @@ impl Waiters {
     }
 
     /// Takes a waiter out of the list it is in, between these two.
-    fn unlist(&mut self, node: TrieId, before: Option<u32>, after: Option<u32>) {
+    fn unlist(&mut self, list: u32, before: Option<u32>, after: Option<u32>) {
         if let Some(slot) = before
             && let Place::Listed { after: link, .. } = &mut self.slab[slot].place
         {
@@ -363,13 +507,38 @@ impl Waiters {
         {
             *link = before;
         }
-        let ends = self.trie.ends(node);
+        let List { ends, owner } = &mut self.lists[list];
         *ends = match (before, after, *ends) {
             (None, Some(next), Some((_, last))) => Some((next, last)),
             (Some(previous), None, Some((first, _))) => Some((first, previous)),
             (Some(_), Some(_), ends) => ends,
             _ => None,
         };
+        // A list that has fired is freed when its turn comes: it is queued.
+        if let (None, Owner::Node(node)) = (*ends, *owner) {
+            *self.trie.list(node) = None;
+            self.free_list(list);
+            if self.pending.as_ref().is_some_and(|pending| !matches!(pending.stage, Stage::Unpark)) {
+                self.pruned.push(node);
+            } else {
+                self.trie.prune(node);
+            }
+        }
+    }
+
+    fn new_list(&mut self, owner: Owner) -> u32 {
+        let list = List { ends: None, owner };
+        let Some(free) = self.free_list else { return self.lists.push(list) };
+        if let Owner::Nobody(next) = self.lists[free].owner {
+            self.free_list = next;
+        }
+        self.lists[free] = list;
+        free
+    }
+
+    fn free_list(&mut self, list: u32) {
+        self.lists[list] = List { ends: None, owner: Owner::Nobody(self.free_list) };
+        self.free_list = Some(list);
     }
 
     fn add(&mut self, token: u64) -> WaiterId {

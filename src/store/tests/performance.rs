@@ -36,6 +36,41 @@ fn listing_by_offsets_costs_one_walk() {
     assert!(used < 700 * 10, "{used}");
 }
 
+/// Who lists the newest first asks with offsets that fall. No position that was found before lies in front of the next; but each search
+/// must not begin at the first entry again. Also while the store is written to.
+#[test]
+fn listing_backwards_costs_little_more_than_forwards() {
+    for writes in [false, true] {
+        let mut store = filled(5000, 10_000);
+        let glob = Glob::new(b"/**").unwrap();
+        let (mut walked, mut listed, mut path) = (0, 0, Vec::new());
+        for offset in (0..5000).rev() {
+            if writes && offset % 3 == 0 {
+                set(&mut store, if offset % 30 == 0 { "/d0/f000000" } else { "/d3/f000003" });
+            }
+            let rev = store.revision();
+            let mut budget = usize::MAX;
+            assert!(matches!(store.walk(&glob, rev, offset, &mut budget, &mut path), Walk::Found { .. }));
+            walked += usize::MAX - budget;
+            if offset % 1000 == 0 {
+                let mut at = -1;
+                store.files_at(rev, None, &mut usize::MAX.clone(), |file, _, _| {
+                    at += 1;
+                    assert!(at != offset || file == path);
+                    true
+                });
+            }
+            if offset < 714 {
+                let mut budget = usize::MAX;
+                assert!(matches!(store.getdir(b"/d3", rev, offset, &mut budget, &mut path), Getdir::Found));
+                listed += usize::MAX - budget;
+            }
+        }
+        assert!(walked < 5000 * 20, "{walked}");
+        assert!(listed < 714 * 20, "{listed}");
+    }
+}
+
 /// Clients list at the current revision, which moves on under them; and several at a time.
 #[test]
 fn listing_by_offsets_costs_one_walk_under_writes() {
@@ -112,7 +147,7 @@ fn a_hundred_thousand_waiters_elsewhere_do_not_show() {
     set(&mut store, "/w/za17");
     set(&mut store, "/any/x16");
     let mut woken = Vec::new();
-    store.take_woken(&mut woken);
+    store.take_woken(usize::MAX, &mut woken);
     assert_eq!(woken, [Woken::Event { token: 17, rev: 5 }, Woken::Event { token: 16, rev: 6 }]);
 }
 
@@ -140,7 +175,9 @@ fn hostile_globs_finish() {
     while store.has_pending_matches() {
         store.match_more(&mut 100_000);
     }
-    assert_eq!(store.waiters(), 3);
+    let mut woken = Vec::new();
+    store.take_woken(usize::MAX, &mut woken);
+    assert_eq!((woken.len(), store.waiters()), (1, 3));
 }
 
 /// A pattern of hundreds of stars on long paths makes one event of the history cost a thousand times as much: counting events
@@ -235,7 +272,7 @@ fn hostile_waiters_are_matched_in_slices() {
         let done = store.waiters.steps();
         assert!(done - before <= 20_000, "{}", done - before);
         before = done;
-        store.take_woken(&mut woken);
+        store.take_woken(usize::MAX, &mut woken);
         assert_eq!(woken, [], "nobody is woken before his event is found");
         match slices {
             3 => set(&mut store, "/other/aaaaaaaab"),
@@ -250,7 +287,7 @@ fn hostile_waiters_are_matched_in_slices() {
             6 => set(&mut store, "/third/b"),
             7 => {
                 store.await_revision(3, 1002);
-                store.take_woken(&mut woken);
+                store.take_woken(usize::MAX, &mut woken);
                 assert_eq!(woken, [Woken::Revision { token: 1002, rev: 3 }], "reads are not held up");
                 woken.clear();
             }
@@ -267,7 +304,7 @@ fn hostile_waiters_are_matched_in_slices() {
     while store.has_pending_matches() {
         store.match_more(&mut 20_000);
     }
-    store.take_woken(&mut woken);
+    store.take_woken(usize::MAX, &mut woken);
     // As one glob after the other would have it, first event by first event.
     let matches = |i: u64, path: &str| {
         Glob::new(waiting[usize::try_from(i).unwrap()].1.as_bytes()).unwrap().matches(path.as_bytes())
@@ -298,7 +335,7 @@ fn an_event_that_is_trimmed_before_its_turn_makes_its_waiters_too_late() {
     while store.has_pending_matches() {
         store.match_more(&mut 1);
     }
-    store.take_woken(&mut woken);
+    store.take_woken(usize::MAX, &mut woken);
     // The first event's path was kept.
     assert_eq!(woken, [Woken::Event { token: 2, rev: 1 }, Woken::Event { token: 1, rev: 2 }]);
     assert_eq!(store.event(2, &mut Vec::new()), None);
@@ -307,7 +344,7 @@ fn an_event_that_is_trimmed_before_its_turn_makes_its_waiters_too_late() {
     while store.has_pending_matches() {
         store.match_more(&mut 1);
     }
-    store.take_woken(&mut woken);
+    store.take_woken(usize::MAX, &mut woken);
     assert_eq!(woken, [Woken::Event { token: 3, rev: 6 }, Woken::Event { token: 4, rev: 6 }]);
 }
 
@@ -335,4 +372,51 @@ fn the_smallest_budget_makes_progress() {
         assert!(matches!(store.walk(glob, rev, offset, &mut usize::MAX.clone(), &mut path), Walk::Found { .. }));
         path
     }
+}
+
+/// Those whom an event wakes are taken a few at a time. In between they can be cancelled and others come, the event stays readable for
+/// those who are left, and the order is that in which they came.
+#[test]
+fn those_who_are_woken_are_taken_a_few_at_a_time() {
+    let mut store = Store::new(2);
+    let globs = ["/a", "/*", "/**", "/?"].map(|glob| Glob::new(glob.as_bytes()).unwrap());
+    let mut ids = Vec::new();
+    for token in 0..1000 {
+        match store.wait(&globs[usize::try_from(token).unwrap() % 4], 1, token, &mut 9) {
+            Wait::Waiting(id) => ids.push(id),
+            other => panic!("{other:?}"),
+        }
+    }
+    store.await_revision(1, 1000);
+    set(&mut store, "/a");
+    let mut woken = Vec::new();
+    for round in 0_usize.. {
+        let before = woken.len();
+        store.take_woken(7, &mut woken);
+        assert!(woken.len() - before <= 7);
+        if !store.has_woken() {
+            break;
+        }
+        set(&mut store, "/b");
+        assert_eq!(store.first_revision(), 1, "the event is kept");
+        if let Some(id) = ids.get(10 * round + 9) {
+            assert_eq!(store.cancel(*id), 10 * round + 9 >= woken.len() + round);
+        }
+    }
+    let tokens: Vec<u64> = woken
+        .iter()
+        .map(|woken| match *woken {
+            Woken::Event { token, rev } | Woken::Revision { token, rev } => {
+                assert_eq!(rev, 1);
+                token
+            }
+        })
+        .collect();
+    assert!(tokens.is_sorted() && tokens.last() == Some(&1000), "{tokens:?}");
+    assert_eq!((store.waiters(), store.waiters.nodes()), (0, 1));
+    assert!(tokens.len() < 1001 - 50 && !tokens.contains(&999), "{}", tokens.len());
+    for _ in 0..100 {
+        set(&mut store, "/b");
+    }
+    assert_eq!(store.revision() - store.first_revision(), 1, "and trimmed then");
 }

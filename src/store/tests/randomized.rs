@@ -78,6 +78,8 @@ struct Waiting {
     glob: Option<String>,
     from: i64,
     id: WaiterId,
+    /// By which event it entered the index, and whether it had to wait for that.
+    entered: (i64, bool),
 }
 
 struct Pair {
@@ -128,7 +130,9 @@ impl Pair {
             let matches = |w: &Waiting| {
                 w.from <= rev && w.glob.as_ref().is_some_and(|g| naive_match(g.as_bytes(), path.as_bytes()))
             };
-            self.due.extend(self.waiting.extract_if(.., |w| matches(w)).map(|w| (w, rev)));
+            let mut due: Vec<_> = self.waiting.extract_if(.., |w| matches(w)).collect();
+            due.sort_by_key(|w| w.entered);
+            self.due.extend(due.into_iter().map(|w| (w, rev)));
             let reached = self.waiting.extract_if(.., |w| w.glob.is_none() && w.from <= rev);
             expected.extend(reached.map(|w| Woken::Revision { token: w.token, rev: w.from }));
         }
@@ -140,7 +144,7 @@ impl Pair {
     /// Takes what the store has woken, and compares those that fired by an event.
     fn matched(&mut self) -> Vec<Woken> {
         let mut woken = Vec::new();
-        self.store.take_woken(&mut woken);
+        self.store.take_woken(usize::MAX, &mut woken);
         let mut late = None;
         for w in &woken {
             let Woken::Event { token, rev } = *w else { continue };
@@ -207,7 +211,9 @@ impl Pair {
             Wait::TooLate => assert!(from.max(1) < self.model.first),
             Wait::Waiting(id) => {
                 assert_eq!(expected, None);
-                self.waiting.push(Waiting { token, glob: Some(glob), from, id });
+                let next = self.model.revision() + 1;
+                let entered = (from.max(next), from > next || self.store.has_pending_matches());
+                self.waiting.push(Waiting { token, glob: Some(glob), from, id, entered });
             }
             Wait::More(state) => self.waits.push((state, glob, from, token)),
         }
@@ -303,7 +309,7 @@ impl Pair {
                 let token = self.token;
                 let at =
                     self.waiting.iter().position(|w| w.glob.is_none() && w.from > from).unwrap_or(self.waiting.len());
-                self.waiting.insert(at, Waiting { token, glob: None, from, id });
+                self.waiting.insert(at, Waiting { token, glob: None, from, id, entered: (0, false) });
             }
             Op::Pin => {
                 let (id, first) = self.store.pin();
@@ -453,7 +459,7 @@ proptest! {
         for (rev, path) in (1..).zip(&paths) {
             waiters.applied(rev, path.as_bytes());
             let mut woken = Vec::new();
-            waiters.take_woken(&mut woken);
+            waiters.take_woken(usize::MAX, &mut woken);
             let fired = left.extract_if(.., |(_, glob)| naive_match(glob.as_bytes(), path.as_bytes()));
             let expected: Vec<_> = fired.map(|(token, _)| Woken::Event { token, rev }).collect();
             prop_assert_eq!(woken, expected);

@@ -63,7 +63,7 @@ fn a_new_store_can_be_read_at_revision_0() {
     store.apply(Mutation::Nop).unwrap();
     assert_eq!((store.first_revision(), store.revision()), (1, 1));
     let mut woken = Vec::new();
-    store.take_woken(&mut woken);
+    store.take_woken(usize::MAX, &mut woken);
     assert_eq!(woken, [Woken::Event { token: 1, rev: 1 }]);
 }
 
@@ -233,15 +233,15 @@ fn a_wait_from_the_future_sleeps_through_the_present() {
     set(&mut store, "/f", -1).unwrap();
     assert!(store.cancel(gone) && store.cancel(cancelled));
     set(&mut store, "/f", -1).unwrap();
-    store.take_woken(&mut woken);
+    store.take_woken(usize::MAX, &mut woken);
     assert_eq!(woken, []);
     set(&mut store, "/f", -1).unwrap();
-    store.take_woken(&mut woken);
+    store.take_woken(usize::MAX, &mut woken);
     assert_eq!(woken, [Woken::Event { token: 1, rev: 3 }, Woken::Revision { token: 4, rev: 3 }]);
     assert!(!store.cancel(later));
     woken.clear();
     store.await_revision(3, 5);
-    store.take_woken(&mut woken);
+    store.take_woken(usize::MAX, &mut woken);
     assert_eq!(woken, [Woken::Revision { token: 5, rev: 3 }]);
     assert_eq!(store.waiters(), 0);
 }
@@ -316,6 +316,7 @@ fn the_deepest_path_needs_no_stack() {
         }
         assert!(matches!(store.wait(&glob(&"/*".repeat(2048)), 2, 0, &mut 9), Wait::Waiting(_)));
         del(&mut store, &path, -1).unwrap();
+        store.take_woken(usize::MAX, &mut Vec::new());
         assert_eq!(store.waiters(), 2);
         store.apply(Mutation::Nop).unwrap();
         store.apply(Mutation::Nop).unwrap();
