@@ -42,7 +42,8 @@
 //!   order: time is an argument, a seed is handed in. The same inputs give the same outputs, so a simulator can run them.
 //! * **Everything is bounded**: what a client can make the server hold is in [`limits`], and a client over its bound is
 //!   paused or refused, never buffered.
-//! * **Work is bounded per turn**: a scan, a trim, a snapshot go on in slices between commits.
+//! * **Work is bounded per turn**: whatever clients size (scans, those whom an event wakes, their answers, what a closed connection
+//!   leaves behind), a trim and a snapshot go on in slices between commits.
 //! * **Three kinds of failure**: a bug asserts; the environment (disk) ends the process through one `fatal`, with an exit
 //!   status of its own; a client that misbehaves gets a typed error, or loses its connection.
 //!

@@ -26,6 +26,12 @@ pub const BATCH_MAX: usize = 4 << 20;
 /// A batch takes no further command once it has this size, unless it is the first.
 pub const BATCH_SOFT: usize = 1 << 20;
 
+/// A batch takes no further command once applying it takes so much work: one for each command, and for each [`WORK_PATH`] bytes of
+/// its path. It bounds the time for which a node is busy with one batch to some milliseconds.
+pub const BATCH_WORK: usize = 16 << 10;
+/// So many bytes of a path, which can hold half as many components, count as another command.
+pub const WORK_PATH: usize = 16;
+
 const _: () = assert!(BATCH_SOFT <= BATCH_MAX);
 // The largest mutation that a client can send fits into a frame, and into a batch with its neighbours' headers.
 const _: () = assert!(PATH_MAX + VALUE_MAX + 1024 <= FRAME_MAX);
@@ -37,8 +43,13 @@ const _: () = assert!(PATH_MAX + VALUE_MAX + 1024 <= BATCH_MAX);
 pub const HISTORY_BYTES: u64 = 1 << 30;
 /// Requests that wait for something. Beyond it they are refused.
 pub const PARKED_MAX: usize = 1 << 30;
-/// Unsent output. Beyond it the connection with the most is closed.
+/// Unsent output. Beyond it a connection is closed: one that takes nothing of its own, or else the one with the most.
 pub const OUTPUT_MAX: usize = 512 << 20;
+/// Unsent output beyond which large answers wait until some of it was sent. So what a server has to say to many at once is never
+/// too much.
+pub const OUTPUT_SOFT: usize = 384 << 20;
+/// A connection that takes nothing of its output for so many milliseconds, while answers to others wait for room, is closed.
+pub const OUTPUT_PATIENCE_MS: u64 = 2_000;
 /// Receive buffers, beyond their first size. A connection that would need more is closed.
 pub const RECEIVE_MAX: usize = 256 << 20;
 
@@ -48,6 +59,36 @@ pub const LINES_MAX: usize = 256 << 10;
 // Some past is left whatever is written.
 const _: () = assert!(HISTORY_BYTES >= 256 * VALUE_MAX as u64);
 const _: () = assert!(RECEIVE_MAX >= 16 * FRAME_MAX && OUTPUT_MAX >= 16 * VALUE_MAX);
+const _: () = assert!(OUTPUT_SOFT >= 16 * VALUE_MAX && OUTPUT_SOFT + 16 * VALUE_MAX <= OUTPUT_MAX);
+
+// ---- work in one turn of the loop, some milliseconds in all ----
+
+/// Cost of the answers that are composed in one turn for those whom an event has woken, and for reads of large values: their bytes,
+/// [`ANSWER_COST`] for each, and [`SEND_COST`] for each connection. The last of them may exceed it.
+pub const ANSWERS_TURN: usize = 2 << 20;
+/// What an answer costs beside its bytes.
+pub const ANSWER_COST: usize = 256;
+/// What it costs to send something on a connection, in terms of bytes that are copied.
+pub const SEND_COST: usize = 4 << 10;
+/// A value of this size is answered at once whatever else there is to answer.
+pub const ANSWER_SMALL: usize = 4 << 10;
+/// Work of the committed entries that are applied in one turn: one for each command, and for each [`APPLY_BYTES`] of an entry. The last
+/// entry may exceed it.
+pub const APPLY_TURN: usize = BATCH_WORK;
+/// So many bytes of an entry take as long as a command.
+pub const APPLY_BYTES: usize = 256;
+/// Waits that are taken off the store in one turn once they have fired.
+pub const WAKES_TURN: usize = 16 << 10;
+/// Bytes of large outputs that are handed to the kernel in one turn, but for those to peers. The last of them may exceed it.
+pub const OUTPUT_TURN: usize = 2 << 20;
+/// Most bytes that are handed to the kernel at once for a client; and an output of this size takes no further answers.
+pub const OUTPUT_PIECE: usize = 256 << 10;
+/// How long the history is kept for answers that are still to be composed, in milliseconds.
+pub const ANSWER_PIN_MS: u64 = 2_000;
+/// Waits of connections that have ended which are cancelled in one turn.
+pub const CANCELS_TURN: usize = 4 << 10;
+
+const _: () = assert!(ANSWER_SMALL < OUTPUT_PIECE && OUTPUT_PIECE <= OUTPUT_TURN);
 
 // ---- between servers ----
 

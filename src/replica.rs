@@ -9,7 +9,7 @@
 //!                     +- mutation -> gather -> turn: propose -> log -> written -> commit -> apply -> output
 //! ```
 //!
-//! Read in this order: [`session`] (connections), `requests` (what they ask), [`desk`] (reads and waits), [`batch`] (what is proposed),
+//! Read in this order: [`session`] (connections), `requests` (what they ask), [`desk`] and `slots` (reads and waits), [`batch`] (what is proposed),
 //! [`forward`] (to whom, and how often), [`group`] and [`entries`] (raft), [`machine`] and [`members`] (what is applied), [`snapshot`] (the
 //! state, to a file and back), [`rebuild`] (the state, from the disk), [`boot`] (what a start does with the data), `introduce` (what it says of itself). For the cluster: [`mesh`] and
 //! [`routes`] (links), `peers` (what comes over them), `quorum` (who leads, and whether writes are taken), [`membership`] and
@@ -44,6 +44,7 @@ pub mod rebuild;
 mod requests;
 pub mod routes;
 pub mod session;
+mod slots;
 pub mod snapshot;
 pub mod stages;
 mod stewardship;
@@ -224,6 +225,8 @@ pub struct Replica {
     recovered_revision: i64,
     snapshots: snapshot::Snapshots,
     next_pulse_ms: u64,
+    /// What is left of the turn's work of applying: see [`limits::APPLY_TURN`].
+    applies: usize,
     /// Applied entries that are kept for peers, in bytes.
     keep: usize,
     /// Clients are served.
@@ -321,6 +324,7 @@ impl Replica {
             writing: false,
             introduced: Introduced::No,
             snapshots: snapshot::Snapshots::new(snapshot, snapshot_bytes),
+            applies: limits::APPLY_TURN,
             keep: limits::KEEP,
             open: false,
             ticks: 0,
@@ -503,7 +507,7 @@ impl Replica {
                 }
                 Ok(frame::Split::Whole { body, consumed: size }) => {
                     let body = &bytes[consumed + body.start..consumed + body.end];
-                    if !self.desk.charge(conn) {
+                    if !self.desk.charge(conn, body.len()) {
                         return Receipt { consumed, then: Then::Paused };
                     }
                     let Ok(request) = Request::decode(body) else {
@@ -527,7 +531,7 @@ impl Replica {
 
     /// Takes what there is to send on a connection into `into`, which must be empty.
     pub fn output(&mut self, conn: Conn, into: &mut Vec<u8>) -> Output {
-        let output = self.desk.output(&mut self.machine.store, conn, into);
+        let output = self.desk.sessions.output(conn, into);
         if output == Output::Send && !self.is_peer(conn) {
             self.stages.handed_out();
         }
@@ -549,9 +553,13 @@ impl Replica {
         self.desk.sessions.take_resumed(into);
     }
 
-    /// The connection to close because all together have too much unsent output, if that is so.
+    /// The connection to close because all together have too much unsent output, if that is so: one that takes nothing of its own,
+    /// while answers to others wait for room. Where there is far too much, the one with the most.
     pub fn over_output_limit(&self) -> Option<Conn> {
-        (self.desk.sessions.buffered() > limits::OUTPUT_MAX).then(|| self.desk.sessions.fattest()).flatten()
+        let sessions = &self.desk.sessions;
+        let over = sessions.buffered() > limits::OUTPUT_MAX;
+        let stuck = if over || self.desk.is_crowded() { sessions.stuck() } else { None };
+        if over { stuck.or_else(|| sessions.fattest()) } else { stuck }
     }
 
     // ---- the turn ----
@@ -560,8 +568,13 @@ impl Replica {
     pub fn turn(&mut self) {
         self.stages.end_turn();
         self.desk.begin_turn();
+        self.applies = limits::APPLY_TURN;
         self.desk.run_matches(&mut self.machine.store);
         self.desk.run_scans(&mut self.machine.store);
+        self.desk.run_answers(&mut self.machine.store);
+        self.desk.wake(&mut self.machine.store);
+        self.desk.run_cancels(&mut self.machine.store);
+        self.machine.store.drop_more();
         self.advance();
         self.watch_leader();
         self.introduce();
@@ -650,10 +663,14 @@ impl Replica {
     pub fn has_work(&self) -> bool {
         self.desk.has_work()
             || self.machine.store.has_pending_matches()
+            || self.machine.store.has_woken()
+            || self.machine.store.has_dropped()
+            || self.group.has_committed()
             || self.sending.iter().any(Sending::wants_slice)
     }
 
-    /// Lets raft go on until it has nothing more to do.
+    /// Lets raft go on until it has nothing more to do, but for applying what the turn has no time for: one who has fallen behind may
+    /// have very much of that.
     fn advance(&mut self) {
         loop {
             self.group.pump(&mut Staging(&mut self.log));
@@ -662,8 +679,11 @@ impl Replica {
                 self.install(index);
             }
             let mut applied = false;
-            while let Some(entry) = self.group.next_committed() {
-                self.apply(&entry);
+            while self.applies > 0
+                && let Some(entry) = self.group.next_committed()
+            {
+                let work = self.apply(&entry) + entry.data.len() / limits::APPLY_BYTES;
+                self.applies = self.applies.saturating_sub(work.max(1));
                 applied = true;
             }
             if applied {
@@ -695,17 +715,21 @@ impl Replica {
         }
     }
 
-    fn apply(&mut self, entry: &Entry) {
+    /// Applies an entry, and gives the number of commands that it held.
+    fn apply(&mut self, entry: &Entry) -> usize {
         if let Some(change) = change_of(entry) {
-            return self.apply_change(&change);
+            self.apply_change(&change);
+            return 1;
         }
         // A new leader's first entry is empty, and so is a change of the members that raft has dropped.
         if entry.get_entry_type() != EntryType::EntryNormal || entry.data.is_empty() {
-            return;
+            return 0;
         }
+        let mut commands = 0;
         self.stages.committed();
         let Replica { machine, desk, pending, pending_first, origin, mesh, config, .. } = self;
         let outcome = machine.apply(&entry.data, |store, from, seq, outcome| {
+            commands += 1;
             if from == *origin {
                 assert_eq!(seq, *pending_first, "own mutations come back in order");
                 if faults::is_armed(Fault::AnswersSwapped) && pending.len() > 1 {
@@ -725,6 +749,7 @@ impl Replica {
             panic!("entry {}: {e}", entry.index);
         }
         self.stages.applied(self.pending_first);
+        commands
     }
 
     // ---- time ----
@@ -737,6 +762,7 @@ impl Replica {
         let passed = now_ms.saturating_sub(self.now_ms);
         let stalled = if passed > 4 * tick_ms { passed - tick_ms } else { 0 };
         self.now_ms = now_ms;
+        self.desk.tick(&mut self.machine.store, now_ms);
         for heard in self.heard.values_mut() {
             *heard += stalled;
         }
@@ -923,15 +949,25 @@ impl Replica {
             writing: self.writing,
             mutations: self.pending.len(),
             leads: self.is_to_hand_over(),
-            output: self.buffered(),
+            // Answers that are still to be composed are some.
+            output: self.buffered().max(usize::from(self.owes_answers())),
             applied: self.group.applied(),
             term: self.group.term(),
         }
     }
 
-    /// Nothing is on its way to the disk, and no client's mutation is unanswered.
+    /// Nothing is on its way to the disk, and no client's mutation is unanswered, nor is a client that reads owed another answer.
     pub fn is_quiet(&self) -> bool {
-        !self.writing && self.pending.is_empty() && self.gather.is_empty() && !self.is_to_hand_over()
+        !self.writing
+            && self.pending.is_empty()
+            && self.gather.is_empty()
+            && !self.is_to_hand_over()
+            && !self.owes_answers()
+    }
+
+    /// Clients who read are to be answered, and the answers are not composed.
+    fn owes_answers(&self) -> bool {
+        self.desk.owes_answers() || self.machine.store.has_woken()
     }
 }
 

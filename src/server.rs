@@ -407,7 +407,7 @@ async fn turns(shell: &Rc<Shell>) {
         }
         let fat = shell.replica.borrow().over_output_limit();
         if let Some(link) = fat.and_then(|conn| shell.links.borrow().get(&conn).cloned()) {
-            shell.say("closed a connection: unsent output has reached its limit, and it had the most");
+            shell.say("closed a connection: the unsent output of all has reached its limit, and it took nothing, or had the most");
             link.close(shell);
         }
         if more {

@@ -88,13 +88,20 @@ pub struct Gather {
     /// Sequence number of the next command.
     next: u64,
     count: u32,
+    /// What it takes to apply them: see [`limits::BATCH_WORK`].
+    work: usize,
     bytes: Vec<u8>,
+}
+
+/// What a command takes whose path has so many bytes.
+fn work(path: usize) -> usize {
+    1 + path / limits::WORK_PATH
 }
 
 impl Gather {
     /// An empty batch; the first command's sequence number is 1.
     pub fn new(origin: Origin) -> Gather {
-        Gather { origin, next: 1, count: 0, bytes: Vec::new() }
+        Gather { origin, next: 1, count: 0, work: 0, bytes: Vec::new() }
     }
 
     /// No command is waiting.
@@ -107,10 +114,11 @@ impl Gather {
         self.bytes.len()
     }
 
-    /// Whether a command of that size still fits into this batch without exceeding `limit` bytes. A first command
-    /// always does: its size is bounded by the limits of paths and values.
+    /// Whether a command of that size still fits into this batch without exceeding `limit` bytes, and the work of a batch. A first
+    /// command always does: its size is bounded by the limits of paths and values.
     pub fn fits(&self, path: usize, value: usize, limit: usize) -> bool {
-        self.count == 0 || self.bytes.len() + COMMAND + path + value <= limit
+        self.count == 0
+            || (self.bytes.len() + COMMAND + path + value <= limit && self.work + work(path) <= limits::BATCH_WORK)
     }
 
     /// Adds a command and returns its sequence number.
@@ -148,6 +156,7 @@ impl Gather {
         self.bytes.extend_from_slice(path);
         self.bytes.extend_from_slice(value);
         self.count += 1;
+        self.work += work(path.len());
         let seq = self.next;
         self.next += 1;
         seq
@@ -165,7 +174,7 @@ impl Gather {
         bytes[parcel + PARCEL_BYTES..parcel + PARCEL].copy_from_slice(&size.to_le_bytes());
         let crc = crc32fast::hash(&bytes[CRC..]);
         bytes[..CRC].copy_from_slice(&crc.to_le_bytes());
-        self.count = 0;
+        (self.count, self.work) = (0, 0);
         Some(bytes)
     }
 
@@ -174,6 +183,7 @@ impl Gather {
     pub fn withdraw(&mut self) -> u32 {
         self.bytes.clear();
         self.next -= u64::from(self.count);
+        self.work = 0;
         std::mem::take(&mut self.count)
     }
 
@@ -226,6 +236,12 @@ pub fn verify(batch: &[u8]) -> Result<Parcel, BadBatch> {
     })?;
     let fits = batch.len() <= limits::BATCH_SOFT + limits::PATH_MAX + limits::VALUE_MAX + 1024;
     if sane && fits && count == parcel.count { Ok(parcel) } else { Err(BadBatch::Count) }
+}
+
+/// How many commands a batch with one parcel holds, by its own word.
+pub fn count(batch: &[u8]) -> usize {
+    let count = batch.get(HEADER + PARCEL_COUNT..HEADER + PARCEL_BYTES).and_then(|bytes| bytes.try_into().ok());
+    count.map_or(0, |bytes| u32::from_le_bytes(bytes) as usize)
 }
 
 /// One batch of all parcels of these.

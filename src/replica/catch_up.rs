@@ -295,9 +295,8 @@ impl Replica {
     pub(super) fn install(&mut self, index: u64) {
         let arrived = self.arrived.take().expect("raft restores only what has arrived");
         assert_eq!(arrived.index, index, "the snapshot that raft restores is the one that has arrived");
-        // What goes on against the present state is ended with it.
-        self.desk.finish(&mut self.machine.store);
         self.machine.succeed(arrived.machine);
+        self.desk.succeeded(&mut self.machine.store);
         self.reader = self.reader.take().map(|_| self.machine.store.pin().0);
         self.desk.wake(&mut self.machine.store);
         let old = self.snapshots.adopt(index, self.snapshots.last_bytes());

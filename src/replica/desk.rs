@@ -4,18 +4,22 @@
 //! that finds nothing, is parked with the store; a scan that would hold up the loop is put aside and goes on a slice a
 //! turn. Each parked request has a token, which the store gives back when it wakes it.
 //!
-//! Invariants: a token in the store's hands belongs to a parked request, for a session's end cancels them all; a
-//! session with full output gets no answer composed, only noted ([`Deferred`]).
+//! One write can wake any number of waits, and each can ask for a large value. So a turn takes only so many off the store, and composes
+//! only so many bytes. An answer for which there is no room in the turn, in its session's output or in the output of all is a note of
+//! a few bytes ([`Deferred`]). The sessions with notes are served in a round, an answer each. While a note waits for its turn the history
+//! is kept for it, though not for ever: a client that does not read must not make the history grow.
+//!
+//! Invariants: a token in the store's hands belongs to a parked request, for a session's end cancels them all, those of a session
+//! with very many a slice a turn; a session with full output gets no answer composed, only noted.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use slab::Slab;
-
-use super::session::{Access, Conn, Output, Pause, Sessions};
+use super::session::{Access, Conn, Pause, Sessions};
+use super::slots::Slots;
 use crate::faults::{self, Fault};
 use crate::limits;
 use crate::store::{
-    Event, Getdir, GetdirState, Glob, Kind, Lookup, Store, Wait, WaitState, WaiterId, Walk, WalkState, Woken,
+    Event, Getdir, GetdirState, Glob, Kind, Lookup, PinId, Store, Wait, WaitState, WaiterId, Walk, WalkState, Woken,
 };
 use crate::wire::{ErrCode, FLAG_DEL, FLAG_SET, Response};
 
@@ -29,6 +33,12 @@ const SCAN_BUDGET: usize = 2_000;
 const MATCH_BUDGET: usize = 50_000;
 /// Entries that one of them may visit before it is another session's turn.
 const SCAN_SLICE: usize = 250;
+/// A value costs as much of the turn's budget as another request for each so many bytes.
+const CHARGED: usize = 512;
+/// So many bytes of a path cost as much as another request.
+const PATH_CHARGED: usize = 64;
+/// So many of the requests that a session has parked are cancelled as soon as it ends.
+const CANCELS_AT_ONCE: usize = 256;
 /// What a parked request is taken to cost beside its path.
 const PARKED_OVERHEAD: usize = 256;
 
@@ -109,6 +119,90 @@ impl Deferred {
             Deferred::Read { path, .. } => path.len() + PARKED_OVERHEAD,
         }
     }
+
+    /// The revision that its answer is read at.
+    fn rev(&self) -> i64 {
+        let (Deferred::Event { rev, .. } | Deferred::Read { rev, .. }) = self;
+        *rev
+    }
+
+    /// How many bytes its answer may have.
+    fn size(&self, store: &Store, scratch: &mut Vec<u8>) -> usize {
+        match self {
+            Deferred::Event { rev, .. } => store.event(*rev, scratch).map_or(0, |event| event.value.len()),
+            Deferred::Read { op: Op::Get, path, rev, .. } => match store.lookup(path, *rev) {
+                Lookup::File { value, .. } => value.len(),
+                Lookup::Dir { .. } | Lookup::Missing => 0,
+            },
+            Deferred::Read { op: Op::Walk(_), .. } => limits::VALUE_MAX,
+            Deferred::Read { op: Op::Stat | Op::Getdir(_), .. } => 0,
+        }
+    }
+}
+
+/// What keeps the history for the notes: the revisions that they need, and a pin at the first.
+#[derive(Debug, Default)]
+struct Held {
+    /// How many notes need a revision, and since when it is kept.
+    notes: BTreeMap<i64, (usize, u64)>,
+    /// Those that are kept, and not given up.
+    kept: BTreeSet<i64>,
+    pin: Option<(PinId, i64)>,
+}
+
+impl Held {
+    /// One more note needs `rev`.
+    fn add(&mut self, store: &mut Store, rev: i64, now_ms: u64) {
+        let (count, _) = self.notes.entry(rev).or_insert((0, now_ms));
+        *count += 1;
+        if *count == 1 {
+            self.kept.insert(rev);
+            self.move_pin(store);
+        }
+    }
+
+    /// So many notes less need `rev`. The pin is moved by [`Held::move_pin`].
+    fn remove(&mut self, rev: i64) {
+        if let Some((count, _)) = self.notes.get_mut(&rev) {
+            *count -= 1;
+            if *count == 0 {
+                self.notes.remove(&rev);
+                self.kept.remove(&rev);
+            }
+        }
+    }
+
+    /// Time has passed: what was kept for long is not kept any longer.
+    fn expire(&mut self, now_ms: u64) {
+        while let Some(first) = self.kept.first()
+            && self.notes.get(first).is_none_or(|(_, since)| now_ms.saturating_sub(*since) >= limits::ANSWER_PIN_MS)
+        {
+            self.kept.pop_first();
+        }
+    }
+
+    /// Has the store keep the history from the first that is kept on.
+    fn move_pin(&mut self, store: &mut Store) {
+        let first = self.kept.first().copied();
+        if self.pin.map(|(_, at)| at) == first {
+            return;
+        }
+        let old = self.pin.take();
+        if let Some(first) = first {
+            // A pin does not go back.
+            let pin = match old {
+                Some((pin, at)) if at <= first => pin,
+                _ => store.pin().0,
+            };
+            store.pin_to(pin, first);
+            self.pin = Some((pin, first));
+        }
+        if let Some((old, _)) = old
+            && self.pin.is_none_or(|(pin, _)| pin != old)
+        {
+            store.unpin(old);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -143,12 +237,23 @@ struct Parked {
 pub struct Desk {
     /// The connections.
     pub sessions: Sessions,
-    parked: Slab<Parked>,
+    parked: Slots<Parked>,
     parked_bytes: usize,
     /// Sessions with scans that were put aside and room for their answers, each once; some may be gone.
     runnable: VecDeque<Conn>,
-    /// What is left of the turn's budget.
+    /// Sessions with deferred answers and room for them, each once; and those for whose answers the output of all has no room.
+    owed: VecDeque<Conn>,
+    crowded: VecDeque<Conn>,
+    held: Held,
+    /// What sessions have left behind that is to be cancelled: the tokens of what they had parked.
+    left: BTreeMap<Conn, Vec<usize>>,
+    /// Sessions whose waits are to be dropped, and how many of their parked requests were not looked at.
+    ending: VecDeque<(Conn, usize)>,
+    /// What is left of the turn's budgets: for requests, for bytes of answers, for those who are woken.
     budget: usize,
+    answers: usize,
+    wakes: usize,
+    now_ms: u64,
     /// Connections that found the turn's budget used up, and those that go on with the next turn.
     starved: Vec<Conn>,
     next: Vec<Conn>,
@@ -176,13 +281,32 @@ fn resolve(store: &Store, rev: Option<i64>) -> At {
 impl Desk {
     /// There is work for another turn although nothing happens.
     pub fn has_work(&self) -> bool {
-        !self.runnable.is_empty() || !self.next.is_empty()
+        !self.runnable.is_empty()
+            || !self.next.is_empty()
+            || !self.owed.is_empty()
+            || !self.left.is_empty()
+            || !self.ending.is_empty()
+            || self.sessions.is_late()
+    }
+
+    /// It is so many milliseconds after some moment of the past.
+    pub fn tick(&mut self, store: &mut Store, now_ms: u64) {
+        self.now_ms = now_ms;
+        self.sessions.set_now(now_ms);
+        self.held.expire(now_ms);
+        self.held.move_pin(store);
     }
 
     /// Begins a turn: its budget is there, and those go on that the turn before had starved. The shell lets what was
     /// submitted leave in between.
     pub fn begin_turn(&mut self) {
         self.budget = TURN_BUDGET;
+        self.answers = limits::ANSWERS_TURN;
+        self.wakes = limits::WAKES_TURN;
+        self.sessions.begin_turn();
+        if self.sessions.buffered() + limits::VALUE_MAX <= limits::OUTPUT_SOFT {
+            self.owed.append(&mut self.crowded);
+        }
         if faults::is_armed(Fault::StarvedForEver) {
             self.starved.clear();
         }
@@ -191,15 +315,31 @@ impl Desk {
         }
     }
 
-    /// Takes one request's share of the turn's budget; `false` if that is used up, and the connection paused.
-    pub fn charge(&mut self, conn: Conn) -> bool {
+    /// Answers are to be composed for clients who read.
+    pub fn owes_answers(&self) -> bool {
+        !self.owed.is_empty()
+    }
+
+    /// Answers wait until some of the output was sent.
+    pub fn is_crowded(&self) -> bool {
+        !self.crowded.is_empty()
+    }
+
+    /// Takes the share of the turn's budget that a request of so many bytes has; `false` if the budget is used up, and the connection
+    /// paused.
+    pub fn charge(&mut self, conn: Conn, bytes: usize) -> bool {
         if self.budget == 0 {
             self.sessions.pause(conn, Pause::Turn);
             self.starved.push(conn);
             return false;
         }
-        self.budget -= 1;
+        self.budget = self.budget.saturating_sub(1 + bytes / CHARGED);
         true
+    }
+
+    /// Takes off the turn's budget what it costs to find a path, or to compile a glob: there may be thousands of components in it.
+    pub fn charge_path(&mut self, path: &[u8]) {
+        self.budget = self.budget.saturating_sub(path.len() / PATH_CHARGED);
     }
 
     /// What a read may visit now.
@@ -211,9 +351,38 @@ impl Desk {
     pub fn leave(&mut self, store: &mut Store, conn: Conn) {
         let Some(session) = self.sessions.get(conn) else { return };
         let deferred = std::mem::take(&mut session.deferred);
-        self.parked_bytes -= deferred.iter().map(Deferred::cost).sum::<usize>();
-        self.cancel_all(store, conn);
+        let parked = std::mem::take(&mut session.parked);
+        for note in deferred {
+            self.parked_bytes -= note.cost();
+            self.held.remove(note.rev());
+        }
+        self.held.move_pin(store);
         self.sessions.leave(conn);
+        if !parked.is_empty() {
+            self.left.insert(conn, parked);
+            self.cancel_left(store, &mut CANCELS_AT_ONCE.clone());
+        }
+    }
+
+    /// Goes on with cancelling what sessions have left behind, and the waits of those that have ended.
+    pub fn run_cancels(&mut self, store: &mut Store) {
+        let mut budget = limits::CANCELS_TURN;
+        self.cancel_left(store, &mut budget);
+        self.cancel_waits(store, &mut budget);
+    }
+
+    fn cancel_left(&mut self, store: &mut Store, budget: &mut usize) {
+        while *budget > 0
+            && let Some(first) = self.left.first_entry()
+        {
+            match first.get().last().copied() {
+                Some(token) => {
+                    *budget -= 1;
+                    self.cancel(store, token);
+                }
+                None => drop(first.remove()),
+            }
+        }
     }
 
     /// The connection's end: no answer comes for it any more.
@@ -226,6 +395,64 @@ impl Desk {
     pub fn sent(&mut self, conn: Conn) {
         self.sessions.sent(conn);
         self.queue_scans(conn);
+        self.queue_answers(conn);
+    }
+
+    /// Puts a session with deferred answers into the round, unless it is there.
+    fn queue_answers(&mut self, conn: Conn) {
+        if let Some(session) = self.sessions.get(conn)
+            && !session.owed
+            && !session.deferred.is_empty()
+            && !session.full()
+        {
+            session.owed = true;
+            self.owed.push_back(conn);
+        }
+    }
+
+    /// Composes answers that were deferred: one of a session, one of another, until the turn's share of them is used up. Some is left
+    /// for those who are woken in this turn.
+    pub fn run_answers(&mut self, store: &mut Store) {
+        while self.answers > limits::ANSWERS_TURN / 2
+            && let Some(conn) = self.owed.pop_front()
+        {
+            let Some(session) = self.sessions.get(conn) else { continue };
+            session.owed = false;
+            let full = session.full();
+            let Some(note) = session.deferred.front().filter(|_| !full) else { continue };
+            let size = note.size(store, &mut self.path);
+            if !self.may_compose(conn, size) {
+                if let Some(session) = self.sessions.get(conn) {
+                    session.owed = true;
+                    self.crowded.push_back(conn);
+                }
+                continue;
+            }
+            let Some(note) = self.sessions.get(conn).and_then(|session| session.deferred.pop_front()) else { continue };
+            self.parked_bytes -= note.cost();
+            self.held.remove(note.rev());
+            match note {
+                Deferred::Event { tag, rev } => self.event(store, conn, tag, rev, 0),
+                Deferred::Read { tag, op, path, rev } => self.read_retained(store, conn, tag, op, &path, rev),
+            }
+            self.queue_answers(conn);
+        }
+        self.held.move_pin(store);
+    }
+
+    /// Whether an answer of so many bytes may be composed now: the turn has room for it, and the output of all. A client to whom nothing
+    /// is to be sent gets a small answer in any case.
+    fn may_compose(&mut self, conn: Conn, size: usize) -> bool {
+        let waits = self.sessions.get(conn).is_some_and(|session| session.unsent() > 0);
+        self.answers > 0
+            && (self.sessions.buffered() + size <= limits::OUTPUT_SOFT || (size <= limits::ANSWER_SMALL && !waits))
+    }
+
+    /// Takes off the turn's budget what an answer of so many bytes costs.
+    fn spend(&mut self, conn: Conn, size: usize) {
+        let is_first = self.sessions.get(conn).is_some_and(|session| !session.dirty());
+        let cost = size + limits::ANSWER_COST + if is_first { limits::SEND_COST } else { 0 };
+        self.answers = self.answers.saturating_sub(cost);
     }
 
     /// Puts a session with scans into the round, unless it is there.
@@ -242,8 +469,11 @@ impl Desk {
 
     /// The client will send no more: what it has outstanding is answered, but for waits, which are dropped.
     pub fn end(&mut self, store: &mut Store, conn: Conn) {
-        self.cancel_waits(store, conn);
+        if let Some(session) = self.sessions.get(conn) {
+            self.ending.push_back((conn, session.parked.len()));
+        }
         self.sessions.end(conn);
+        self.cancel_waits(store, &mut CANCELS_AT_ONCE.clone());
     }
 
     /// Answers a read.
@@ -284,11 +514,18 @@ impl Desk {
                     self.fail(conn, tag, ErrCode::Isdir)
                 }
                 found => {
-                    let (rev, value) = match found {
+                    let (written, value) = match found {
                         Lookup::File { rev, value } => (rev, value),
                         _ => (0, &[][..]),
                     };
-                    let response = Response { tag, rev: Some(rev), value: Some(value), ..Response::default() };
+                    if value.len() > limits::ANSWER_SMALL {
+                        if !self.may_compose(conn, value.len()) {
+                            return self.defer(store, conn, Deferred::Read { tag, op, path: path.into(), rev });
+                        }
+                        self.spend(conn, value.len());
+                    }
+                    budget = budget.saturating_sub(value.len() / CHARGED);
+                    let response = Response { tag, rev: Some(written), value: Some(value), ..Response::default() };
                     self.sessions.reply(conn, &response);
                 }
             },
@@ -313,11 +550,18 @@ impl Desk {
                 let Ok(glob) = Glob::new(path) else {
                     return self.bad_glob(conn, tag, path);
                 };
+                let large = self.may_compose(conn, limits::VALUE_MAX);
                 let answer = store.walk(&glob, rev, offset, &mut budget, &mut self.path);
-                if let Some(state) = answer_walk(&mut self.sessions, &self.path, conn, tag, answer)
-                    && self.may_park(conn, tag, path.len())
-                {
-                    self.park_scan(conn, tag, path.len(), Work::Walk(Some(state)));
+                match answer_walk(&mut self.sessions, &self.path, conn, tag, large, answer) {
+                    Walked::Answered(size) if size > limits::ANSWER_SMALL => self.spend(conn, size),
+                    Walked::Answered(_) => {}
+                    // Where it is found is remembered: finding it again costs little.
+                    Walked::TooLarge => self.defer(store, conn, Deferred::Read { tag, op, path: path.into(), rev }),
+                    Walked::More(state) => {
+                        if self.may_park(conn, tag, path.len()) {
+                            self.park_scan(conn, tag, path.len(), Work::Walk(Some(state)));
+                        }
+                    }
                 }
             }
         }
@@ -334,7 +578,8 @@ impl Desk {
         let answer = store.wait(&glob, rev, self.next_token() as u64, &mut budget);
         self.budget -= before - budget;
         match answer {
-            Wait::Event { rev } => self.event(store, conn, tag, rev),
+            // Nobody has to wait for those whom events have woken.
+            Wait::Event { rev } => self.event(store, conn, tag, rev, limits::ANSWER_SMALL),
             Wait::TooLate => self.fail(conn, tag, ErrCode::TooLate),
             Wait::Waiting(waiter) => {
                 if self.may_park(conn, tag, path.len()) {
@@ -365,22 +610,33 @@ impl Desk {
         }
     }
 
-    /// Wakes what the last applied mutation woke.
+    /// Wakes what applied mutations have woken, as many as the turn has room for: the others stay with the store.
     pub fn wake(&mut self, store: &mut Store) {
+        if self.wakes == 0 || !store.has_woken() {
+            return;
+        }
         let mut woken = std::mem::take(&mut self.woken);
-        store.take_woken(&mut woken);
+        store.take_woken(self.wakes, &mut woken);
+        self.wakes -= woken.len();
         for w in woken.drain(..) {
             let (Woken::Event { token, .. } | Woken::Revision { token, .. }) = w;
             let parked = self.unpark(usize::try_from(token).expect("a token is an index"));
+            let conn = parked.conn;
+            // It may be on its way to be cancelled.
+            if self.sessions.get(conn).is_none_or(|session| session.ended() || session.gone()) {
+                self.sessions.touch(conn);
+                continue;
+            }
             match (parked.work, w) {
                 (Work::Event(_), Woken::Event { rev, .. }) => {
-                    self.event(store, parked.conn, parked.tag, rev);
+                    self.event(store, conn, parked.tag, rev, 0);
                 }
                 (Work::Read { op, path, rev, .. }, Woken::Revision { .. }) => {
-                    if self.full(parked.conn) {
-                        self.defer(parked.conn, Deferred::Read { tag: parked.tag, op, path, rev });
+                    if self.full(conn) || self.answers == 0 {
+                        self.defer(store, conn, Deferred::Read { tag: parked.tag, op, path, rev });
                     } else {
-                        self.read_retained(store, parked.conn, parked.tag, op, &path, rev);
+                        self.spend(conn, 0);
+                        self.read_retained(store, conn, parked.tag, op, &path, rev);
                     }
                 }
                 (work, woken) => unreachable!("{woken:?} wakes {work:?}"),
@@ -394,6 +650,7 @@ impl Desk {
     pub fn run_scans(&mut self, store: &mut Store) {
         let mut budget = SCAN_BUDGET;
         while budget > 0
+            && self.answers > 0
             && let Some(conn) = self.runnable.pop_front()
         {
             let Some(session) = self.sessions.get(conn) else { continue };
@@ -414,17 +671,10 @@ impl Desk {
         }
     }
 
-    /// Ends what goes on against this state of the store, which is to be replaced by a later one.
-    pub fn finish(&mut self, store: &mut Store) {
-        while store.has_pending_matches() {
-            store.match_more(&mut usize::MAX.clone());
-        }
-        self.wake(store);
-        let scans =
-            self.parked.iter().filter(|(_, p)| matches!(p.work, Work::Wait(_) | Work::Walk(_) | Work::Getdir(_)));
-        for token in scans.map(|(token, _)| token).collect::<Vec<_>>() {
-            self.run_scan(store, token, &mut usize::MAX.clone());
-        }
+    /// The store has gone on from a later state of the same history, which knows nothing of pins. Scans go on against it.
+    pub fn succeeded(&mut self, store: &mut Store) {
+        self.held.pin = None;
+        self.held.move_pin(store);
     }
 
     fn run_scan(&mut self, store: &mut Store, token: usize, budget: &mut usize) {
@@ -440,7 +690,7 @@ impl Desk {
                         return;
                     }
                     Wait::Event { rev } => {
-                        self.event(store, conn, tag, rev);
+                        self.event(store, conn, tag, rev, 0);
                         None
                     }
                     Wait::TooLate => {
@@ -452,7 +702,14 @@ impl Desk {
             Work::Walk(state) => {
                 let state = state.take().expect("a state that is not being continued");
                 let answer = store.resume_walk(state, budget, &mut self.path);
-                answer_walk(&mut self.sessions, &self.path, conn, tag, answer).map(|s| Work::Walk(Some(s)))
+                match answer_walk(&mut self.sessions, &self.path, conn, tag, true, answer) {
+                    Walked::More(state) => Some(Work::Walk(Some(state))),
+                    Walked::Answered(size) => {
+                        self.spend(conn, size);
+                        None
+                    }
+                    Walked::TooLarge => unreachable!("an answer of any size was asked for"),
+                }
             }
             Work::Getdir(state) => {
                 let state = state.take().expect("a state that is not being continued");
@@ -474,21 +731,6 @@ impl Desk {
                 self.sessions.touch(conn);
             }
         }
-    }
-
-    /// Takes a connection's output; see [`Sessions::output`]. Deferred answers are composed first.
-    pub fn output(&mut self, store: &mut Store, conn: Conn, into: &mut Vec<u8>) -> Output {
-        while let Some(session) = self.sessions.get(conn)
-            && !session.full()
-            && let Some(deferred) = session.deferred.pop_front()
-        {
-            self.parked_bytes -= deferred.cost();
-            match deferred {
-                Deferred::Event { tag, rev } => self.event(store, conn, tag, rev),
-                Deferred::Read { tag, op, path, rev } => self.read_retained(store, conn, tag, op, &path, rev),
-            }
-        }
-        self.sessions.output(conn, into)
     }
 
     /// A request that the log has to answer is on its way.
@@ -528,27 +770,34 @@ impl Desk {
         self.sessions.get(conn).is_some_and(|s| s.full())
     }
 
-    fn defer(&mut self, conn: Conn, deferred: Deferred) {
+    fn defer(&mut self, store: &mut Store, conn: Conn, deferred: Deferred) {
         if let Some(session) = self.sessions.get(conn)
             && !session.gone()
         {
             self.parked_bytes += deferred.cost();
+            self.held.add(store, deferred.rev(), self.now_ms);
             session.deferred.push_back(deferred);
+            self.queue_answers(conn);
         }
     }
 
-    /// Answers a WAIT with the event of `rev`.
-    fn event(&mut self, store: &Store, conn: Conn, tag: Option<i32>, rev: i64) {
+    /// Answers a WAIT with the event of `rev`, now or when there is room for it. There is room in any case for a value of no more than
+    /// `at_once` bytes.
+    fn event(&mut self, store: &mut Store, conn: Conn, tag: Option<i32>, rev: i64, at_once: usize) {
         if self.full(conn) {
             if faults::is_armed(Fault::EventDropped) {
                 return;
             }
-            return self.defer(conn, Deferred::Event { tag, rev });
+            return self.defer(store, conn, Deferred::Event { tag, rev });
         }
         let mut path = std::mem::take(&mut self.path);
         match store.event(rev, &mut path) {
             None => self.fail(conn, tag, ErrCode::TooLate),
+            Some(event) if event.value.len() + 1 > at_once && !self.may_compose(conn, event.value.len()) => {
+                self.defer(store, conn, Deferred::Event { tag, rev });
+            }
             Some(Event { rev, kind, value }) => {
+                self.spend(conn, path.len() + value.len());
                 let flags = match kind {
                     Kind::Set => FLAG_SET,
                     Kind::Del => FLAG_DEL,
@@ -584,7 +833,7 @@ impl Desk {
     }
 
     fn next_token(&self) -> usize {
-        self.parked.vacant_key()
+        self.parked.vacant()
     }
 
     /// Whether one more request may be parked; if not, it is answered with the reason.
@@ -617,32 +866,37 @@ impl Desk {
     fn unpark(&mut self, token: usize) -> Parked {
         let parked = self.parked.remove(token);
         self.parked_bytes -= parked.cost;
-        let session = self.sessions.get(parked.conn).expect("a parked request has its session");
-        session.parked.swap_remove(parked.place);
-        if let Some(&moved) = session.parked.get(parked.place) {
+        let tokens = match self.sessions.get(parked.conn) {
+            Some(session) if !session.gone() => &mut session.parked,
+            _ => self.left.get_mut(&parked.conn).expect("what a session leaves behind is kept until it is cancelled"),
+        };
+        tokens.swap_remove(parked.place);
+        if let Some(&moved) = tokens.get(parked.place) {
             self.parked[moved].place = parked.place;
         }
         parked
     }
 
-    fn cancel_all(&mut self, store: &mut Store, conn: Conn) {
-        let tokens = match self.sessions.get(conn) {
-            Some(session) => session.parked.clone(),
-            None => return,
-        };
-        for token in tokens {
-            self.cancel(store, token);
-        }
-    }
-
-    /// Cancels what waits for the future; scans of the present go on.
-    fn cancel_waits(&mut self, store: &mut Store, conn: Conn) {
-        let Some(session) = self.sessions.get(conn) else { return };
-        let tokens = session.parked.clone();
-        for token in tokens {
-            if !matches!(self.parked[token].work, Work::Walk(_) | Work::Getdir(_)) {
-                self.cancel(store, token);
+    /// Goes on with dropping what waits for the future, of sessions that have ended; their scans of the present go on.
+    fn cancel_waits(&mut self, store: &mut Store, budget: &mut usize) {
+        while let Some((conn, left)) = self.ending.pop_front() {
+            // Those that were answered meanwhile have moved others to their places, but only to lower ones.
+            let count = self.sessions.get(conn).map_or(0, |session| session.parked.len());
+            let mut left = left.min(count);
+            while left > 0 {
+                if *budget == 0 {
+                    return self.ending.push_front((conn, left));
+                }
+                *budget -= 1;
+                left -= 1;
+                let token = self.sessions.get(conn).and_then(|session| session.parked.get(left).copied());
+                if let Some(token) = token
+                    && !matches!(self.parked[token].work, Work::Walk(_) | Work::Getdir(_))
+                {
+                    self.cancel(store, token);
+                }
             }
+            self.sessions.touch(conn);
         }
     }
 
@@ -654,18 +908,30 @@ impl Desk {
     }
 }
 
-/// Answers a WALK whose match is at `path`, unless it is to be continued.
+/// What became of a WALK.
+enum Walked {
+    /// It was answered, with a value of so many bytes.
+    Answered(usize),
+    /// The answer is large, and was not composed.
+    TooLarge,
+    /// It is to be continued.
+    More(WalkState),
+}
+
+/// Answers a WALK whose match is at `path`, unless it is to be continued, or its answer is large and is not to be composed.
 fn answer_walk(
     sessions: &mut Sessions,
     path: &[u8],
     conn: Conn,
     tag: Option<i32>,
+    large: bool,
     answer: Walk<'_>,
-) -> Option<WalkState> {
+) -> Walked {
     let response = match answer {
-        Walk::More(state) => return Some(state),
+        Walk::More(state) => return Walked::More(state),
         Walk::Range => Response::error(tag, ErrCode::Range, None),
         Walk::TooLate => Response::error(tag, ErrCode::TooLate, None),
+        Walk::Found { value, .. } if value.len() > limits::ANSWER_SMALL && !large => return Walked::TooLarge,
         Walk::Found { rev, value } => Response {
             tag,
             flags: Some(FLAG_SET),
@@ -676,5 +942,5 @@ fn answer_walk(
         },
     };
     sessions.reply(conn, &response);
-    None
+    Walked::Answered(response.value.map_or(0, <[u8]>::len))
 }

@@ -166,14 +166,15 @@ impl Forward {
 
     /// What is to be proposed next, as one batch: `propose` says whether it was taken.
     pub fn propose(&mut self, propose: impl FnOnce(Bytes) -> bool) {
-        let mut size = 0;
+        let (mut size, mut commands) = (0, 0);
         let count = self
             .inbox
             .iter()
             .take_while(|batch| {
                 let first = size == 0;
                 size += batch.len();
-                first || size <= limits::BATCH_SOFT
+                commands += batch::count(batch);
+                first || (size <= limits::BATCH_SOFT && commands <= limits::BATCH_WORK)
             })
             .count();
         if count == 0 {

@@ -410,8 +410,15 @@ impl Group {
     pub fn take_installed(&mut self) -> Option<(u64, u64)> {
         let (index, term) = self.installed.take()?;
         (self.applied, self.applied_term) = (index, term);
+        // It covers what was committed before it and not applied.
+        self.committed.retain(|entry| entry.index > index);
         self.node.advance_apply_to(index);
         Some((index, term))
+    }
+
+    /// Whether committed entries are to be applied.
+    pub fn has_committed(&self) -> bool {
+        !self.committed.is_empty()
     }
 
     /// The next committed entry, to be applied now.

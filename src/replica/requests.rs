@@ -65,6 +65,7 @@ impl Replica {
             return true;
         }
         let (path, rev) = (request.path, request.rev);
+        self.desk.charge_path(path.unwrap_or_default());
         match verb {
             Verb::Set | Verb::Del | Verb::Nop => return self.mutation(conn, verb, request),
             Verb::Rev => {

@@ -3,6 +3,9 @@
 //! Back-pressure lives here: a session whose output is over [`OUTPUT_HIGH`] takes no further request until it has been
 //! sent, and answers that come without a request of the moment (events, reads of a future revision) are kept as a few
 //! bytes and composed when there is room. So a client that does not read costs no more than that.
+//!
+//! A client's output is handed out in pieces, and so many bytes of large outputs a turn: handing them to the kernel takes the loop's
+//! time. What is for peers is handed out first, and whole.
 
 use std::collections::VecDeque;
 
@@ -10,11 +13,12 @@ use slab::Slab;
 
 use super::desk::Deferred;
 use crate::faults::{self, Fault};
+use crate::limits;
 use crate::wire::Response;
 
 /// Output, in bytes, from which on a session takes no further request. One answer (at most a value of 1 MiB) may
 /// still exceed it.
-pub const OUTPUT_HIGH: usize = 256 << 10;
+pub const OUTPUT_HIGH: usize = limits::OUTPUT_PIECE;
 
 /// A connection, for as long as it lives. A number is not used again, so a late answer meets nobody, never somebody
 /// else.
@@ -39,9 +43,13 @@ pub struct Session {
     serial: u64,
     /// What it may do now.
     pub access: Access,
+    /// Output, of which the first `taken` bytes were handed out.
     out: Vec<u8>,
-    /// Bytes that were taken and are being sent.
+    taken: usize,
+    /// Bytes that were handed out last and are being sent.
     sending: usize,
+    /// When the last of it was handed out or had been sent.
+    progress_ms: u64,
     dirty: bool,
     /// Tokens of its parked requests; a parked request knows its place here.
     pub parked: Vec<usize>,
@@ -51,6 +59,8 @@ pub struct Session {
     pub scans: VecDeque<usize>,
     /// It is in the desk's round of sessions with scans.
     pub queued: bool,
+    /// It is in the desk's round of sessions with deferred answers.
+    pub owed: bool,
     /// Mutations that are not answered yet.
     pub unanswered: usize,
     paused: Option<Pause>,
@@ -81,12 +91,27 @@ impl Session {
 
     /// The output is so large that it must be sent before more is added.
     pub fn full(&self) -> bool {
-        self.out.len() >= OUTPUT_HIGH
+        self.waiting() >= OUTPUT_HIGH
+    }
+
+    /// The client will send no more.
+    pub fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// There is output that the shell was not told of before.
+    pub fn dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Bytes of output that were not handed out.
+    fn waiting(&self) -> usize {
+        self.out.len() - self.taken
     }
 
     /// Bytes of output that are waiting or being sent.
     pub fn unsent(&self) -> usize {
-        self.out.len() + self.sending
+        self.waiting() + self.sending
     }
 
     fn finished(&self) -> bool {
@@ -111,6 +136,13 @@ pub struct Sessions {
     slab: Slab<Session>,
     serial: u64,
     dirty: Vec<Conn>,
+    /// The same of peers, who come first.
+    dirty_peers: Vec<Conn>,
+    /// Those for whose output this turn has no room.
+    late: Vec<Conn>,
+    /// Bytes of large outputs that were handed out in this turn.
+    handed: usize,
+    now_ms: u64,
     resumed: Vec<Conn>,
     aborted: Vec<Conn>,
     buffered: usize,
@@ -125,12 +157,15 @@ impl Sessions {
             serial,
             access,
             out: Vec::new(),
+            taken: 0,
             sending: 0,
+            progress_ms: 0,
             dirty: false,
             parked: Vec::new(),
             deferred: VecDeque::new(),
             scans: VecDeque::new(),
             queued: false,
+            owed: false,
             unanswered: 0,
             paused: None,
             ended: false,
@@ -172,6 +207,31 @@ impl Sessions {
         Some(Conn { slot, serial: session.serial })
     }
 
+    /// Of the clients' connections that have taken nothing of their output for long, the one with the most.
+    pub fn stuck(&self) -> Option<Conn> {
+        let is_stuck = |s: &Session| {
+            !s.peer && s.sending > 0 && self.now_ms.saturating_sub(s.progress_ms) >= limits::OUTPUT_PATIENCE_MS
+        };
+        let (slot, session) = self.slab.iter().filter(|(_, s)| is_stuck(s)).max_by_key(|(_, s)| s.unsent())?;
+        Some(Conn { slot, serial: session.serial })
+    }
+
+    /// It is so many milliseconds after some moment of the past.
+    pub fn set_now(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+    }
+
+    /// Begins a turn, in which so much output may be handed out again.
+    pub fn begin_turn(&mut self) {
+        self.handed = 0;
+        self.dirty.append(&mut self.late);
+    }
+
+    /// Output waits for the next turn.
+    pub fn is_late(&self) -> bool {
+        !self.late.is_empty()
+    }
+
     /// Adds an answer to a connection's output; one that is gone is ignored.
     pub fn reply(&mut self, conn: Conn, response: &Response<'_>) {
         self.append(conn, |out| response.encode(out));
@@ -192,7 +252,7 @@ impl Sessions {
         }
         if !session.dirty {
             session.dirty = true;
-            self.dirty.push(conn);
+            if session.peer { &mut self.dirty_peers } else { &mut self.dirty }.push(conn);
         }
     }
 
@@ -224,27 +284,53 @@ impl Sessions {
         into.append(&mut self.aborted);
     }
 
-    /// Moves the output into `into`, which must be empty and whose room is used for the next.
+    /// Moves output into `into`, which must be empty and whose room is used for the next. What is large is moved a piece at a time,
+    /// and when the turn's share of that is used up the connection is among those to look at in the next one.
     pub fn output(&mut self, conn: Conn, into: &mut Vec<u8>) -> Output {
-        let Some(session) = self.get(conn) else {
+        let Some(session) = self.slab.get_mut(conn.slot).filter(|s| s.serial == conn.serial) else {
             return Output::Finish;
         };
         session.dirty = false;
         if session.finished() {
             return Output::Finish;
         }
-        if session.out.is_empty() {
+        let waiting = session.waiting();
+        if waiting == 0 {
             return Output::Nothing;
         }
-        std::mem::swap(&mut session.out, into);
+        if !session.peer && waiting > limits::ANSWER_SMALL {
+            if self.handed >= limits::OUTPUT_TURN {
+                session.dirty = true;
+                self.late.push(conn);
+                return Output::Nothing;
+            }
+            self.handed += waiting.min(limits::OUTPUT_PIECE);
+        }
+        if session.taken == 0 && (session.peer || waiting <= limits::OUTPUT_PIECE) {
+            std::mem::swap(&mut session.out, into);
+        } else {
+            let end = session.taken + waiting.min(limits::OUTPUT_PIECE);
+            into.extend_from_slice(&session.out[session.taken..end]);
+            session.taken = end;
+            if end == session.out.len() {
+                (session.out, session.taken) = (Vec::new(), 0);
+            } else if end > session.out.len() / 2 {
+                // What was handed out is dropped before it can gather.
+                session.out.drain(..end);
+                session.taken = 0;
+            }
+        }
         session.sending += into.len();
+        session.progress_ms = self.now_ms;
         Output::Send
     }
 
     /// The output last taken has been sent: its memory is free, and the connection may go on.
     pub fn sent(&mut self, conn: Conn) {
+        let now = self.now_ms;
         if let Some(session) = self.get(conn) {
             let sent = std::mem::take(&mut session.sending);
+            session.progress_ms = now;
             if !session.peer {
                 self.buffered -= sent;
             }
@@ -256,7 +342,8 @@ impl Sessions {
     pub fn leave(&mut self, conn: Conn) {
         let Some(session) = self.get(conn) else { return };
         session.gone = true;
-        let unsent = std::mem::take(&mut session.out).len();
+        let unsent = session.waiting();
+        (session.out, session.taken) = (Vec::new(), 0);
         if !session.peer {
             self.buffered -= unsent;
         }
@@ -281,8 +368,9 @@ impl Sessions {
         }
     }
 
-    /// Connections with something to look at since the last call.
+    /// Connections with something to look at since the last call: the links of peers first, for what they bring must not wait.
     pub fn take_dirty(&mut self, into: &mut Vec<Conn>) {
+        into.append(&mut self.dirty_peers);
         into.append(&mut self.dirty);
     }
 

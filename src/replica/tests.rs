@@ -65,6 +65,15 @@ fn wait(tag: i32, path: &str, rev: i64) -> Request<'_> {
     Request { path: Some(path.as_bytes()), rev: Some(rev), ..request(Verb::Wait, tag) }
 }
 
+/// Where the last whole frame ends.
+fn whole(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while let Ok(frame::Split::Whole { consumed, .. }) = frame::split(&bytes[at..]) {
+        at += consumed;
+    }
+    at
+}
+
 impl Node {
     /// A node that has made itself known.
     fn new(history: u64) -> Node {
@@ -111,6 +120,15 @@ impl Node {
     fn answers(&mut self, conn: Conn) -> (Vec<Answer>, Output) {
         let mut bytes = Vec::new();
         let output = self.replica.output(conn, &mut bytes);
+        // What is large comes in pieces.
+        while matches!(frame::split(&bytes[whole(&bytes)..]), Ok(frame::Split::Partial { needed: Some(_) })) {
+            let mut more = Vec::new();
+            self.replica.sent(conn);
+            if self.replica.output(conn, &mut more) == Output::Nothing {
+                self.replica.turn();
+            }
+            bytes.append(&mut more);
+        }
         let mut rest = &bytes[..];
         let mut answers = Vec::new();
         while let frame::Split::Whole { body, consumed } = frame::split(rest).unwrap() {
@@ -245,12 +263,14 @@ fn the_events_of_a_client_that_does_not_read_take_no_memory() {
         assert!(answers.iter().all(|a| a.value.as_ref().unwrap().len() == big.len()));
         tags.extend(answers.iter().map(|a| a.tag.unwrap()));
         node.replica.sent(conn);
+        node.replica.turn();
+        assert!(node.replica.buffered() <= session::OUTPUT_HIGH + limits::VALUE_MAX + 100);
     }
     assert_eq!(tags, (0..1000).collect::<Vec<_>>());
 }
 
-/// An event that fell out of the history while its client did not read cannot be told any more: the client must hear
-/// that, not silence, and not another event.
+/// An event that fell out of the history while its client did not read for long cannot be told any more: the client must hear
+/// that, not silence, and not another event; and the history must not be kept for it for ever.
 #[test]
 fn an_event_that_is_gone_before_it_could_be_sent_is_too_late() {
     let mut node = Node::new(5);
@@ -259,13 +279,168 @@ fn an_event_that_is_gone_before_it_could_be_sent_is_too_late() {
     node.send(conn, &[wait(1, "/big", next), wait(2, "/big", next)]);
     let other = node.replica.open();
     node.call(other, set(0, "/big", -1, &vec![1; limits::VALUE_MAX]));
+    node.replica.tick(limits::ANSWER_PIN_MS);
     for tag in 1..20 {
         node.call(other, set(tag, "/x", -1, b""));
     }
     let (first, _) = node.answers(conn);
     assert_eq!((first.len(), first[0].tag, first[0].err), (1, Some(1), None));
+    node.replica.sent(conn);
+    node.settle();
     let (second, _) = node.answers(conn);
     assert_eq!((second.len(), second[0].tag, second[0].err), (1, Some(2), Some(ErrCode::TooLate.code())));
+}
+
+/// A node, a large value, and so many connections that wait for it.
+fn many_wait(history: u64, readers: usize) -> (Node, Vec<Conn>, Vec<u8>) {
+    let mut node = Node::new(history);
+    let next = node.replica.revision() + 1;
+    let conns: Vec<_> = (0..readers).map(|_| node.replica.open()).collect();
+    for conn in &conns {
+        node.send(*conn, &[wait(1, "/big", next)]);
+    }
+    (node, conns, vec![7; limits::VALUE_MAX])
+}
+
+/// One write of a large file for which many wait held up everybody for as long as it took to answer them all. Each turn
+/// composes and hands out a few megabytes, the requests of others are answered in the turn in which they come, and the burst is
+/// nobody's fault: no connection is closed for it.
+#[test]
+fn one_write_that_many_wait_for_is_answered_in_slices() {
+    let (mut node, conns, big) = many_wait(100, 40);
+    let (writer, other) = (node.replica.open(), node.replica.open());
+    node.send(writer, &[set(0, "/big", -1, &big)]);
+    node.replica.turn();
+    let write = node.replica.next_write().unwrap();
+    node.replica.written(write);
+    let (mut got, mut turns) = (vec![0; conns.len()], 0);
+    loop {
+        let before = node.replica.buffered();
+        node.replica.turn();
+        turns += 1;
+        assert!(node.replica.buffered() - before <= limits::ANSWERS_TURN + limits::VALUE_MAX + 10_000);
+        node.send(other, &[request(Verb::Rev, 2)]);
+        assert_eq!(node.answers(other).0.len(), 1, "others are answered at once");
+        node.replica.sent(other);
+        let mut handed = 0;
+        for (conn, got) in conns.iter().zip(&mut got) {
+            let mut bytes = Vec::new();
+            while node.replica.output(*conn, &mut bytes) == Output::Send {
+                node.replica.sent(*conn);
+                handed += bytes.len();
+                *got += bytes.len();
+                bytes.clear();
+            }
+        }
+        assert!(handed <= limits::OUTPUT_TURN + limits::OUTPUT_PIECE, "a turn hands out {handed}");
+        assert_eq!(node.replica.over_output_limit(), None);
+        if !node.replica.has_work() {
+            break;
+        }
+    }
+    assert!(turns >= 20, "{turns}");
+    assert!(got.iter().all(|got| *got > big.len()), "all have been answered: {got:?}");
+}
+
+/// Those who wait for their turn must not pay for it: while the server is busy with a burst of its own the history may move on
+/// beyond the event.
+#[test]
+fn an_event_is_kept_for_those_whose_turn_has_not_come() {
+    let (mut node, conns, big) = many_wait(3, 40);
+    let writer = node.replica.open();
+    for i in 0..10 {
+        let (path, value) = if i == 0 { ("/big", &big[..]) } else { ("/x", &b""[..]) };
+        node.send(writer, &[set(i, path, -1, value)]);
+        node.replica.turn();
+        while let Some(write) = node.replica.next_write() {
+            node.replica.written(write);
+        }
+    }
+    node.settle();
+    for conn in conns {
+        node.replica.turn();
+        let (answers, _) = node.answers(conn);
+        assert_eq!(answers.iter().map(|a| a.value.as_ref().map(Vec::len)).collect::<Vec<_>>(), [Some(big.len())]);
+    }
+    node.answers(writer);
+    for tag in 0..10 {
+        node.call(writer, request(Verb::Nop, tag));
+    }
+    let store = &node.replica.machine.store;
+    assert_eq!(store.revision() - store.first_revision() + 1, 3, "and is trimmed when they were served");
+}
+
+/// A hundred thousand waits of one connection, woken by one write, or cancelled by its end: so many a turn.
+#[test]
+fn waits_are_woken_and_cancelled_in_slices() {
+    for ends in [false, true] {
+        let mut node = Node::new(100);
+        let conn = node.replica.open();
+        let next = node.replica.revision() + 1;
+        for first in (0..100_000).step_by(1_000) {
+            let waits: Vec<_> = (first..first + 1_000).map(|tag| wait(tag, "/a", next)).collect();
+            assert_eq!(node.send(conn, &waits).then, Then::More { needed: None });
+            node.replica.turn();
+        }
+        let other = node.replica.open();
+        if ends {
+            node.replica.close(conn);
+        } else {
+            node.send(other, &[set(0, "/a", 0, b"x")]);
+            node.replica.turn();
+            let write = node.replica.next_write().unwrap();
+            node.replica.written(write);
+        }
+        let mut answered = 0;
+        while node.replica.machine.store.waiters() > 0 || node.replica.has_work() {
+            let before = node.replica.desk.parked();
+            node.replica.turn();
+            assert!(before - node.replica.desk.parked() <= limits::WAKES_TURN.max(limits::CANCELS_TURN));
+            if !ends {
+                let (answers, output) = node.answers(conn);
+                answered += answers.len();
+                if output == Output::Send {
+                    node.replica.sent(conn);
+                }
+            }
+        }
+        assert_eq!(node.replica.desk.parked(), 0);
+        assert!(ends || answered == 100_000, "{answered}");
+    }
+}
+
+/// Answers wait for room that only clients take who do not read: those are closed, one after the other, and nobody who reads.
+#[test]
+fn whoever_takes_nothing_makes_room_for_those_who_wait() {
+    let most = limits::OUTPUT_SOFT / limits::VALUE_MAX;
+    let (mut node, conns, big) = many_wait(100, most + 10);
+    let writer = node.replica.open();
+    node.call(writer, set(0, "/big", -1, &big));
+    assert!(node.replica.buffered() <= limits::OUTPUT_SOFT, "{}", node.replica.buffered());
+    // All have been handed something, and the last ten nothing.
+    let mut bytes = Vec::new();
+    for conn in &conns {
+        node.replica.turn();
+        bytes.clear();
+        node.replica.output(*conn, &mut bytes);
+    }
+    assert_eq!(node.replica.over_output_limit(), None, "they have time to read");
+    node.replica.tick(limits::OUTPUT_PATIENCE_MS - 1);
+    let reads = conns[0];
+    node.replica.sent(reads);
+    bytes.clear();
+    assert_eq!(node.replica.output(reads, &mut bytes), Output::Send);
+    node.replica.tick(limits::OUTPUT_PATIENCE_MS);
+    let mut closed = 0;
+    while let Some(conn) = node.replica.over_output_limit() {
+        assert_ne!(conn, reads);
+        node.replica.close(conn);
+        node.settle();
+        closed += 1;
+    }
+    assert!((1..=20).contains(&closed), "{closed}");
+    let last = *conns.last().unwrap();
+    assert_eq!(node.answers(last).0.len(), 1);
 }
 
 /// A client that pipelines reads of a large file without reading the answers is paused, and goes on when it reads.
@@ -287,6 +462,7 @@ fn a_client_that_does_not_read_is_paused_and_goes_on() {
         answered += node.answers(conn).0.len();
         let mut resumed = Vec::new();
         node.replica.sent(conn);
+        node.replica.turn();
         node.replica.take_resumed(&mut resumed);
         assert_eq!(resumed.is_empty(), receipt.then != Then::Paused);
     }
@@ -317,6 +493,40 @@ fn a_writer_that_is_faster_than_the_disk_is_paused() {
         }
     }
     assert_eq!(used, bytes.len());
+}
+
+/// Applying a batch holds up everybody: one of the smallest writes, or of the deepest paths, must not hold as many as fit into
+/// its bytes.
+#[test]
+fn a_batch_holds_a_bounded_amount_of_work() {
+    let mut node = Node::new(10);
+    let conn = node.replica.open();
+    let deep = "/a".repeat(limits::PATH_MAX / 2);
+    let nop = request(Verb::Nop, 1);
+    for (request, most) in [
+        (nop, limits::BATCH_WORK),
+        (set(1, &deep, -1, b""), limits::BATCH_WORK / (limits::PATH_MAX / limits::WORK_PATH)),
+    ] {
+        let mut bytes = Vec::new();
+        (0..most + 1_000).for_each(|_| request.encode(&mut bytes));
+        let mut used = 0;
+        // Nothing is written meanwhile: the batch gathers for as long as it takes more.
+        loop {
+            let receipt = node.replica.receive(conn, &bytes[used..]);
+            used += receipt.consumed;
+            node.replica.desk.begin_turn();
+            if receipt.consumed == 0 {
+                break;
+            }
+        }
+        let taken = used / request.frame_len();
+        assert!((most / 2..=most).contains(&taken), "{taken}");
+        node.settle();
+        let mut resumed = Vec::new();
+        node.replica.take_resumed(&mut resumed);
+        node.answers(conn);
+        node.replica.sent(conn);
+    }
 }
 
 /// A walk far into a large tree must not hold up the commits of others: it goes on a slice a turn.

@@ -7,7 +7,7 @@ use crate::common::cluster::*;
 use crate::common::history::{Call, Load, Watch, check, slowest, untroubled};
 use crate::common::wire::*;
 use crate::common::{Random, eventually};
-use doozer::limits::SNAPSHOT_AFTER;
+use doozer::limits::{SNAPSHOT_AFTER, VALUE_MAX};
 use doozer::wire::Verb;
 
 // ---- the fire drill ----
@@ -364,4 +364,36 @@ fn a_minority_goes_on_or_a_majority_stops() {
     calls.extend(load.stop());
     assert_eq!(c.ask(&get("/never")), "rev=0 value=\"\"");
     check(&calls, &cluster);
+}
+
+/// One write of a large file for which hundreds wait. To answer them took the leader longer than an election, and closed readers that
+/// had done nothing wrong: all get the event, and the leader stays what it is.
+#[test]
+fn a_write_that_hundreds_wait_for_costs_the_leader_its_place() {
+    let _turn = together();
+    let cluster = Cluster::new(3).up(3);
+    let leader = cluster.leader();
+    let elections = || (0..3).map(|node| cluster.stderr(node).matches("this node leads").count()).sum::<usize>();
+    let (before, value) = (elections(), vec![b'v'; VALUE_MAX]);
+    let now = cluster.connect(leader).put("/large", b"small yet");
+    let mut readers: Vec<Vec<Client>> = (0..6).map(|_| (0..50).map(|_| cluster.connect(leader)).collect()).collect();
+    for reader in readers.iter_mut().flatten() {
+        reader.send(&wait("/large", now + 1));
+        // What is behind it is answered, so it is registered.
+        assert_eq!(reader.ask(&bare(Verb::Access).tag(1)), "tag=1");
+    }
+    let reading: Vec<_> = readers
+        .into_iter()
+        .map(|readers| {
+            std::thread::spawn(move || {
+                readers.into_iter().map(|mut reader| reader.recv().revision()).collect::<Vec<_>>()
+            })
+        })
+        .collect();
+    let made = cluster.connect(leader).put("/large", &value);
+    for reading in reading {
+        assert_eq!(reading.join().unwrap(), [made; 50], "everybody gets the event");
+    }
+    assert_eq!((cluster.leader(), elections()), (leader, before), "nobody else was elected");
+    assert!(!cluster.stderr(leader).contains("closed a connection"), "nobody was closed");
 }
