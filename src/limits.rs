@@ -141,6 +141,31 @@ const _: () = assert!(BATCH_MAX + BATCH_MAX / 2 <= WRITE_MAX && WRITE_MAX.is_mul
 // A segment is not mostly spent on what a large write leaves free at its end.
 const _: () = assert!(SEGMENT >= 8 * WRITE_MAX as u64);
 
+// ---- a disk that does not answer, in milliseconds ----
+
+/// After so long a write of the log that has not ended makes the others not rely on this node.
+pub const DISK_SLOW_MS: u64 = 500;
+/// After so long a leader hands over, if a majority of the others is well.
+pub const DISK_HAND_OVER_MS: u64 = 750;
+/// After so long the operator is told.
+pub const DISK_SAID_MS: u64 = 1_000;
+/// After so long new writes are refused.
+pub const DISK_REFUSED_MS: u64 = 2_000;
+/// After so long a segment or a part of a snapshot that is being written counts as stuck: they are large.
+pub const DISK_FILE_MS: u64 = 10_000;
+/// A disk that has been well for so long is said to be.
+pub const DISK_WELL_MS: u64 = 2_000;
+
+// Whom a leader could hand over to has said by then whether its own disk is stuck, and a disk that does one slow write after the
+// other is not said to be well in between.
+const _: () = assert!(DISK_SLOW_MS < DISK_HAND_OVER_MS && DISK_HAND_OVER_MS < DISK_SAID_MS);
+const _: () = assert!(DISK_SAID_MS <= DISK_REFUSED_MS && DISK_SAID_MS < DISK_WELL_MS);
+
+// ---- stopping, in milliseconds ----
+
+/// How long a node that is to stop waits for others that are catching up, if too few would be left without them.
+pub const STOP_CATCH_UP_MS: u64 = 10_000;
+
 // ---- snapshots ----
 
 /// A snapshot is taken when the log since the last one has this size, and that of the last snapshot.

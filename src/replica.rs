@@ -13,9 +13,9 @@
 //! [`forward`] (to whom, and how often), [`group`] and [`entries`] (raft), [`machine`] and [`members`] (what is applied), [`snapshot`] (the
 //! state, to a file and back), [`rebuild`] (the state, from the disk), [`boot`] (what a start does with the data), `introduce` (what it says of itself). For the cluster: [`mesh`] and
 //! [`routes`] (links), `peers` (what comes over them), `quorum` (who leads, and whether writes are taken), [`membership`] and
-//! `stewardship` (what the leader does about the members), [`transfer`], `catch_up` and `backoff` (snapshots to peers), [`join`] (how a node gets
-//! its raft id). Beside all of it: [`stages`]
-//! (where the time of a commit goes) and `figures` (what is told of it).
+//! `stewardship` (what the leader does about the members), `disk_watch` and `readiness` (whether the others can rely on this node),
+//! [`transfer`], `catch_up` and `backoff` (snapshots to peers), [`join`] (how a node gets its raft id). Beside all of it: [`stages`] (where the time
+//! of a commit goes) and `figures` (what is told of it).
 //!
 //! Invariants:
 //! * nothing is answered before what it promises is durable: the log says what is ([`crate::log::Durable`]), and only
@@ -28,6 +28,7 @@ pub mod batch;
 pub mod boot;
 mod catch_up;
 pub mod desk;
+mod disk_watch;
 pub mod entries;
 mod figures;
 pub mod forward;
@@ -40,6 +41,7 @@ pub mod membership;
 pub mod mesh;
 mod peers;
 mod quorum;
+mod readiness;
 pub mod rebuild;
 mod requests;
 pub mod routes;
@@ -57,16 +59,20 @@ use raft::eraftpb::{Entry, EntryType, HardState};
 use backoff::Backoff;
 use batch::{Gather, Origin};
 use desk::{Desk, Secrets};
+use disk_watch::{DiskWatch, Work};
 use forward::Forward;
 use group::{Group, Persist, change_of};
 use introduce::Introduced;
 use machine::Machine;
 use mesh::{Me, Mesh, Timing};
+use quorum::Urgent;
+use readiness::Readiness;
 use requests::{Asker, Pending, answer};
 use session::Pause;
 pub use session::{Access, Conn, Output};
 use stages::{Stages, Stopwatch};
 pub use stewardship::Standing;
+use stewardship::Stopping;
 use transfer::Sending;
 
 use crate::faults::{self, Fault};
@@ -252,22 +258,30 @@ pub struct Replica {
     heard: BTreeMap<u64, u64>,
     /// The term that this node leads, once it sees to the members.
     led: Option<u64>,
-    /// The leader of this term is gone since this tick, and another is to be elected at once.
-    urgent: Option<(u64, u64)>,
+    /// The leader is gone, and another is to be elected at once.
+    urgent: Option<Urgent>,
     /// The tick in which this node last stood for that.
     stood: Option<u64>,
     /// Since when no majority is in reach, and no leader.
     lost_since: Option<u64>,
     leaderless_since: Option<u64>,
-    /// Writes are refused.
+    /// Writes are refused: there is no quorum.
     closed: bool,
+    /// A majority was in reach, or a leader known, since the start.
+    met: bool,
+    /// Writes are refused: the disk is stuck.
+    disk_stuck: bool,
+    disk: DiskWatch,
+    /// When the disk was last slow.
+    disk_slow_ms: u64,
+    /// Nodes that say that their disk is stuck: since when, and whether the operator knows.
+    stuck_peers: BTreeMap<u64, (u64, bool)>,
+    readiness: Readiness,
     /// Leader and term, as last said.
     told_leader: (u64, u64),
     standing: Option<Standing>,
-    stopping: bool,
+    stopping: Option<Stopping>,
     fate: Option<Fate>,
-    /// Since when a write of the log is under way.
-    writing_since: Option<u64>,
     /// Files that are of no use any more.
     removals: Vec<String>,
     /// Lines for the operator.
@@ -344,11 +358,16 @@ impl Replica {
             lost_since: None,
             leaderless_since: None,
             closed: false,
+            met: false,
+            disk_stuck: false,
+            disk: DiskWatch::default(),
+            disk_slow_ms: 0,
+            stuck_peers: BTreeMap::new(),
+            readiness: Readiness::Unknown,
             told_leader: (0, 0),
             standing: None,
-            stopping: false,
+            stopping: None,
             fate: None,
-            writing_since: None,
             removals: Vec::new(),
             lines: Vec::new(),
             reader: None,
@@ -396,6 +415,11 @@ impl Replica {
     /// The revision at which this boot began to serve, before it wrote anything.
     pub fn recovered_revision(&self) -> i64 {
         self.recovered_revision
+    }
+
+    /// How many entries of the log are not known to be committed: they are applied when a majority confirms them.
+    pub fn unconfirmed(&self) -> u64 {
+        self.group.last_index().saturating_sub(self.group.applied())
     }
 
     /// The raft ids of the members, as of what is applied here.
@@ -597,6 +621,7 @@ impl Replica {
         self.send_chunks();
         self.see_to_receiving();
         self.advance();
+        self.see_to_readiness();
         self.tell_leader();
     }
 
@@ -694,6 +719,7 @@ impl Replica {
                 self.group.applied_all(keep, hold);
             }
             for (context, index) in self.group.take_read_states(self.origin) {
+                self.learn_committed(context, index);
                 while let Some((asked, _, syncs)) = self.asked.pop_front_if(|(c, ..)| *c <= context) {
                     if asked == context {
                         self.reading.push_back((index, syncs));
@@ -708,6 +734,9 @@ impl Replica {
                     let rev = Some(self.machine.store.revision());
                     self.desk.answered(conn, &Response { tag, rev, ..Response::default() });
                 }
+            }
+            if self.disk_stuck {
+                self.refuse_syncs();
             }
             if !applied && !self.group.has_more() {
                 break;
@@ -766,11 +795,13 @@ impl Replica {
         for heard in self.heard.values_mut() {
             *heard += stalled;
         }
+        self.disk.stalled(stalled);
         if now_ms / tick_ms > self.ticks {
             self.ticks = now_ms / tick_ms;
             self.mesh.tick(&mut self.desk.sessions, &self.machine.members, now_ms, stalled);
             self.group.tick();
             self.watch_leader();
+            self.watch_disks();
             self.watch_quorum();
             self.see_to_members();
             self.see_to_sending();
@@ -784,7 +815,7 @@ impl Replica {
             self.next_pulse_ms = now_ms.saturating_add(self.config.pulse_ms);
             let path = format!("/ctl/node/{}/applied", self.config.id);
             let rev = self.machine.store.revision().to_string();
-            if !self.closed {
+            if !self.is_closed() {
                 self.put(&path, &rev);
             }
         }
@@ -802,7 +833,7 @@ impl Replica {
         let write = self.log.next_write()?;
         self.stages.submitted(write.blocks.len());
         self.writing = true;
-        self.writing_since = Some(self.now_ms);
+        self.disk.begin(Work::Write, self.now_ms);
         Some(write)
     }
 
@@ -811,10 +842,16 @@ impl Replica {
         self.stages.written();
         let durable = self.log.written(write);
         self.writing = false;
-        self.writing_since = None;
+        self.disk_has_done(Work::Write);
         self.group.persisted(durable);
         // A segment that was being sealed may have had no room for them.
         self.resume_stalled();
+    }
+
+    /// The disk has ended something. Writes are taken again at once if that was what they waited for.
+    fn disk_has_done(&mut self, work: Work) {
+        self.disk.end(work, self.now_ms);
+        self.disk_stuck &= self.disk.is_stuck(self.now_ms);
     }
 
     /// Whether a segment is to be made ready: see [`Replica::next_prepare`].
@@ -824,17 +861,23 @@ impl Replica {
 
     /// A segment to be made ready for when the current one is full.
     pub fn next_prepare(&mut self) -> Option<log::Prepare> {
-        self.log.wants_segment()
+        let prepare = self.log.wants_segment();
+        if prepare.is_some() {
+            self.disk.begin(Work::Segment, self.now_ms);
+        }
+        prepare
     }
 
     /// The segment of a generation is ready, durably.
     pub fn prepared(&mut self, generation: u64) {
+        self.disk_has_done(Work::Segment);
         self.log.prepared(generation);
         self.resume_stalled();
     }
 
     /// A segment could not be made ready, for want of space.
     pub fn prepare_failed(&mut self, generation: u64) {
+        self.disk_has_done(Work::Segment);
         self.log.prepare_failed(generation);
         self.resume_stalled();
     }
@@ -911,16 +954,22 @@ impl Replica {
 
     /// The next part of the snapshot that is being taken.
     pub fn next_snapshot_part(&mut self) -> snapshot::Part {
-        self.snapshots.next_part(&mut self.machine.store)
+        let part = self.snapshots.next_part(&mut self.machine.store);
+        if matches!(part, snapshot::Part::Write(_) | snapshot::Part::Nothing) {
+            self.disk.begin(Work::Snapshot, self.now_ms);
+        }
+        part
     }
 
     /// A part is written, though not yet durable.
     pub fn snapshot_part_written(&mut self, part: log::SnapshotWrite) {
+        self.disk_has_done(Work::Snapshot);
         self.snapshots.written(part);
     }
 
     /// The snapshot is durable under its name. Returns the name of a file that is of no use any more.
     pub fn snapshot_done(&mut self) -> Option<String> {
+        self.disk_has_done(Work::Snapshot);
         let old = self.snapshots.done(&mut self.machine.store);
         self.log.release(self.snapshots.last());
         self.arrive();
@@ -930,6 +979,7 @@ impl Replica {
     /// The snapshot could not be written, for want of space. Whether it was this node's own: one that is being received is reported
     /// to its sender, and comes again when there is room, see [`Replica::needs_room`].
     pub fn snapshot_failed(&mut self) -> bool {
+        self.disk_has_done(Work::Snapshot);
         let received = self.snapshots.receiving().map(|receiving| (receiving.from, receiving.transfer));
         let written = self.snapshots.failed(&mut self.machine.store);
         if let Some((from, transfer)) = received {
@@ -963,6 +1013,7 @@ impl Replica {
             && self.gather.is_empty()
             && !self.is_to_hand_over()
             && !self.owes_answers()
+            && !self.awaits_others()
     }
 
     /// Clients who read are to be answered, and the answers are not composed.

@@ -184,6 +184,8 @@ struct Shell {
     probation: RefCell<VecDeque<(Instant, Weak<Link>)>>,
     /// The server has made itself known and takes connections.
     serving: Signal,
+    /// The operator may be told that the server is there.
+    announced: Signal,
     /// What the node stands for in its cluster has changed.
     standing: Signal,
     identity: RefCell<Identity>,
@@ -278,6 +280,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
             places: accept::Places::of_this_process(),
             probation: RefCell::new(VecDeque::new()),
             serving: Signal::default(),
+            announced: Signal::default(),
             standing: Signal::default(),
             heartbeat: options.heartbeat,
             election: options.election,
@@ -322,15 +325,31 @@ async fn serve(
     let s = Rc::clone(&shell);
     // Peers are needed before clients can be served: who connects is told apart by the first bytes.
     tokio_uring::spawn(async move { accept::accept(&s, TcpListener::from_std(listener)).await });
+    let (revision, unconfirmed) = {
+        let replica = shell.replica.borrow();
+        (replica.recovered_revision(), if replica.voters().len() > 1 { replica.unconfirmed() } else { 0 })
+    };
+    let rest = match unconfirmed {
+        0 => String::new(),
+        n => format!("; {n} entries behind that are applied when a majority confirms them"),
+    };
+    shell.say(&format!("recovered revision {revision}{recovery}{rest}"));
+    let s = Rc::clone(&shell);
+    tokio_uring::spawn(async move {
+        s.announced.wait().await;
+        s.say(&hello);
+    });
     shell.serving.wait().await;
     stop.begin_serving();
-    let revision = shell.replica.borrow().recovered_revision();
-    shell.say(&format!("recovered revision {revision}{recovery}"));
-    shell.say(&hello);
     stop.wait().await;
+    shell.replica.borrow_mut().begin_stop();
+    shell.turn.set();
+    // Clients are served meanwhile.
+    while shell.replica.borrow().awaits_others() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     shell.say("stopping: finishing what is in the log; a second signal ends it at once");
     shell.stopping.set(true);
-    shell.replica.borrow_mut().begin_stop();
     shell.turn.set();
     farewell::finish(&shell).await;
     shell.say(&format!("stopped at revision {}", shell.replica.borrow().revision()));
@@ -344,7 +363,7 @@ async fn turns(shell: &Rc<Shell>) {
     let mut conns = Vec::new();
     let mut dials = Vec::new();
     let mut lines = Vec::new();
-    let mut serving = false;
+    let (mut serving, mut announced) = (false, false);
     loop {
         shell.turn.wait().await;
         let more = {
@@ -368,6 +387,10 @@ async fn turns(shell: &Rc<Shell>) {
             if !serving && (replica.serving() || replica.is_stuck()) {
                 serving = true;
                 shell.serving.set();
+            }
+            if !announced && replica.is_announced() {
+                announced = true;
+                shell.announced.set();
             }
             if replica.has_write() {
                 shell.write.set();

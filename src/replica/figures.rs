@@ -20,6 +20,8 @@ impl Replica {
             ("standbys", members.standbys().len() as u64),
             ("changing_members", u64::from(self.is_changing_members())),
             ("writable", u64::from(!self.is_closed())),
+            ("caught_up", u64::from(self.has_caught_up())),
+            ("log_write_age_ms", self.disk.write_age_ms(self.now_ms)),
             ("revision", store.revision().unsigned_abs()),
             ("first_revision", store.first_revision().unsigned_abs()),
             ("last_entry", self.group.last_index()),

@@ -85,6 +85,16 @@ pub struct Progress {
     pub replicating: bool,
 }
 
+/// How many entries a peer may be behind to count as caught up: it gets the rest while the next entry is committed.
+const NEAR: u64 = 64;
+
+impl Progress {
+    /// Whether the peer has nearly everything up to the entry `committed`.
+    pub fn is_near(self, committed: u64) -> bool {
+        self.replicating && self.matched + NEAR >= committed
+    }
+}
+
 /// What names a read, over all nodes and their boots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ReadContext {

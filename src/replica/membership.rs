@@ -9,8 +9,6 @@ use super::group::Progress;
 use super::members::{Change, Members};
 use crate::faults::{self, Fault};
 
-/// How many entries a standby may be behind to count as caught up: it closes the rest while its promotion is committed.
-const CAUGHT_UP: u64 = 64;
 /// A standby is forgotten when it was not heard for so many times as long as a member.
 const STANDBY_PATIENCE: u64 = 10;
 
@@ -32,6 +30,29 @@ pub struct View<'a> {
     pub timeout_ms: u64,
     /// A peer that was not heard for so long is not counted on.
     pub election_ms: u64,
+}
+
+/// How the voters are beside one of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Others {
+    /// How many voters there are, with that one.
+    pub all: usize,
+    /// Others that have what is committed.
+    pub ready: usize,
+    /// Others that are about to get it.
+    pub behind: usize,
+}
+
+impl Others {
+    /// They can commit without that one.
+    pub fn suffice(self) -> bool {
+        self.ready > self.all / 2
+    }
+
+    /// They soon can.
+    pub fn will_suffice(self) -> bool {
+        self.ready + self.behind > self.all / 2
+    }
 }
 
 /// What is to be done.
@@ -59,7 +80,7 @@ impl View<'_> {
     }
 
     fn caught_up(&self, id: u64) -> bool {
-        (self.progress)(id).is_some_and(|p| p.replicating && p.matched + CAUGHT_UP >= self.committed)
+        (self.progress)(id).is_some_and(|progress| progress.is_near(self.committed))
     }
 
     /// The voter that is best to lead in this one's place.

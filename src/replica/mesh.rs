@@ -29,11 +29,17 @@ pub const FLAG_FULL: u8 = 1;
 pub const FLAG_LEAVING: u8 = 2;
 /// A node has no room for the leader's snapshot. (A version that does not know this flag takes the node for unfit to lead.)
 pub const FLAG_NO_ROOM: u8 = 4;
+/// A node has not caught up since its start.
+pub const FLAG_BEHIND: u8 = 8;
+/// A node's disk does not finish a write.
+pub const FLAG_STUCK: u8 = 16;
 
 /// Time between two attempts to dial a node.
 const DIAL_PAUSE_MS: u64 = 250;
 /// The same after it has refused.
 const REFUSED_PAUSE_MS: u64 = 2_000;
+/// Time after which a node without a link of its own is said to be relayed: a link that is dialed comes sooner.
+const RELAY_SAID_MS: u64 = 2_000;
 /// Time after which a connection that has not said who it is is closed.
 const HELLO_MS: u64 = 5_000;
 /// Time between two words of which links there are, beside those at every change.
@@ -140,8 +146,8 @@ pub struct Mesh {
     to_dial: Vec<String>,
     /// What was last said of an address, so that it is said once.
     told: BTreeMap<String, String>,
-    /// Who is reached through whom, and whether that was said.
-    relayed: BTreeMap<u64, (u64, bool)>,
+    /// Who is reached through whom, since when, and whether that was said.
+    relayed: BTreeMap<u64, (u64, u64, bool)>,
     lines: Vec<String>,
     now_ms: u64,
     repeated_ms: u64,
@@ -180,7 +186,7 @@ impl Mesh {
         link.map_or(0, |peer| peer.epoch).max(self.routes.epoch(raft_id))
     }
 
-    /// What a node says of itself: [`FLAG_FULL`], [`FLAG_LEAVING`], [`FLAG_NO_ROOM`].
+    /// What a node says of itself: [`FLAG_FULL`], [`FLAG_LEAVING`], [`FLAG_NO_ROOM`], [`FLAG_BEHIND`], [`FLAG_STUCK`].
     pub fn flags(&self, raft_id: u64) -> u8 {
         self.routes.flags(raft_id)
     }
@@ -227,7 +233,9 @@ impl Mesh {
 
     /// The other side has closed the connection, or it broke.
     pub fn gone(&mut self, sessions: &mut Sessions, conn: Conn) {
-        self.lose(sessions, conn, "the other side closed it");
+        let peer = self.links.get(&conn).and_then(|link| link.peer.as_ref());
+        let leaves = peer.is_some_and(|peer| self.flags(peer.raft_id) & FLAG_LEAVING != 0);
+        self.lose(sessions, conn, if leaves { "that node was told to stop" } else { "the other side closed it" });
     }
 
     /// Forgets a link.
@@ -459,7 +467,8 @@ impl Mesh {
         if let Some((reason, detail)) = self.objection(members, hello) {
             if reason != Refusal::Myself {
                 let node = hello.node.escape_ascii().to_string();
-                self.tell(&node, &format!("refused a link with node {node} at {}: {detail}", printable(hello.addr)));
+                let why = refused_here(reason, hello).unwrap_or_else(|| detail.clone());
+                self.tell(&node, &format!("refused a link with node {node} at {}: {why}", printable(hello.addr)));
             } else if let Some(addr) = &dialed {
                 self.seeds.retain(|s| s != addr);
             }
@@ -709,16 +718,17 @@ impl Mesh {
         }
     }
 
-    /// Says who is reached through others now, if that lasts from one tick to the next.
+    /// Says who is reached through others, if that lasts: nodes that have just come up have no link to each other yet.
     fn tell_routes(&mut self, members: &Members) {
-        let relayed: BTreeMap<u64, (u64, bool)> = self
-            .routes
-            .others()
-            .filter_map(|l| self.routes.next_hop(l.node).filter(|hop| *hop != l.node).map(|hop| (l.node, hop)))
-            .map(|(node, hop)| (node, (hop, self.relayed.get(&node).is_some_and(|(before, _)| *before == hop))))
-            .collect();
-        for (node, (hop, lasts)) in &relayed {
-            if *lasts && self.relayed.get(node).is_some_and(|(_, told)| !told) {
+        let mut relayed = BTreeMap::new();
+        for links in self.routes.others() {
+            let Some(hop) = self.routes.next_hop(links.node).filter(|hop| *hop != links.node) else { continue };
+            let before = self.relayed.get(&links.node).filter(|(through, ..)| *through == hop);
+            relayed.insert(links.node, before.copied().unwrap_or((hop, self.now_ms, false)));
+        }
+        for (node, (hop, since, said)) in &mut relayed {
+            if !*said && self.now_ms.saturating_sub(*since) >= RELAY_SAID_MS {
+                *said = true;
                 let line = format!("{} is relayed through {}", self.name(members, *node), self.name(members, *hop));
                 self.lines.push(line);
             }
@@ -749,6 +759,18 @@ impl Mesh {
         known.dedup();
         known
     }
+}
+
+/// Why a link was refused, in the words of the node that refused it. What is to be done about it concerns the other node, which is
+/// told; `None` where it may concern both.
+fn refused_here(reason: Refusal, hello: &Hello<'_>) -> Option<String> {
+    Some(match reason {
+        Refusal::Version => format!("it speaks version {} of the peer protocol, this node {VERSION}", hello.version),
+        Refusal::Cluster => format!("it is of another cluster, with the name {}", printable(hello.cluster)),
+        Refusal::Secret => "it has another DOOZER_RWSECRET than this node".into(),
+        Refusal::Retired => "it was taken out of the cluster, and may come back as a standby".into(),
+        _ => return None,
+    })
 }
 
 fn has_room(sessions: &mut Sessions, conn: Conn) -> bool {

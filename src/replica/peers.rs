@@ -116,7 +116,11 @@ impl Replica {
 
     fn join(&mut self, conn: Conn, node: NodeId, incarnation: u64, addr: &str) {
         if self.is_closed() || !self.log_takes(addr.len()) || !is_address(addr.as_bytes()) {
-            let detail = "no majority of the cluster is within reach of this node: it cannot let anyone in now";
+            let detail = if self.disk_stuck {
+                "the disk of this node is stuck: it cannot let anyone in now"
+            } else {
+                "no majority of the cluster is within reach of this node: it cannot let anyone in now"
+            };
             return self.mesh.refuse(&mut self.desk.sessions, conn, Refusal::Unavailable, detail);
         }
         // One that is here already can only be another who calls itself so, or the same from before it is known to be gone.

@@ -1,11 +1,14 @@
-//! Who leads, and whether writes can be taken: found out from who is in reach.
+//! Who leads, and whether writes can be taken: found out from who is in reach, and from whose disk works.
 //!
 //! What is found out here decides how soon the next leader is elected, and whether a write is refused before anything was done
 //! about it. It never decides what is committed.
 
-use super::Replica;
+use super::mesh::FLAG_STUCK;
 use super::requests::Asker;
+use super::{Replica, Syncs};
 use crate::faults::{self, Fault};
+use crate::limits;
+use crate::log::Room;
 use crate::wire::peer::Refusal;
 use crate::wire::{ErrCode, Response};
 
@@ -13,13 +16,32 @@ use crate::wire::{ErrCode, Response};
 const LEADERLESS: u64 = 10;
 /// The same with writes that are not committed for so long, for whatever reason.
 const UNCOMMITTED: u64 = 25;
+/// A node that has met neither a majority nor a leader since its start has not lost them: it says so after so many election time-outs.
+const START: u64 = 3;
 /// When the leader is known to be gone, the other voters stand for election one after the other, so many ticks apart.
 const TURN_TICKS: u64 = 2;
+/// Turns get longer with every election that nobody wins, up to so many times.
+const TURNS_LONGEST: u64 = 6;
+/// A peer's disk that is said to be stuck for so long is told to the operator, and its node counted on no more, in milliseconds.
+const PEER_DISK_MS: u64 = limits::DISK_SAID_MS - limits::DISK_SLOW_MS;
+
+/// The leader is known to be gone: the others elect one of them at once, without waiting for a time-out.
+///
+/// They take turns, in the order of their ids. Two of them may stand at the same time all the same, when what one of them sends takes
+/// longer than a turn: then neither may win. So it goes on in the next term, with longer turns, until there is a leader.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Urgent {
+    term: u64,
+    /// The tick with which the first turn begins.
+    since: u64,
+    /// Elections that nobody has won.
+    failed: u64,
+}
 
 impl Replica {
-    /// Whether no majority is in reach, or no leader to be had, for long enough to be sure: writes are refused.
+    /// Whether writes are refused: no majority is in reach or nobody leads, for long enough to be sure, or this node's disk is stuck.
     pub fn is_closed(&self) -> bool {
-        self.closed
+        self.closed || self.disk_stuck
     }
 
     /// The node that leads, as far as is known, and is in reach.
@@ -34,17 +56,28 @@ impl Replica {
         if leader != 0 && leader != me && !self.mesh.reaches(leader) {
             self.lines.push(format!("the leader {} is out of reach", self.mesh.name(&self.machine.members, leader)));
             self.group.forget_leader();
-            self.urgent = Some((self.group.term(), self.ticks));
+            self.urgent = Some(Urgent { term: self.group.term(), since: self.ticks, failed: 0 });
         }
-        let Some((term, since)) = self.urgent else { return };
-        if self.group.leader() != 0 || self.group.term() != term || !self.machine.members.is_voter(me) {
+        let Some(urgent) = &mut self.urgent else { return };
+        if self.group.leader() != 0 || !self.machine.members.is_voter(me) {
             self.urgent = None;
             return;
         }
+        let term = self.group.term();
+        if urgent.term != term {
+            // Somebody stands in this term, and has its turn to win.
+            let failed = (urgent.failed + 1).min(TURNS_LONGEST - 1);
+            *urgent = Urgent { term, since: self.ticks + TURN_TICKS * failed, failed };
+        }
+        let Urgent { since, failed, .. } = *urgent;
+        if self.ticks < since {
+            return;
+        }
+        let length = TURN_TICKS * (failed + 1);
         let reached = self.machine.members.voters().iter().filter(|v| self.mesh.reaches(**v));
         let (all, before) = reached.fold((0, 0), |(all, before), v| (all + 1, before + u64::from(*v < me)));
-        let turn = (self.ticks - since) % (TURN_TICKS * all);
-        if turn / TURN_TICKS == before && self.stood != Some(self.ticks) {
+        let turn = (self.ticks - since) % (length * all);
+        if turn / length == before && self.stood != Some(self.ticks) {
             self.stood = Some(self.ticks);
             // Whether it is taken shows by who leads.
             let _refused = self.group.campaign();
@@ -66,14 +99,51 @@ impl Replica {
         });
     }
 
-    /// Finds out whether writes can be taken.
+    /// Finds out whether this node's disk answers, and the others' disks, as they say.
+    pub(super) fn watch_disks(&mut self) {
+        let now = self.now_ms;
+        self.disk.set_starved(self.log.room() == Room::Waiting);
+        self.disk.tell(&self.config.dir, now, &mut self.lines);
+        let stuck = self.disk.is_stuck(now);
+        if stuck != self.disk_stuck {
+            self.disk_stuck = stuck;
+            if stuck {
+                let reason = self.disk.reason(&self.config.dir, now);
+                self.withdraw_writes(Some(reason.as_bytes()));
+                self.refuse_syncs();
+            }
+            self.resume_stalled();
+        }
+        let Replica { mesh, machine, stuck_peers, lines, config, .. } = self;
+        for id in machine.members.nodes().keys().copied().filter(|id| *id != config.raft_id) {
+            if mesh.reaches(id) && mesh.flags(id) & FLAG_STUCK != 0 {
+                let (since, said) = stuck_peers.entry(id).or_insert((now, false));
+                if !*said && now.saturating_sub(*since) >= PEER_DISK_MS {
+                    *said = true;
+                    lines.push(format!("the disk of {} is stuck, as it says", mesh.name(&machine.members, id)));
+                }
+            } else if stuck_peers.remove(&id).is_some_and(|(_, said)| said) && mesh.reaches(id) {
+                lines.push(format!("the disk of {} works again", mesh.name(&machine.members, id)));
+            }
+        }
+        stuck_peers.retain(|id, _| machine.members.nodes().contains_key(id));
+    }
+
+    /// Whether a peer has said for a while that its disk is stuck.
+    fn is_stuck_peer(&self, id: u64) -> bool {
+        self.stuck_peers.get(&id).is_some_and(|(_, said)| *said)
+    }
+
+    /// Finds out whether there is a quorum, which takes members that are in reach, and whose disks work.
     pub(super) fn watch_quorum(&mut self) {
         let voters = self.machine.members.voters();
-        let live = voters.iter().filter(|v| self.mesh.reaches(**v)).count();
+        let reached = voters.iter().filter(|v| self.mesh.reaches(**v)).count();
+        let stuck = voters.iter().filter(|v| self.mesh.reaches(**v) && self.is_stuck_peer(**v)).count();
+        let live = reached - stuck;
         let all = voters.len();
         let now = self.now_ms;
         if live > all / 2 {
-            self.lost_since = None;
+            (self.lost_since, self.met) = (None, true);
         } else {
             self.lost_since.get_or_insert(now);
         }
@@ -85,18 +155,30 @@ impl Replica {
         }
         let election = self.config.election_ms;
         let longer = |since: Option<u64>, ms: u64| since.is_some_and(|since| now.saturating_sub(since) >= ms);
-        let closed = longer(self.lost_since, election)
+        let patience = if self.met { election } else { START * election };
+        // Without its disk this node does not learn what is committed.
+        if self.disk.is_slow(now) {
+            self.disk_slow_ms = now;
+        }
+        let waits_since = self.forward.waits_since().map(|since| since.max(self.disk_slow_ms));
+        let closed = longer(self.lost_since, patience)
             || longer(self.leaderless_since, LEADERLESS * election)
-            || (!self.is_alone() && longer(self.forward.waits_since(), UNCOMMITTED * election))
+            || (!self.is_alone() && longer(waits_since, UNCOMMITTED * election))
             || (self.closed && faults::is_armed(Fault::ClosedForEver));
         if closed == self.closed {
             return;
         }
         self.closed = closed;
         if closed {
+            let no = if self.met { "no quorum" } else { "no quorum yet" };
+            let disks = if stuck > 0 { format!(" ({stuck} of them with a stuck disk)") } else { String::new() };
+            let why = match (live > all / 2, self.leader()) {
+                (false, _) => "",
+                (true, None) => ", but none of them leads",
+                (true, Some(_)) => ", but nothing is committed",
+            };
             self.lines.push(format!(
-                "no quorum: {live} of {all} members in reach, and {}; reads go on, writes are refused until they are committed again",
-                if self.leader().is_some() { "nothing is committed" } else { "no leader" }
+                "{no}: {reached} of {all} members in reach{disks}{why}; reads go on, writes are refused until there is one"
             ));
             self.withdraw();
         } else {
@@ -104,8 +186,35 @@ impl Replica {
         }
     }
 
-    /// Refuses what was not sent to anyone yet.
-    pub(super) fn withdraw(&mut self) {
+    /// Refuses what needs a quorum, and was not sent to anyone yet.
+    fn withdraw(&mut self) {
+        self.withdraw_writes(None);
+        let asked = self.asked.drain(..).flat_map(|(_, _, syncs)| syncs);
+        for (conn, tag) in asked.chain(self.syncs.drain(..)).collect::<Vec<_>>() {
+            self.desk.answered(conn, &no_quorum(tag));
+        }
+        self.resume_stalled();
+    }
+
+    /// This node's disk is stuck: a SYNC that waits for what is not applied here may wait for long. A follower cannot even ask: its
+    /// messages leave when its log is durable.
+    pub(super) fn refuse_syncs(&mut self) {
+        let mut refused: Syncs = self.reading.drain(..).flat_map(|(_, syncs)| syncs).collect();
+        if !self.group.leads() {
+            refused.extend(self.asked.drain(..).flat_map(|(_, _, syncs)| syncs));
+            refused.append(&mut self.syncs);
+        }
+        if refused.is_empty() {
+            return;
+        }
+        let reason = self.disk.reason(&self.config.dir, self.now_ms);
+        for (conn, tag) in refused {
+            self.desk.answered(conn, &Response::error(tag, ErrCode::Readonly, Some(reason.as_bytes())));
+        }
+    }
+
+    /// Refuses the mutations that were not sent to anyone yet, and tells the reason.
+    fn withdraw_writes(&mut self, reason: Option<&[u8]>) {
         self.stages.withdrawn();
         if faults::is_armed(Fault::ReadonlyThoughSent) {
             for pending in &mut self.pending {
@@ -118,20 +227,15 @@ impl Replica {
             let Some(pending) = self.pending.pop_back() else { break };
             match pending.asker {
                 Asker::Client { conn, tag, .. } => {
-                    self.desk.answered(conn, &Response::error(tag, ErrCode::Readonly, None));
+                    self.desk.answered(conn, &Response::error(tag, ErrCode::Readonly, reason));
                 }
                 Asker::Own => self.introduced = super::Introduced::No,
                 Asker::Joiner(conn) => {
-                    let detail = "the cluster has lost its quorum: it cannot let anyone in now";
+                    let detail = "this node cannot reach a quorum, or its disk is stuck: it cannot let anyone in now";
                     self.mesh.refuse(&mut self.desk.sessions, conn, Refusal::Unavailable, detail);
                 }
             }
         }
-        let asked = self.asked.drain(..).flat_map(|(_, _, syncs)| syncs);
-        for (conn, tag) in asked.chain(self.syncs.drain(..)).collect::<Vec<_>>() {
-            self.desk.answered(conn, &no_quorum(tag));
-        }
-        self.resume_stalled();
     }
 }
 

@@ -82,7 +82,7 @@ impl Replica {
                 self.desk.sessions.reply(conn, &Response { tag, value, ..Response::default() });
             }
             Verb::Access => self.access(conn, tag, request.value.unwrap_or_default()),
-            Verb::Sync if self.is_closed() => self.desk.sessions.reply(conn, &no_quorum(tag)),
+            Verb::Sync if self.closed => self.desk.sessions.reply(conn, &no_quorum(tag)),
             Verb::Sync => {
                 self.syncs.push((conn, tag));
                 self.desk.asked(conn);
@@ -138,6 +138,12 @@ impl Replica {
         let tag = request.tag;
         if self.is_stuck() {
             self.disk_full(conn, tag);
+            return true;
+        }
+        if self.disk_stuck {
+            let reason = self.disk.reason(&self.config.dir, self.now_ms);
+            let refusal = Response::error(tag, ErrCode::Readonly, Some(reason.as_bytes()));
+            self.desk.sessions.reply(conn, &refusal);
             return true;
         }
         if self.is_closed() {

@@ -2,14 +2,12 @@
 //! applies the changes, says what they are, and notices when it was taken out itself.
 
 use super::members::Change;
-use super::membership::{Step, View};
-use super::mesh::{FLAG_FULL, FLAG_LEAVING, FLAG_NO_ROOM};
+use super::membership::{Others, Step, View};
+use super::mesh::{FLAG_BEHIND, FLAG_FULL, FLAG_LEAVING, FLAG_NO_ROOM, FLAG_STUCK};
 use super::{Fate, Replica};
 use crate::faults::{self, Fault};
+use crate::limits;
 use crate::log::Room;
-
-/// A leader whose own disk has not finished a write for so many election time-outs hands over.
-const STUCK_DISK: u64 = 8;
 
 /// What this node stands for in the cluster, as its directory is to remember.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,14 +20,34 @@ pub struct Standing {
     pub peers: Vec<String>,
 }
 
+/// The node was told to stop.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stopping {
+    since_ms: u64,
+    /// It waits for members that are catching up.
+    awaits: bool,
+    /// It has said so.
+    said: bool,
+    /// It has said that too few members are left.
+    warned: bool,
+}
+
 impl Replica {
     /// What the leader does about the members.
     pub(super) fn see_to_members(&mut self) {
         let full = self.log.room() == Room::Full;
-        let flags = if full { FLAG_FULL } else { 0 }
-            | if self.stopping { FLAG_LEAVING } else { 0 }
-            | if self.no_room.is_some() { FLAG_NO_ROOM } else { 0 };
+        let mut flags = 0;
+        for (flag, is) in [
+            (FLAG_FULL, full),
+            (FLAG_LEAVING, self.stopping.is_some()),
+            (FLAG_NO_ROOM, self.no_room.is_some()),
+            (FLAG_BEHIND, !self.has_caught_up()),
+            (FLAG_STUCK, self.disk.is_slow(self.now_ms)),
+        ] {
+            flags |= if is { flag } else { 0 };
+        }
         self.mesh.set_flags(&mut self.desk.sessions, flags);
+        self.see_to_stop();
         if !self.group.leads() {
             self.led = None;
             return;
@@ -57,11 +75,14 @@ impl Replica {
             timeout_ms: self.config.timeout_ms,
             election_ms: self.config.election_ms,
         };
-        let stuck =
-            self.writing_since.is_some_and(|since| now.saturating_sub(since) >= STUCK_DISK * self.config.election_ms);
+        let stopping = self.stopping.is_some();
+        let leaves = self.stopping.is_some_and(|stopping| !stopping.awaits);
+        // Without its disk this node still sends entries, and counts the others' acknowledgements: alone it may be of more use than
+        // the others without it.
+        let stuck = self.disk.should_hand_over(now) && self.other_voters().suffice();
         let step = match view.heir() {
-            Some(heir) if self.stopping || full || stuck => Step::HandOver(heir),
-            _ if self.stopping => Step::Rest,
+            Some(heir) if leaves || full || stuck => Step::HandOver(heir),
+            _ if stopping => Step::Rest,
             _ => view.next(),
         };
         match step {
@@ -70,7 +91,7 @@ impl Replica {
                 self.group.propose_change(&change);
             }
             Step::HandOver(heir) => {
-                let why = match (self.stopping, full, stuck) {
+                let why = match (stopping, full, stuck) {
                     (true, ..) => "this node stops",
                     (_, true, _) => "the disk of this node is full",
                     (.., true) => "the disk of this node does not finish a write",
@@ -133,15 +154,77 @@ impl Replica {
         Some(standing)
     }
 
-    /// The server is to stop: a leader hands over first.
+    /// The server is to stop: a leader hands over first. Where a majority of the others has not caught up since its own start, the
+    /// node waits for it, as [`Replica::awaits_others`] says.
     pub fn begin_stop(&mut self) {
-        self.stopping = true;
+        self.stopping.get_or_insert(Stopping { since_ms: self.now_ms, awaits: false, said: false, warned: false });
         self.see_to_members();
+    }
+
+    /// A node that is to stop goes on to serve, for at most [`limits::STOP_CATCH_UP_MS`], as members that the others need are catching
+    /// up.
+    pub fn awaits_others(&self) -> bool {
+        self.stopping.is_some_and(|stopping| stopping.awaits)
+    }
+
+    /// How the other voters are, as far as this node knows: of itself, as leader, and from what they say of themselves.
+    fn other_voters(&self) -> Others {
+        let (me, now) = (self.config.raft_id, self.now_ms);
+        let mut others = Others { all: self.machine.members.voters().len(), ..Others::default() };
+        for id in self.machine.members.voters().iter().copied().filter(|id| *id != me) {
+            let flags = self.mesh.flags(id);
+            if !self.mesh.reaches(id) || flags & (FLAG_LEAVING | FLAG_STUCK | FLAG_FULL | FLAG_NO_ROOM) != 0 {
+                continue;
+            }
+            let lags = self.group.progress(id).is_some_and(|progress| {
+                let heard =
+                    self.heard.get(&id).is_some_and(|at| now.saturating_sub(*at) <= 2 * self.config.election_ms);
+                heard && !progress.is_near(self.group.committed())
+            });
+            if flags & FLAG_BEHIND != 0 || lags {
+                others.behind += 1;
+            } else {
+                others.ready += 1;
+            }
+        }
+        others
+    }
+
+    /// Finds out whether a node that is to stop has to wait for others, and says so.
+    fn see_to_stop(&mut self) {
+        let Some(stopping) = self.stopping else { return };
+        if !self.machine.members.is_voter(self.config.raft_id) || self.is_alone() {
+            return;
+        }
+        let others = self.other_voters();
+        let waited = self.now_ms.saturating_sub(stopping.since_ms);
+        let in_time = waited < limits::STOP_CATCH_UP_MS;
+        let awaits = !others.suffice() && others.will_suffice() && in_time;
+        let Others { all, ready, behind } = others;
+        // One that has just caught up may not have said so yet.
+        let says = awaits && !stopping.said && waited >= self.config.election_ms;
+        if says {
+            self.lines.push(format!(
+                "not stopping yet: without this node {ready} of {all} members have all that is committed, and {behind} are catching up; \
+                 waiting for them, at most {} s",
+                limits::STOP_CATCH_UP_MS / 1_000
+            ));
+        }
+        let warns = !awaits && !others.suffice() && !stopping.warned;
+        if warns {
+            self.lines.push(format!(
+                "without this node {ready} of {all} members are left that have all that is committed: writes wait, or are refused, until \
+                 there are {}",
+                all / 2 + 1
+            ));
+        }
+        let (said, warned) = (stopping.said | says, stopping.warned | warns);
+        self.stopping = Some(Stopping { awaits, said, warned, ..stopping });
     }
 
     /// Whether another could lead in this node's place, and does not yet.
     pub(super) fn is_to_hand_over(&self) -> bool {
-        let voters = self.machine.members.voters();
-        self.group.is_leader() && voters.iter().any(|v| *v != self.config.raft_id && self.mesh.reaches(*v))
+        let fit = |v: &u64| *v != self.config.raft_id && self.mesh.reaches(*v) && self.mesh.flags(*v) == 0;
+        self.group.is_leader() && self.machine.members.voters().iter().any(fit)
     }
 }

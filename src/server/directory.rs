@@ -599,7 +599,7 @@ pub fn stand(identity: &mut Identity, standing: Standing) {
 /// Those of the disk.
 pub async fn write_identity(disk: &Disk, identity: &Identity) -> io::Result<()> {
     let write = async || -> io::Result<()> {
-        let draft = disk.create(&log::name::temporary(log::name::IDENTITY))?;
+        let draft = disk.create(&log::name::temporary(log::name::IDENTITY)).await?;
         draft.write(identity.encode(), 0).await.0?;
         draft.commit(disk, log::name::IDENTITY).await
     };

@@ -4,14 +4,16 @@
 //! not a failure: it shows where files are made (a segment, a snapshot), not where the log is written, and is tried
 //! again until there is space.
 //!
-//! What may take long in the kernel (syncs, renames, removals) goes through the ring, as the writes do: the loop waits for
-//! none of them.
+//! What may take long in the kernel (opening and making files, syncs, renames, removals) goes through the ring, as the writes do: the
+//! loop waits for none of them, and goes on when the disk does not answer. How long that lasts is the replica's concern
+//! (`replica/disk_watch.rs`).
 //!
 //! The log is written with one O_DIRECT|O_DSYNC write a batch into a segment that was filled with zeros, and synced,
 //! beforehand. Where the file system refuses O_DIRECT, with a buffered write and fdatasync.
 
 use std::cell::RefCell;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -103,7 +105,7 @@ impl Disk {
     }
 
     async fn try_write(&self, path: &Path) -> io::Result<()> {
-        let file = self.open(path, true, true)?;
+        let file = self.open(path, true, true).await?;
         write(&file, vec![Block::ZERO], 0).await.0
     }
 
@@ -117,7 +119,7 @@ impl Disk {
         self.dir.join(name)
     }
 
-    fn open(&self, path: &Path, create: bool, synced: bool) -> io::Result<File> {
+    async fn open(&self, path: &Path, create: bool, synced: bool) -> io::Result<File> {
         let mut flags = 0;
         if self.direct {
             flags |= libc::O_DIRECT;
@@ -126,29 +128,31 @@ impl Disk {
             }
         }
         if create
-            && let Err(e) = std::fs::remove_file(path)
+            && let Err(e) = fs::remove_file(path).await
             && e.kind() != io::ErrorKind::NotFound
         {
             return Err(e);
         }
         // A new file, not one of the same name that a killed process may still be writing to.
-        let file =
-            std::fs::OpenOptions::new().write(true).create_new(create).custom_flags(flags).mode(0o600).open(path)?;
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create_new(create).custom_flags(flags).mode(0o600).open(path).await?;
+        // SAFETY: the file is open as long as the borrowed descriptor is used, which is in the next statement only.
+        let fd = unsafe { BorrowedFd::borrow_raw(file.as_raw_fd()) };
         // Held as long as a write to it is in flight, even when this process is gone: see directory.rs.
-        flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(File::from_std(file))
+        flock(fd, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(file)
     }
 
     /// Makes what was renamed or created in the directory durable.
     pub async fn sync_dir(&self) -> io::Result<()> {
-        let dir = File::from_std(std::fs::File::open(&self.dir)?);
+        let dir = File::open(&self.dir).await?;
         dir.sync_all().await?;
         dir.close().await
     }
 
     /// Carries out a write of the log.
     pub async fn append(&self, mut log_write: Write) -> io::Result<Write> {
-        let segment = self.segment(log_write.generation)?;
+        let segment = self.segment(log_write.generation).await?;
         let blocks = std::mem::take(&mut log_write.blocks);
         let (written, blocks) = write(&segment.0, blocks, log_write.offset).await;
         written?;
@@ -159,13 +163,13 @@ impl Disk {
         Ok(log_write)
     }
 
-    fn segment(&self, generation: u64) -> io::Result<Rc<Segment>> {
+    async fn segment(&self, generation: u64) -> io::Result<Rc<Segment>> {
         if let Some((open, segment)) = &*self.segment.borrow()
             && *open == generation
         {
             return Ok(Rc::clone(segment));
         }
-        let file = self.open(&self.dir.join(name::segment(generation)), false, true)?;
+        let file = self.open(&self.dir.join(name::segment(generation)), false, true).await?;
         let segment = Rc::new(Segment(file));
         self.segment.replace(Some((generation, Rc::clone(&segment))));
         Ok(segment)
@@ -190,7 +194,7 @@ impl Disk {
     /// Writes over a file in place, durably: the last resort where there is no room for a new one. A block is written
     /// whole or not at all.
     pub async fn write_over(&self, name: &str, blocks: Vec<Block>) -> io::Result<()> {
-        let file = self.open(&self.path(name), false, true)?;
+        let file = self.open(&self.path(name), false, true).await?;
         write(&file, blocks, 0).await.0?;
         file.sync_all().await?;
         file.close().await
@@ -207,9 +211,9 @@ impl Disk {
             fs::rename(self.path(&old), temporary).await?;
             // Else the new preface could be on the disk under the old name after a crash, which is damage.
             self.sync_dir().await?;
-            self.open(temporary, false, false)?
+            self.open(temporary, false, false).await?
         } else {
-            let file = self.open(temporary, true, false)?;
+            let file = self.open(temporary, true, false).await?;
             // Asks for all the space at once, so that want of it shows before anything is written.
             match file.fallocate(0, prepare.size, 0).await {
                 Err(e) if e.kind() == io::ErrorKind::Unsupported => {}
@@ -226,14 +230,14 @@ impl Disk {
     }
 
     /// Begins a file that gets its name when it is whole.
-    pub fn create(&self, temporary: &str) -> io::Result<Draft> {
+    pub async fn create(&self, temporary: &str) -> io::Result<Draft> {
         let path = self.path(temporary);
-        Ok(Draft { file: self.open(&path, true, false)?, path })
+        Ok(Draft { file: self.open(&path, true, false).await?, path })
     }
 
     /// Erases a part of a file, durably: what a crash has left behind the end of the log.
     pub async fn erase(&self, name: &str, offset: u64, length: u64) -> io::Result<()> {
-        let file = self.open(&self.path(name), false, false)?;
+        let file = self.open(&self.path(name), false, false).await?;
         self.zero(&file, offset, length).await?;
         file.sync_all().await?;
         file.close().await
@@ -408,7 +412,7 @@ async fn wait_for_room(shell: &Rc<Shell>) {
 /// Whether there is one: it may be given up on the way.
 async fn write_snapshot(shell: &Rc<Shell>) -> io::Result<bool> {
     let file = shell.replica.borrow().snapshot_name();
-    let draft = shell.disk.create(&name::temporary(&file))?;
+    let draft = shell.disk.create(&name::temporary(&file)).await?;
     loop {
         let part = shell.replica.borrow_mut().next_snapshot_part();
         match part {

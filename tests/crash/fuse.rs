@@ -70,6 +70,8 @@ pub enum Hold {
     After(usize),
     /// The first that gives a file a name that ends so.
     Named(&'static str),
+    /// The first that makes a file whose name ends so.
+    Made(&'static str),
 }
 
 impl Hold {
@@ -77,6 +79,7 @@ impl Hold {
         match self {
             Hold::After(most) => events >= most,
             Hold::Named(end) => matches!(op, Op::Rename { to, .. } if to.ends_with(end)),
+            Hold::Made(end) => matches!(op, Op::Create { name, .. } if name.ends_with(end)),
         }
     }
 }

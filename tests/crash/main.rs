@@ -56,12 +56,16 @@ use std::ops::Range;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, mpsc};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use check::{Found, Known, check};
 use common::Random;
-use common::process::temp_dir;
+use common::process::{temp_dir, text};
+use common::wire::*;
+use doozer::limits::VALUE_MAX;
+use doozer::wire::ErrCode;
 use fuse::Hold;
 use image::{Image, Lie, Replay, moments};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -98,6 +102,8 @@ fn main() {
             a_directory_whose_making_was_killed_is_lost_with_all_that_is_acknowledged_later();
         }),
         trial("a_disk_that_lies_is_not_noticed", a_disk_that_lies_is_not_noticed),
+        trial("a_stuck_disk_is_not_named_or_stops_reads", a_stuck_disk_is_not_named_or_stops_reads),
+        trial("a_file_that_cannot_be_made_stops_the_server", a_file_that_cannot_be_made_stops_the_server),
     ];
     libtest_mimic::run(&arguments, trials).exit();
 }
@@ -414,6 +420,60 @@ fn a_directory_whose_making_was_killed_is_lost_with_all_that_is_acknowledged_lat
             report(&format!("killed after {events} events"), &record, &failure);
         }
     }
+}
+
+/// A disk that does not answer returns no error. The server says which one it is, refuses what it has not begun, and serves reads.
+fn a_stuck_disk_is_not_named_or_stops_reads() {
+    let mut run = Run::new(None, Known::default(), true, seed());
+    let server = run.start();
+    let (mut c, mut other) = (server.connect(), server.connect());
+    let before = c.put("/before", b"x");
+    run.disk().hold(Hold::After(run.disk().position()));
+    other.send(&set("/under-way", -1, b"x"));
+    run.disk().wait_held(|| false);
+    let line = server.says("the disk is stuck: a write of the log");
+    let dir = text(&server.setup.dir).to_owned();
+    assert!(line.contains(&dir), "{line}");
+    let said = c.call(&set("/refused", -1, b"x"));
+    assert_eq!(said.err_code, Some(ErrCode::Readonly.code()), "{said}");
+    assert!(String::from_utf8_lossy(&said.err_detail.unwrap()).contains(&dir));
+    assert_eq!(c.ask(&get("/before")), format!("rev={before} value=\"x\""));
+    run.disk().release();
+    assert_eq!(other.recv().rev, Some(before + 1), "what was under way is done");
+    c.put("/after", b"x");
+    assert_eq!(c.ask(&get("/refused")), "rev=0 value=\"\"");
+    server.says("the disk works again: a write of the log");
+    server.kill();
+}
+
+/// The next segment is made while clients are served: a disk that does not answer to that must not hold up the loop.
+fn a_file_that_cannot_be_made_stops_the_server() {
+    let mut run = Run::new(None, Known::default(), true, seed());
+    let server = run.start();
+    let (mut writer, mut c) = (server.connect(), server.connect());
+    run.until("the second segment is there", |files| files.keys().filter(|name| name.ends_with(".log")).count() == 2);
+    run.disk().hold(Hold::Made(".log.tmp"));
+    let written = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        // The third segment is begun when the second is written to. From then on nothing comes to an end.
+        let writing = scope.spawn(|| {
+            let value = vec![b'v'; VALUE_MAX];
+            while writer.call(&set("/large", -1, &value)).err_code.is_none() {
+                if written.fetch_add(1, Ordering::Relaxed) > 100 {
+                    return;
+                }
+            }
+        });
+        run.disk().wait_held(|| writing.is_finished());
+        let rev = c.rev();
+        assert!(rev > 60, "it is held at revision {rev}");
+        server.says("the disk is stuck: the making of a log segment");
+        c.rev();
+        run.disk().release();
+        server.says("the disk works again: the making of a log segment");
+    });
+    c.put("/after", b"x");
+    server.kill();
 }
 
 /// Were these images too kind, or what they are held against too little, nothing would be proved: a disk that lies has to

@@ -13,6 +13,7 @@ mod disk;
 mod durability;
 mod failover;
 mod hostile;
+mod operator_log;
 mod partition;
 mod protocol;
 mod protocol_access;

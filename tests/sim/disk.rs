@@ -53,6 +53,8 @@ pub struct Disk {
     begun: OpId,
     /// No operation comes to its end.
     pub stalled: bool,
+    /// No segment that is being made comes to its end.
+    pub segments_stalled: bool,
     /// There is no room for another segment; only what is left for the next snapshot.
     pub full: bool,
     /// There is not even that.
@@ -82,7 +84,13 @@ impl Disk {
 
     /// It is as fast as usual, and has room. One that fails goes on to, until the process that uses it has died of that.
     pub fn heal(&mut self) {
-        (self.stalled, self.full, self.brimful, self.latency) = (false, false, false, LATENCY);
+        (self.stalled, self.segments_stalled) = (false, false);
+        (self.full, self.brimful, self.latency) = (false, false, LATENCY);
+    }
+
+    /// Whether an operation does not come to its end now.
+    pub fn holds(&self, id: OpId) -> bool {
+        self.stalled || (self.segments_stalled && matches!(self.ops.get(&id), Some(Op::Prepare(_))))
     }
 
     /// Begins an operation, to be ended by [`Disk::end`].
@@ -215,7 +223,7 @@ impl Disk {
         if host_too {
             self.lose_unsynced(chance);
         }
-        (self.stalled, self.failing, self.corrupting) = (false, false, false);
+        (self.stalled, self.segments_stalled, self.failing, self.corrupting) = (false, false, false, false);
     }
 
     /// Remembers what is where an operation of a process that dies writes.

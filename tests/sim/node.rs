@@ -233,7 +233,7 @@ impl Node {
 
     /// It was told to stop, and does so.
     pub fn is_stopping(&self) -> bool {
-        self.running().is_some_and(|running| running.stopping)
+        self.running().is_some_and(|running| running.stopping || running.replica.awaits_others())
     }
 
     pub fn running(&self) -> Option<&Running> {
@@ -743,7 +743,7 @@ impl Process<'_, '_> {
     }
 
     fn disk_done(&mut self, id: OpId) {
-        if self.node.disk.stalled {
+        if self.node.disk.holds(id) {
             return self.plan(10_000, Wake::Disk(id));
         }
         let (op, done) = match self.node.disk.end(id, self.outside.chance) {
@@ -968,9 +968,12 @@ impl Process<'_, '_> {
 
     fn farewell(&mut self, until: u64) {
         if !self.running.stopping {
-            self.running.stopping = true;
             self.running.replica.begin_stop();
             self.end_of_turn_soon();
+            if self.running.replica.awaits_others() {
+                return self.plan(5_000, Wake::Farewell(0));
+            }
+            self.running.stopping = true;
             let until = self.outside.queue.now() + FAREWELL;
             return self.plan(5_000, Wake::Farewell(until));
         }

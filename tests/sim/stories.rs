@@ -1,8 +1,10 @@
 //! The stories that are always told: each is a scenario with a name, and with all its faults where they are wanted.
 
+mod disks;
 mod leaders;
 mod members;
 mod partitions;
+mod restarts;
 mod snapshots;
 
 /// A scenario, which panics if the cluster does not keep its promises.
@@ -17,7 +19,20 @@ macro_rules! list {
 }
 
 list! {
+    disks:
+        a_single_node_with_a_stuck_disk_says_so_and_refuses_writes,
+        a_leader_whose_disk_is_stuck_hands_over_within_a_second,
+        a_follower_with_a_stuck_disk_refuses_writes_and_the_others_write_on,
+        a_leader_without_a_majority_of_working_disks_says_whose_are_stuck,
+        a_stuck_segment_refuses_writes_when_the_log_has_no_room;
+    restarts:
+        a_node_is_announced_when_it_has_caught_up,
+        a_node_without_a_majority_is_announced_soon_and_says_that_there_is_none,
+        a_cluster_that_starts_is_not_said_to_have_lost_its_quorum,
+        a_leader_that_stops_waits_for_a_majority_that_is_catching_up,
+        a_node_that_stops_warns_of_a_majority_that_is_not_left;
     leaders:
+        when_the_leader_is_killed_and_disks_are_slow_the_first_election_that_fails_is_not_the_last,
         when_the_leader_is_killed_others_write_on_within_300_ms,
         when_the_leader_goes_dark_others_write_on_within_a_second_or_two,
         a_leader_that_hung_finds_another_in_its_place,
@@ -26,7 +41,6 @@ list! {
         a_rolling_restart_is_not_noticed_by_the_clients_of_others,
         all_are_killed_at_once_and_come_up_again,
         outstanding_writes_survive_one_leader_after_the_other,
-        a_leader_whose_disk_hangs_hands_over,
         a_disk_that_has_room_again_may_lead_again;
     members:
         a_cluster_grows_and_shrinks_under_load,

@@ -1,0 +1,81 @@
+//! Whether this node has caught up since its start: it has applied everything that was committed when it came up.
+//!
+//! A restarted node serves reads at once, of the state that its own disk holds. It counts for the cluster only later: a majority that
+//! needs it waits until it has what it missed. So it asks the leader, after its start, for the index of the last committed entry (a
+//! read index, as SYNC does), and has caught up when it has applied that. Until then it says to the others that it is behind
+//! (`FLAG_BEHIND`): nobody hands leadership to it, and a node that is to stop waits for it
+//! ([`stewardship`](super::stewardship)).
+
+use super::Replica;
+use super::introduce::Introduced;
+
+/// How far a node has come since its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Readiness {
+    /// It does not know yet how far the others are.
+    Unknown,
+    /// The leader was asked, under this context, at this time.
+    Asked { context: u64, at_ms: u64 },
+    /// It has to apply this entry; the operator knows since when.
+    Behind { index: u64, since_ms: u64, said: bool },
+    /// It has caught up.
+    Ready,
+}
+
+impl Replica {
+    /// Whether this node has applied everything that was committed when it came up.
+    pub fn has_caught_up(&self) -> bool {
+        self.readiness == Readiness::Ready
+    }
+
+    /// Whether the operator may be told that the node is there. It serves clients, and has caught up; or it cannot, as it reaches no
+    /// majority, or has no room for a write, and serves reads.
+    pub fn is_announced(&self) -> bool {
+        self.is_stuck() || (self.serving() && (self.has_caught_up() || self.closed))
+    }
+
+    /// Asks, waits, and says when this node has caught up.
+    pub(super) fn see_to_readiness(&mut self) {
+        let now = self.now_ms;
+        match self.readiness {
+            Readiness::Ready => {}
+            Readiness::Asked { at_ms, .. } if now.saturating_sub(at_ms) < self.config.election_ms => {}
+            Readiness::Unknown | Readiness::Asked { .. } => {
+                self.readiness = Readiness::Unknown;
+                // A leader answers once it has committed something itself.
+                let me = self.config.raft_id;
+                let answers = self.leader().is_some_and(|leader| leader != me || self.group.leads());
+                if answers && self.introduced == Introduced::Yes && !self.closed {
+                    let context = self.next_context;
+                    self.next_context += 1;
+                    self.group.read_index(self.origin, context);
+                    self.readiness = Readiness::Asked { context, at_ms: now };
+                }
+            }
+            Readiness::Behind { index, .. } if self.group.applied() >= index => {
+                self.readiness = Readiness::Ready;
+                if !self.is_alone() {
+                    let rev = self.machine.store.revision();
+                    self.lines.push(format!("caught up with the cluster at revision {rev}"));
+                }
+            }
+            Readiness::Behind { index, since_ms, said: false }
+                if now.saturating_sub(since_ms) >= self.config.election_ms =>
+            {
+                self.readiness = Readiness::Behind { index, since_ms, said: true };
+                let (applied, rev) = (self.group.applied(), self.machine.store.revision());
+                self.lines.push(format!(
+                    "catching up: entry {applied} of {index} is applied; reads are served meanwhile, as of revision {rev}"
+                ));
+            }
+            Readiness::Behind { .. } => {}
+        }
+    }
+
+    /// The leader has answered which entry was the last committed one.
+    pub(super) fn learn_committed(&mut self, context: u64, index: u64) {
+        if matches!(self.readiness, Readiness::Asked { context: asked, .. } if asked == context) {
+            self.readiness = Readiness::Behind { index, since_ms: self.now_ms, said: false };
+        }
+    }
+}
