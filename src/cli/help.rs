@@ -31,8 +31,8 @@ An event is printed as
 
 where LEN is the number of bytes of BODY, and a newline follows it. A body may hold newlines, so count bytes, or use
 
-  -json         print an event as a JSON object on one line, with `path`, `rev`, `kind` (set, del or nop), `len`, `body` (in
-                base64), and `text`: the body as it is, if it is UTF-8
+  -json         print an event as a JSON object on one line, with `path`, `rev`, `kind` (set, del or nop), `len`,
+                `body` (in base64), and `text`: the body as it is, if it is UTF-8
 ";
 
 /// All commands, in the order in which they are listed.
@@ -42,8 +42,8 @@ pub static TOPICS: [Topic; 14] = [
         &["PATH"],
         "create a file",
         "\
-Creates the file at PATH with the body that is read from stdin, and prints its revision. A closed stdin is an error; for an
-empty body, use </dev/null.
+Creates the file at PATH with the body that is read from stdin, and prints its revision.
+A closed stdin is an error; for an empty body, use </dev/null.
 If there is such a file already, the exit status is 1.
 ",
     ),
@@ -52,8 +52,8 @@ If there is such a file already, the exit status is 1.
         &["PATH", "REV"],
         "write a file",
         "\
-Sets the file at PATH to the body that is read from stdin, and prints its new revision. A closed stdin is an error; for an
-empty body, use </dev/null.
+Sets the file at PATH to the body that is read from stdin, and prints its new revision.
+A closed stdin is an error; for an empty body, use </dev/null.
 If the file has changed since REV, nothing is written and the exit status is 1.
 
 REV is the revision that the file is known to have, 0 if there is none, or -1 to write in any case.
@@ -68,8 +68,8 @@ Prints the body of the file at PATH, and nothing else.
 With -r, prints it as it was at that revision; if that is still to come, waits for it.
 
   -rev          print the file's revision and the body's length in bytes on a line before the body
-  -json         print a JSON object on one line, with `path`, `rev`, `len`, `body` (in base64), and `text`: the body as it is,
-                if it is UTF-8
+  -json         print a JSON object on one line, with `path`, `rev`, `len`, `body` (in base64), and `text`: the body
+                as it is, if it is UTF-8
 ",
     ),
     topic(
@@ -102,7 +102,8 @@ All of it is as of one revision: that of -r, or the current one. No path holds a
 Prints the revision and the length of the file at PATH, or `d` and the number of entries if it is a directory.
 With -r, prints what was there at that revision.
 
-  -json         print a JSON object on one line, with `kind` (file or directory), `path`, and `rev` and `len`, or `entries`
+  -json         print a JSON object on one line, with `kind` (file or directory), `path`, and `rev` and `len`,
+                or `entries`
 ",
     ),
     topic(
@@ -229,10 +230,10 @@ Flags, before or after the command, with one dash or two:
   -v              print the version
 
 A doozer URI is `doozer:?` and parameters with `&` in between: ca=HOST[:PORT] an address (any number of them), cn=NAME
-the cluster's name, for -b, and sk=SECRET. In a shell, quote it. With several addresses, a server that hangs, or that was cut
-off from the majority of its cluster, is left for another one.
+the cluster's name, for -b, and sk=SECRET. In a shell, quote it. With several addresses, a server that hangs, or that
+was cut off from the majority of its cluster, is left for another one.
 
-Errors go to stderr, as `Error: NAME: DETAIL`, where NAME is the protocol's (NOENT, REV_MISMATCH, BAD_PATH, READONLY, …), or as
+Errors go to stderr, as `Error: NAME: DETAIL`, where NAME is the protocol's (NOENT, REV_MISMATCH, BAD_PATH, …), or as
 `Error: DETAIL` if the server did not answer.
 
 The exit status is 0 on success, 1 if a file had another revision than the one given, 127 if the command line makes no
