@@ -292,8 +292,14 @@ impl Desk {
         let own = self.home.join("bin");
         let path = std::env::var_os("PATH").unwrap_or_default();
         let path = std::env::join_paths(built.into_iter().chain([own]).chain(std::env::split_paths(&path))).unwrap();
-        let mut command = Command::new("setsid");
-        command.arg("--ctty").args(words).current_dir(self.sources()).env("PATH", path).env_remove(INSIDE);
+        let mut command = Command::new("env");
+        // Whoever runs these tests in the background of a shell hands them an ignored SIGINT, and Ctrl-C would do nothing.
+        command
+            .args(["--default-signal", "setsid", "--ctty"])
+            .args(words)
+            .current_dir(self.sources())
+            .env("PATH", path)
+            .env_remove(INSIDE);
         Terminal::open(command)
     }
 }
