@@ -35,16 +35,20 @@
 //! * `streams`: walks, directories and watches, as [`futures_core::Stream`] and with an inherent `next`.
 //! * `driver`: the task. What becomes of a call when its connection is lost, and when another server is better, is told at the top
 //!   of that file.
-//! * `link`: a connection in service. `conn`: its bytes. `race`: attempts side by side. `call`: one request. `options`, `uri`, `lookup`: where to. `error`: what went wrong, `rounded`: in which time.
+//! * `link`: a connection in service. `conn`: its bytes. `race`: attempts side by side. `call`: one request.
+//! * `dial`: connecting to one of a name's addresses. `resolve`: looking the name up. `options`, `uri`, `lookup`: where to.
+//! * `error`: what went wrong, `rounded`: in which time.
 
 mod call;
 mod conn;
+pub(crate) mod dial;
 mod driver;
 mod error;
 mod link;
 mod lookup;
 mod options;
 mod race;
+pub(crate) mod resolve;
 mod rounded;
 mod streams;
 mod uri;
@@ -55,7 +59,8 @@ pub use options::Options;
 #[cfg(feature = "cli")]
 pub(crate) use rounded::Rounded;
 pub use streams::{Entries, Getdir, Walk, Watch, WhenStale};
-pub use uri::{Address, Secret, Uri, UriError};
+pub use uri::{Secret, Uri, UriError};
 pub use verbs::{CLOBBER, Change, Client, Entry, Event, File, MISSING, Stat};
 
+pub use crate::address::{Address, AddressError};
 pub use crate::wire::ErrCode;

@@ -14,6 +14,7 @@
 //! | 5 | `replica` | sans-IO: what happened in, what is to be done out. Sessions, the raft group, apply |
 //! | 4 | [`log`] | bytes of segments, records, snapshots; recovery as a decision table |
 //! | 2 | [`store`] | paths, globs, the versioned tree, history, waiters |
+//! | 1 | [`address`] | the one grammar of addresses: hosts, ports, zones |
 //! | 1 | [`stats`] | what a server measures of itself, and its text |
 //! | 1 | [`wire`] | frames and messages of the client protocol |
 //! | 0 | [`limits`] | every bound in one place, related to each other at compile time |
@@ -57,6 +58,7 @@
 //! [`limits`], [`wire`], [`store`], [`log`], `replica`, `server`: each opens with its design and says in which order its
 //! files are read. Then `tests/`, where each test is named for the failure that it guards against.
 
+pub mod address;
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "client")]

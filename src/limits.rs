@@ -16,6 +16,8 @@ pub const HISTORY_DEFAULT: u64 = 360_000;
 pub const HISTORY_MAX: u64 = 100_000_000;
 /// Default TCP port of a server.
 pub const PORT_DEFAULT: u16 = 8046;
+/// Longest zone of an IPv6 address: the name of a network interface.
+pub const ZONE_MAX: usize = 15;
 /// Longest name of a cluster.
 pub const CLUSTER_NAME_MAX: usize = 255;
 
@@ -100,6 +102,10 @@ pub const PEER_PLACES: usize = 2 * NODES_MAX;
 pub const FILES_RESERVED: u64 = 64;
 /// Longest address of a node.
 pub const ADDR_MAX: usize = 300;
+/// Names that are looked up at the same time, each on a thread of its own.
+pub const LOOKUPS_MAX: usize = 16;
+/// Addresses of one name that are tried; further ones are left out.
+pub const DIAL_ADDRESSES_MAX: usize = 16;
 /// Largest frame of a peer that has not yet said who it is.
 pub const GREETING_MAX: usize = 16 << 10;
 /// Most links that a frame passes on its way.

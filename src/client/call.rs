@@ -4,7 +4,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::error::{Error, Lost};
-use super::uri::Address;
+use crate::address::Address;
 use crate::wire::{ErrCode, Request, Response, Verb};
 
 /// What may be done with a call whose connection is lost after it was sent.

@@ -7,13 +7,17 @@ use std::future::poll_fn;
 use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::call::{Answer, Ask};
+use super::dial::{self, Patience};
 use super::error::{Error, Lost};
-use super::uri::{Address, Secret};
+use super::uri::Secret;
+use crate::address::Address;
 use crate::wire::frame::{self, Split};
 use crate::wire::{Request, Response, Verb};
 
@@ -34,12 +38,18 @@ pub(super) struct Conn {
 }
 
 impl Conn {
-    /// Connects, and presents the secrets in their order.
-    pub async fn dial(address: &Address, secrets: &[Secret]) -> Result<Self, Error> {
-        let lost = |e: std::io::Error| Error::Disconnected { address: None, cause: e.into() };
-        let stream = TcpStream::connect((address.host(), address.port())).await.map_err(lost)?;
-        // Requests are gathered here already; the kernel is not to wait for more.
-        stream.set_nodelay(true).map_err(lost)?;
+    /// Connects, and presents the secrets in their order. The look-up of the name, each of its addresses and the secrets may each
+    /// take as long as `limit`.
+    pub async fn dial(address: &Address, secrets: &[Secret], limit: Duration) -> Result<Self, Error> {
+        let lost = |cause: Lost| Error::Disconnected { address: None, cause };
+        let patience = Patience { lookup: limit, connect: limit };
+        // Requests are gathered here already; the kernel does not wait for more.
+        let stream = dial::connect(address, patience).await.map_err(|e| lost(e.into()))?;
+        let present = timeout(limit, Self::present(stream, secrets)).await;
+        present.unwrap_or_else(|_| Err(lost(Lost::Quiet(limit))))
+    }
+
+    async fn present(stream: TcpStream, secrets: &[Secret]) -> Result<Self, Error> {
         let mut conn = Self { stream, output: Vec::new(), taken: 0, written: 0, input: vec![0; INPUT], arrived: 0..0 };
         for secret in secrets {
             conn.access(secret).await?;

@@ -53,7 +53,8 @@ use super::error::{Error, Lost, Stale, Unreachable};
 use super::link::{Held, Link, Patience};
 use super::options::Options;
 use super::race;
-use super::uri::{Address, Secret};
+use super::uri::Secret;
+use crate::address::Address;
 use crate::limits::{CLIENT_LEFT, CLIENT_WAITING};
 use crate::wire::{ErrCode, Verb};
 
@@ -157,7 +158,7 @@ impl Driver {
         let limit = self.options.connect_timeout;
         let secrets = &self.secrets;
         let attempts = self.addresses_from(self.next_address).into_iter().map(|(n, address)| async move {
-            match dial(&address, secrets, limit).await {
+            match Conn::dial(&address, secrets, limit).await {
                 Ok(conn) => Ok((n, address, conn)),
                 Err(error) => Err((address, error)),
             }
@@ -394,7 +395,7 @@ impl Driver {
             let (secrets, ask) = (&secrets, &ask);
             let attempts = others.into_iter().map(|(n, address)| async move {
                 let proven = async {
-                    let mut conn = Conn::dial(&address, secrets).await?;
+                    let mut conn = Conn::dial(&address, secrets, limit).await?;
                     conn.ask(ask).await?;
                     Ok::<_, Error>(conn)
                 };
@@ -602,11 +603,6 @@ fn serve(link: &mut Link, patience: &Patience, again: &mut Vec<Call>, cx: &mut C
             return Ok(());
         }
     }
-}
-
-async fn dial(address: &Address, secrets: &[Secret], limit: Duration) -> Result<Conn, Error> {
-    let late = || Error::Disconnected { address: None, cause: Lost::Quiet(limit) };
-    timeout(limit, Conn::dial(address, secrets)).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// The pause before another round: doubling, and shortened by up to a half so that clients do not come all at once.

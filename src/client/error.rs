@@ -15,7 +15,8 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::rounded::Rounded;
-use super::uri::{Address, UriError};
+use super::uri::UriError;
+use crate::address::Address;
 use crate::wire::frame::FrameError;
 use crate::wire::{ErrCode, Malformed, Verb};
 

@@ -19,7 +19,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::call::{Answer, Ask, Call, Kind};
 use super::conn::Conn;
 use super::error::{Error, Lost};
-use super::uri::Address;
+use crate::address::Address;
 use crate::limits::{CLIENT_ABANDONED, CLIENT_OUTPUT};
 use crate::wire::{ErrCode, Response, Verb};
 

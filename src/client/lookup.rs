@@ -2,8 +2,9 @@
 
 use super::error::Error;
 use super::options::Options;
-use super::uri::{Address, PREFIX, Uri, UriError};
+use super::uri::{PREFIX, Uri};
 use super::verbs::Client;
+use crate::address::Address;
 use crate::wire::ErrCode;
 
 impl Options {
@@ -64,8 +65,7 @@ impl Client {
                 Err(error) => return Err(error),
             };
             let file = self.get(&format!("{directory}/{id}"), ids.rev()).await?;
-            let address: Result<Address, UriError> = String::from_utf8_lossy(&file.value).trim().parse();
-            addresses.extend(address);
+            addresses.extend(String::from_utf8_lossy(&file.value).trim().parse::<Address>());
         }
         if addresses.is_empty() {
             return Err(Error::NotRegistered(name.to_owned()));

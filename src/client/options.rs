@@ -7,7 +7,8 @@ use tokio::sync::mpsc;
 use super::Client;
 use super::driver::Driver;
 use super::error::Error;
-use super::uri::{Address, PREFIX, Secret, Uri, UriError};
+use super::uri::{PREFIX, Secret, Uri, UriError};
+use crate::address::Address;
 use crate::limits::CLIENT_QUEUE;
 
 /// How a [`Client`] connects and when it gives up.
@@ -66,8 +67,8 @@ impl Options {
         if target.starts_with("doozer:") {
             return Err(UriError::Prefix(target.to_owned()));
         }
-        let addresses: Result<Vec<Address>, UriError> = target.split(',').map(|a| a.trim().parse()).collect();
-        Self::new(addresses?)
+        let addresses = target.split(',').map(|address| address.trim().parse::<Address>());
+        Self::new(addresses.collect::<Result<Vec<_>, _>>()?)
     }
 
     /// Presents this secret on each new connection.
@@ -77,7 +78,9 @@ impl Options {
         self
     }
 
-    /// How long one address may take to accept a connection and the secret. 5 s unless told.
+    /// How long one address may take to accept a connection, and then the secret. 5 s unless told. The look-up of a name may take as
+    /// long; if the name has several IP addresses, they are tried side by side, each 250 ms after the one before it, and each has
+    /// the whole time.
     #[must_use]
     pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;

@@ -7,7 +7,7 @@ use super::driver::State;
 use super::error::{Error, Lost};
 use super::options::Options;
 use super::streams::{Entries, Getdir, Walk, Watch, WhenStale};
-use super::uri::Address;
+use crate::address::Address;
 use crate::limits::FRAME_MAX;
 use crate::stats::Stats;
 use crate::wire::{FLAG_DEL, FLAG_SET, Verb};

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::Options;
 use super::machine::{Asked, Direct};
+use crate::address::Listen;
 use crate::server::try_ring;
 
 /// The server's own default.
@@ -61,13 +62,13 @@ fn directory(options: &Options) -> Result<PathBuf, String> {
 /// The address that is meant by `-l`, as the server reads it; none for all addresses.
 fn listen(address: &str) -> Result<Option<IpAddr>, String> {
     let wrong = |why: String| format!("-l {address}: {why}; give an address of this machine as HOST:PORT");
-    if address.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok()) {
-        return Ok(None);
-    }
-    let found = address.to_socket_addrs().map_err(|e| wrong(e.to_string()))?.next();
-    let ip = found.ok_or_else(|| wrong("it names no address".into()))?.ip();
+    let parsed: Listen = address.parse().map_err(|e| format!("-l {e}"))?;
+    let Some(host) = parsed.host() else { return Ok(None) };
+    let found = (host, 0).to_socket_addrs().map_err(|e| wrong(e.to_string()))?.next();
+    let found = found.ok_or_else(|| wrong("it names no address".into()))?;
+    let ip = found.ip();
     // Nothing is sent: the kernel only says whether the address is its own.
-    UdpSocket::bind((ip, 0)).map_err(|e| wrong(e.to_string()))?;
+    UdpSocket::bind(found).map_err(|e| wrong(e.to_string()))?;
     Ok(Some(ip).filter(|ip| !ip.is_unspecified()))
 }
 

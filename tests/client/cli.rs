@@ -500,7 +500,7 @@ fn a_refused_secret_is_the_servers_error() {
 fn a_bad_uri_is_an_error() {
     let (status, stdout, stderr) = run(&["-a", "http://x", "rev"], "");
     assert_eq!((status, stdout.as_str()), (2, ""));
-    assert_eq!(stderr, "Error: not an address of the form host[:port]: `http://x`\n");
+    assert_eq!(stderr, "Error: `http://x` is not an address: a port is a number from 0 to 65535; write HOST:PORT\n");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[(&str, u32)] = &[
     ("faults", 0),
     ("limits", 0),
+    ("address", 1),
     ("stats", 1),
     ("wire", 1),
     ("store", 2),
@@ -19,7 +20,7 @@ const FLOORS: &[(&str, u32)] = &[
 ];
 
 /// Floors below the shell: deterministic, without I/O.
-const PURE: &[&str] = &["faults", "limits", "stats", "wire", "store", "log", "replica"];
+const PURE: &[&str] = &["faults", "limits", "address", "stats", "wire", "store", "log", "replica"];
 
 /// What only the world has: not to be named in a pure module.
 const WORLDLY: &[&str] = &[
