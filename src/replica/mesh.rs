@@ -11,11 +11,13 @@
 //! * at most one link a peer: of two that were dialed at the same time, both sides keep the one that the smaller id dialed, and of
 //!   two that the same side dialed the later;
 //! * a peer from which nothing was heard for [`Timing::silence_ms`] is taken for lost, and its link closed;
+//! * a node is known by its id, never by its address: whoever answers at an address says who it is, and where it was reached is kept
+//!   beside what it advertises, and dialed as well;
 //! * nothing here is needed for consistency: any frame may be lost, come twice, or late.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::members::Members;
+use super::members::{Member, Members};
 use super::routes::Routes;
 use super::session::{Conn, Sessions};
 use crate::faults::{self, Fault};
@@ -36,10 +38,14 @@ pub const FLAG_STUCK: u8 = 16;
 
 /// Time between two attempts to dial a node.
 const DIAL_PAUSE_MS: u64 = 250;
+/// The same for an address of which it is not known whose it is, while there are links to others.
+const SEED_PAUSE_MS: u64 = 1_000;
 /// The same after it has refused.
 const REFUSED_PAUSE_MS: u64 = 2_000;
 /// Time after which a node without a link of its own is said to be relayed: a link that is dialed comes sooner.
 const RELAY_SAID_MS: u64 = 2_000;
+/// Under what it is kept that another node claims this one's address: no address and no id.
+const RIVAL: &str = " rival";
 /// Time after which a connection that has not said who it is is closed.
 const HELLO_MS: u64 = 5_000;
 /// Time between two words of which links there are, beside those at every change.
@@ -139,8 +145,13 @@ pub struct Mesh {
     flags: u8,
     /// Where peers say that they are.
     addresses: BTreeMap<u64, String>,
-    /// Where others may be found if none is.
+    /// Where others may be found: the addresses that the operator gave, and those that are known from an earlier start.
     seeds: Vec<String>,
+    /// Who answered at an address that this node dialed, by raft id. It may be another address than the one that the peer advertises,
+    /// which leads nowhere from here if there is address translation in between.
+    answered: BTreeMap<String, u64>,
+    /// Seeds that are dialed though it is not known whose they are, while there are links to others.
+    hopes: BTreeSet<String>,
     /// When an address may be dialed again; `u64::MAX` while it is.
     dials: BTreeMap<String, u64>,
     to_dial: Vec<String>,
@@ -165,6 +176,8 @@ impl Mesh {
             flags: 0,
             addresses: BTreeMap::new(),
             seeds,
+            answered: BTreeMap::new(),
+            hopes: BTreeSet::new(),
             dials: BTreeMap::new(),
             to_dial: Vec::new(),
             told: BTreeMap::new(),
@@ -212,7 +225,8 @@ impl Mesh {
 
     /// An address could not be dialed.
     pub fn not_dialed(&mut self, addr: &str, why: &str) {
-        self.dials.insert(addr.to_owned(), self.now_ms + DIAL_PAUSE_MS);
+        let pause = if self.hopes.contains(addr) { SEED_PAUSE_MS } else { DIAL_PAUSE_MS };
+        self.dials.insert(addr.to_owned(), self.now_ms + pause);
         self.tell(addr, &format!("cannot reach the node at {addr}: {why}; trying again"));
     }
 
@@ -504,6 +518,10 @@ impl Mesh {
     /// The other side of a link is there, and has heard this one. Whether the link is wanted: there may be another.
     fn come_up(&mut self, sessions: &mut Sessions, conn: Conn, peer: &Peer) -> bool {
         let dialed = self.links.get(&conn).and_then(|link| link.dialed.clone());
+        if let Some(addr) = &dialed {
+            self.answered.insert(addr.clone(), peer.raft_id);
+            self.told.remove(addr);
+        }
         let mut is_news = true;
         if let Some(&old) = self.up.get(&peer.raft_id)
             && let Some(before) = self.links.get(&old)
@@ -660,9 +678,11 @@ impl Mesh {
             let wanted = |id: u64| members.nodes().contains_key(&id) || up.contains_key(&id);
             self.routes.retain(|id| wanted(id) || (id >= members.next()));
             self.addresses.retain(|id, _| wanted(*id));
+            self.answered.retain(|_, id| wanted(*id));
             self.repeat(sessions);
         }
         self.dial(members);
+        self.tell_rivals(members);
         self.tell_routes(members);
     }
 
@@ -685,11 +705,21 @@ impl Mesh {
             if *id != self.me.raft_id && member.node != self.me.node && !self.up.contains_key(id) {
                 // Of two that would dial each other at once the one with the smaller id goes first, and a new node first of all.
                 let patience = if self.me.node < member.node { 1 } else { 2 };
-                wanted.push((self.addresses.get(id).unwrap_or(&member.addr), patience * DIAL_PAUSE_MS));
+                let reached = self.answered.iter().filter(|(_, of)| *of == id).map(|(addr, _)| addr);
+                let all = std::iter::once(self.addresses.get(id).unwrap_or(&member.addr)).chain(reached);
+                wanted.extend(all.map(|addr| (addr, patience * DIAL_PAUSE_MS)));
             }
         }
+        self.hopes.clear();
         if self.up.is_empty() {
             wanted.extend(self.seeds.iter().map(|seed| (seed, 0)));
+        } else if !wanted.is_empty() {
+            // Who is missed may be at an address of which it is not known whose it is.
+            let advertised = |seed: &String| wanted.iter().any(|(addr, _)| *addr == seed);
+            let unknown = self.seeds.iter().filter(|seed| !self.answered.contains_key(*seed) && !advertised(seed));
+            let unknown: Vec<&String> = unknown.collect();
+            self.hopes.extend(unknown.iter().copied().cloned());
+            wanted.extend(unknown.into_iter().map(|seed| (seed, SEED_PAUSE_MS)));
         }
         // Who is known at an address has it now, whoever else was there before.
         let taken: Vec<&String> = self.up.keys().filter_map(|id| self.addresses.get(id)).collect();
@@ -716,6 +746,24 @@ impl Mesh {
         while self.told.len() > 1_000 {
             self.told.pop_first();
         }
+    }
+
+    /// Says who else claims this node's address. Both are in reach, so neither has taken the place of the other.
+    fn tell_rivals(&mut self, members: &Members) {
+        let rival = |(id, member): &(&u64, &Member)| {
+            let addr = self.addresses.get(*id).unwrap_or(&member.addr);
+            member.node != self.me.node && *addr == self.me.addr && self.routes.reaches(**id)
+        };
+        let Some((_, rival)) = members.nodes().iter().find(rival) else {
+            self.told.remove(RIVAL);
+            return;
+        };
+        let line = format!(
+            "node {} says that it is at {}, and so does this node: give each an address of its own with -advertise",
+            rival.node.escape_ascii(),
+            printable(&self.me.addr)
+        );
+        self.tell(RIVAL, &line);
     }
 
     /// Says who is reached through others, if that lasts: nodes that have just come up have no link to each other yet.
@@ -754,7 +802,10 @@ impl Mesh {
     /// Addresses at which the other nodes may be found after a restart.
     pub fn known_addresses(&self, members: &Members) -> Vec<String> {
         let others = members.nodes().iter().filter(|(id, m)| **id != self.me.raft_id && m.node != self.me.node);
-        let mut known: Vec<String> = others.map(|(id, m)| self.addresses.get(id).unwrap_or(&m.addr).clone()).collect();
+        let others: BTreeMap<u64, &Member> = others.map(|(id, member)| (*id, member)).collect();
+        let advertised = others.iter().map(|(id, m)| self.addresses.get(id).unwrap_or(&m.addr).clone());
+        let reached = self.answered.iter().filter(|(_, id)| others.contains_key(*id)).map(|(addr, _)| addr.clone());
+        let mut known: Vec<String> = advertised.chain(reached).collect();
         known.sort_unstable();
         known.dedup();
         known

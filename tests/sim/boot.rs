@@ -184,6 +184,7 @@ fn founder(chance: &mut Chance) -> Identity {
         voters: 1,
         voter: true,
         peers: Vec::new(),
+        advertised: String::new(),
     }
 }
 

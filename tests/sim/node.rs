@@ -96,6 +96,8 @@ impl Default for Flags {
 pub struct Node {
     pub host: Host,
     pub addr: String,
+    /// Where it says that it is.
+    pub advertised: String,
     pub flags: Flags,
     /// Where it is told that its cluster is.
     pub attach: Vec<String>,
@@ -201,9 +203,11 @@ impl Outside<'_> {
 
 impl Node {
     pub fn new(host: Host, flags: Flags, chance: &mut Chance) -> Node {
+        let addr = format!("10.0.0.{}:8046", host + 1);
         Node {
             host,
-            addr: format!("10.0.0.{}:8046", host + 1),
+            advertised: addr.clone(),
+            addr,
             flags,
             attach: Vec::new(),
             disk: Disk::new(),
@@ -361,7 +365,7 @@ impl Node {
 
     fn boot(&mut self, outside: &mut Outside<'_>) {
         let mut lines = Vec::new();
-        let boot = boot::boot(&mut self.disk, &self.flags, &self.attach, &self.addr, outside.chance, &mut lines);
+        let boot = boot::boot(&mut self.disk, &self.flags, &self.attach, &self.advertised, outside.chance, &mut lines);
         self.say(outside.queue.now(), lines);
         self.go_on(boot, outside);
     }
@@ -369,7 +373,7 @@ impl Node {
     fn go_on(&mut self, boot: Boot, outside: &mut Outside<'_>) {
         match boot {
             Boot::Join(identity, addresses) => {
-                let joiner = boot::joiner(&identity, &self.addr);
+                let joiner = boot::joiner(&identity, &self.advertised);
                 let joining =
                     Joining { identity, joiner, addresses, next: 0, attempt: 0, pipe: None, received: Vec::new() };
                 self.life = Life::Joining(Box::new(joining));
@@ -395,7 +399,7 @@ impl Node {
                     election_ms: self.flags.election_ms,
                     timeout_ms: self.flags.timeout_ms,
                     history: self.flags.history,
-                    addr: self.addr.clone(),
+                    addr: self.advertised.clone(),
                     hostname: format!("host{}", self.host),
                     version: "test".into(),
                     secrets: Secrets::default(),

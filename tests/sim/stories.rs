@@ -52,7 +52,9 @@ list! {
         a_member_whose_log_is_damaged_comes_back_from_the_others,
         a_node_that_lost_its_disk_joins_as_a_new_one,
         a_node_that_loses_its_disk_again_and_again_is_always_taken_in,
-        a_node_that_was_forgotten_hears_it_of_a_member_that_was_forgotten_too;
+        a_node_that_was_forgotten_hears_it_of_a_member_that_was_forgotten_too,
+        nodes_that_nobody_reaches_where_they_say_are_reached_where_they_were,
+        two_nodes_that_claim_one_address_are_two;
     partitions:
         in_a_chain_of_three_everyone_writes,
         in_a_line_of_five_everyone_writes,

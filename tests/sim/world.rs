@@ -825,7 +825,7 @@ impl World {
             states.all(|state| state == first)
         });
         for host in nodes {
-            let (id, addr) = (self.nodes[*host].id().expect("it runs"), self.nodes[*host].addr.clone());
+            let (id, addr) = (self.nodes[*host].id().expect("it runs"), self.nodes[*host].advertised.clone());
             for (file, value) in [("addr", &addr[..]), ("writable", "true")] {
                 let path = format!("/ctl/node/{id}/{file}");
                 self.until(LIMIT, &format!("{path} is {value}"), |world| {

@@ -230,3 +230,69 @@ pub fn a_node_that_was_forgotten_hears_it_of_a_member_that_was_forgotten_too() {
     world.write(3, LIMIT);
     world.finish();
 }
+
+/// Address translation: what each node says of its address is true only where it is. The others reach it where the operator said, and
+/// go on doing so when it was away, and after a restart of all at which the operator says nothing.
+pub fn nodes_that_nobody_reaches_where_they_say_are_reached_where_they_were() {
+    let mut world = World::new(11, 3, Flags::default());
+    for host in 0..3 {
+        world.nodes[host].advertised = format!("172.17.0.{}:8046", host + 2);
+        assert!(world.lead_back(host));
+    }
+    world.nodes[0].attach.clear();
+    for host in 0..3 {
+        world.start(host);
+    }
+    for slot in 1..3 {
+        world.add_slot(0, slot);
+    }
+    world.until(LIMIT, "all are voters", |world| world.voters(0) == 3);
+    // Each of the two that are left has to find the other, and both find the one that was away.
+    for host in 0..3 {
+        let others: Vec<usize> = (0..3).filter(|other| *other != host).collect();
+        world.kill(host);
+        world.all_write(&others, 5_000);
+        world.start(host);
+        world.all_write(&[0, 1, 2], 10_000);
+    }
+    for host in 0..3 {
+        world.kill(host);
+        world.nodes[host].attach.clear();
+    }
+    for host in 0..3 {
+        world.start(host);
+    }
+    world.all_write(&[0, 1, 2], 10_000);
+    world.finish();
+}
+
+/// Two hosts with the same private address, both behind address translation. They are told apart by their ids, each says whose
+/// address it shares, and the third says nothing.
+pub fn two_nodes_that_claim_one_address_are_two() {
+    let mut world = World::new(12, 3, Flags::default());
+    for host in 1..3 {
+        world.nodes[host].advertised = "172.17.0.2:8046".into();
+        assert!(world.lead_back(host));
+    }
+    for host in 0..3 {
+        world.start(host);
+    }
+    for slot in 1..3 {
+        world.add_slot(0, slot);
+    }
+    world.until(LIMIT, "all are voters", |world| world.voters(0) == 3);
+    let said = |world: &World, host: usize, of: usize| {
+        let id = world.nodes[of].id().unwrap();
+        let line = format!("node {id} says that it is at 172.17.0.2:8046");
+        world.nodes[host].said.iter().filter(|(_, said)| said.contains(&line)).count()
+    };
+    world.until(LIMIT, "both say it", |world| said(world, 1, 2) > 0 && said(world, 2, 1) > 0);
+    world.kill(0);
+    world.all_write(&[1, 2], 5_000);
+    world.run(5_000);
+    assert_eq!((said(&world, 1, 2), said(&world, 2, 1)), (1, 1), "once");
+    assert!(world.nodes[0].said.iter().all(|(_, said)| !said.contains("says that it is at")));
+    world.start(0);
+    world.all_write(&[0, 1, 2], 10_000);
+    world.finish();
+}
