@@ -5,7 +5,8 @@
 //! before it, so what came together is carried out together. What it submits leaves when the runtime parks.
 //!
 //! * `directory`: the data directory: lock, identity, recovery.
-//! * `attach`, `boot`: how a new node finds its cluster.
+//! * `listen`, `advertise`: where the node listens, and where it says that others find it.
+//! * `attach`, `boot`: how a new node finds its cluster. `dial`: connections to peers. `original`: servers that cannot be joined.
 //! * `ring`: whether there can be a ring, and why not.
 //! * `pin`, `poll`: the core, and how it waits.
 //! * `accept`: who may connect. `farewell`: what a server that stops waits for.
@@ -18,14 +19,18 @@
 #![allow(clippy::disallowed_methods, reason = "the server is the floor that may name the clock and files")]
 
 mod accept;
+mod advertise;
 mod attach;
 pub mod boot;
 mod buffer;
+mod dial;
 pub mod directory;
 mod disk;
 mod farewell;
 mod lines;
 mod link;
+mod listen;
+mod original;
 mod pin;
 mod poll;
 mod repeats;
@@ -36,7 +41,6 @@ mod stop;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::rc::{Rc, Weak};
 use std::sync::OnceLock;
@@ -44,6 +48,7 @@ use std::time::{Duration, Instant};
 
 use tokio_uring::net::{TcpListener, TcpStream};
 
+use crate::address::{Address, Advertise, Listen};
 use crate::limits;
 use crate::log::Identity;
 use crate::replica::desk::Secrets;
@@ -62,8 +67,6 @@ pub const CLUSTER_DEFAULT: &str = "local";
 
 /// Connections that the kernel may hold before they are accepted.
 const BACKLOG: i32 = 4096;
-/// How long a busy port is asked for: the kernel takes down the ring of a server that was killed only after its end.
-const PORT_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a connection is silent before its peer is asked for a sign of life, and time between two such questions.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
@@ -71,7 +74,9 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Address to listen on.
-    pub listen: String,
+    pub listen: Listen,
+    /// Where others find the node, if that is not where it listens.
+    pub advertise: Option<Advertise>,
     /// The data directory.
     pub dir: PathBuf,
     /// The core to be pinned to.
@@ -87,7 +92,7 @@ pub struct Options {
     /// Who may do what.
     pub secrets: Secrets,
     /// Addresses of nodes to attach to.
-    pub attach: Vec<String>,
+    pub attach: Vec<Address>,
     /// URI of the cluster that serves as name service.
     pub boot: Option<String>,
     /// Time between two signs of life of the leader.
@@ -192,6 +197,7 @@ struct Shell {
     heartbeat: Duration,
     election: Duration,
     busy_poll: Duration,
+    dialer: dial::Dialer,
     /// Bytes have come, or a write has ended.
     came: Signal,
     disk: disk::Disk,
@@ -224,22 +230,24 @@ pub fn run(options: Options) -> Result<(), StartError> {
     // Before this thread pins itself: what it starts afterwards begins on the same core.
     lines::start()?;
     let stop = StopRequests::hear(options.core)?;
+    dial::prepare(options.core)?;
     if let Some(core) = options.core {
         pin::pin(core)?;
         lines::keep_off(core);
     }
     accept::raise_file_limit();
     ring::runtime()?.block_on(async move {
-        let listener = listen(&options.listen).await?;
+        let listener = listen::listen(&options.listen).await?;
         let addr = listener
             .local_addr()
             .map_err(|e| StartError::new(format!("cannot tell the address of the listener: {e}")))?;
-        let advertised = advertised(addr, options.attach.first());
-        let opened = directory::open(&options, &advertised).await?;
+        let own = advertise::Own::new(addr, options.advertise.as_ref());
+        let opened = directory::open(&options, &own).await?;
         say(&format!("listening on {addr}"));
         for line in &opened.report {
             say(line);
         }
+        let advertised = opened.advertised;
         let node = opened.identity.node.escape_ascii().to_string();
         let config = crate::replica::Config {
             id: node,
@@ -249,12 +257,12 @@ pub fn run(options: Options) -> Result<(), StartError> {
             incarnation: opened.identity.incarnation,
             cluster: opened.identity.cluster.clone(),
             cluster_id: opened.identity.cluster_id,
-            seeds: options.attach.iter().chain(&opened.identity.peers).cloned().collect(),
+            seeds: options.attach.iter().map(Address::to_string).chain(opened.identity.peers.clone()).collect(),
             heartbeat_ms: millis(options.heartbeat),
             election_ms: millis(options.election),
             timeout_ms: millis(options.timeout),
             history: options.history,
-            addr: advertised.clone(),
+            addr: advertised.to_string(),
             hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             version: options.version,
             secrets: options.secrets,
@@ -285,19 +293,21 @@ pub fn run(options: Options) -> Result<(), StartError> {
             heartbeat: options.heartbeat,
             election: options.election,
             busy_poll: options.busy_poll,
+            dialer: dial::Dialer::new(&options.attach),
             came: Signal::default(),
             disk: opened.disk,
             _lock: opened.lock,
             identity: RefCell::new(opened.identity),
         });
+        let hello = format!("say hello with: doozer -a 'doozer:?ca={}' find /ctl", advertised.in_uri());
         if let Some(uri) = options.boot {
+            let advertised = advertised.to_string();
             let (cluster, node) = {
                 let identity = shell.identity.borrow();
                 (identity.cluster.clone(), identity.node.escape_ascii().to_string())
             };
             tokio_uring::spawn(async move { boot::announce(&uri, &cluster, &node, &advertised).await });
         }
-        let hello = format!("say hello with: doozer -a 'doozer:?ca={addr}' find /ctl");
         serve(shell, listener, began, opened.recovery, hello, stop).await
     })
 }
@@ -455,12 +465,7 @@ async fn clock(shell: &Rc<Shell>, began: Instant) {
 
 /// Dials a peer.
 async fn dial(shell: &Rc<Shell>, addr: String) {
-    let connected = match attach::connect(&addr).await {
-        // What tokio has made is handed over to the ring.
-        Ok(stream) => stream.into_std(),
-        Err(e) => Err(e),
-    };
-    match connected {
+    match shell.dialer.dial(&addr).await {
         Ok(stream) => {
             let conn = shell.replica.borrow_mut().dialed(&addr);
             Link::start(shell, conn, TcpStream::from_std(stream), false);
@@ -512,67 +517,6 @@ async fn rejoin(shell: &Rc<Shell>) {
     fatal(&format!("cannot start anew: {failed}; start this server again"))
 }
 
-async fn listen(address: &str) -> Result<std::net::TcpListener, StartError> {
-    let wrong =
-        |why: String| StartError::new(format!("-l {address}: {why}; give an address of this machine as HOST:PORT"));
-    let addresses: Vec<SocketAddr> = match address.strip_prefix(':').map(str::parse) {
-        // As in Go: all addresses of the machine.
-        Some(Ok(port)) => vec![(Ipv6Addr::UNSPECIFIED, port).into(), (Ipv4Addr::UNSPECIFIED, port).into()],
-        _ => address.to_socket_addrs().map_err(|e| wrong(e.to_string()))?.collect(),
-    };
-    let deadline = Instant::now() + PORT_PATIENCE;
-    loop {
-        let mut last = None;
-        for address in &addresses {
-            match std::net::TcpListener::bind(address) {
-                Ok(listener) => {
-                    set_up(&listener).map_err(|e| wrong(e.to_string()))?;
-                    return Ok(listener);
-                }
-                Err(e) => last = Some(e),
-            }
-        }
-        match last {
-            None => return Err(wrong("it names no address".into())),
-            Some(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
-                return Err(StartError::new(format!(
-                    "-l {address}: {e}; a low port takes a privilege: choose one of 1024 or more, give the server the capability \
-                     CAP_NET_BIND_SERVICE (AmbientCapabilities= of systemd), or lower sysctl net.ipv4.ip_unprivileged_port_start"
-                )));
-            }
-            Some(e) if e.kind() != std::io::ErrorKind::AddrInUse => return Err(wrong(e.to_string())),
-            Some(_) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(20)).await,
-            Some(_) => {
-                return Err(StartError::new(format!(
-                    "-l {address}: another process listens there; stop it, or choose another port"
-                )));
-            }
-        }
-    }
-}
-
-/// Where others find a node that listens at `addr`: on a machine's address, if that is all of them. It is the one from which the
-/// node at `towards` is reached, or the rest of the world.
-fn advertised(addr: SocketAddr, towards: Option<&String>) -> String {
-    if !addr.ip().is_unspecified() {
-        return addr.to_string();
-    }
-    // No packet is sent: the kernel only chooses the route.
-    let own = |to: &str| -> std::io::Result<SocketAddr> {
-        let to = to.to_socket_addrs()?.next().ok_or(std::io::ErrorKind::NotFound)?;
-        let unspecified: SocketAddr =
-            if to.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-        let socket = std::net::UdpSocket::bind(unspecified)?;
-        socket.connect(to)?;
-        socket.local_addr()
-    };
-    // An address that is kept for documentation, and so on nobody's own network.
-    match own(towards.map_or("192.0.2.1:9", String::as_str)) {
-        Ok(own) => SocketAddr::new(own.ip(), addr.port()).to_string(),
-        Err(_) => addr.to_string(),
-    }
-}
-
 /// Nanoseconds since this was first asked.
 fn nanos() -> u64 {
     static FIRST: OnceLock<Instant> = OnceLock::new();
@@ -581,14 +525,4 @@ fn nanos() -> u64 {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
-}
-
-/// Sets what the accepted connections inherit: answers leave at once, and a peer that is lost without a word is noticed.
-fn set_up(listener: &std::net::TcpListener) -> rustix::io::Result<()> {
-    use rustix::net::sockopt;
-    rustix::net::listen(listener, BACKLOG)?;
-    sockopt::set_tcp_nodelay(listener, true)?;
-    sockopt::set_socket_keepalive(listener, true)?;
-    sockopt::set_tcp_keepidle(listener, KEEPALIVE)?;
-    sockopt::set_tcp_keepintvl(listener, KEEPALIVE)
 }

@@ -14,7 +14,9 @@
 //! 70   2  length of the cluster's name
 //! 72   2  number of peers
 //! 74   …  cluster's name, UTF-8
-//!      …  addresses of peers, UTF-8, each behind its length (2 bytes); zeros behind them
+//!      …  addresses of peers, UTF-8, each behind its length (2 bytes)
+//!      …  length (2 bytes) and address that this node advertised last, UTF-8; 0 = none is known. Zeros behind it. Programs that do
+//!         not know this field ignore it, and write zeros in its place
 //! ```
 //! Invariants:
 //! * It is made last when a data directory is made: a directory without it never acknowledged anything.
@@ -23,7 +25,7 @@
 use super::block::{Block, get_u16, get_u32, get_u64, put_u16, put_u32, put_u64};
 use super::preface::{self, BODY, Kind, Unfit};
 use super::segment::NodeId;
-use crate::limits::{BLOCK, CLUSTER_NAME_MAX};
+use crate::limits::{ADDR_MAX, BLOCK, CLUSTER_NAME_MAX};
 
 const NODE: usize = BODY;
 const RAFT: usize = NODE + 16;
@@ -37,7 +39,7 @@ const PEERS: usize = LENGTH + 2;
 const NAME: usize = PEERS + 2;
 const _: () = assert!(NAME == 74 && NAME + CLUSTER_NAME_MAX <= BLOCK);
 // The peers of a large cluster have room, with names of hosts as long as they may be.
-const _: () = assert!(NAME + CLUSTER_NAME_MAX + 12 * (2 + 255 + ":65535".len()) <= BLOCK);
+const _: () = assert!(NAME + CLUSTER_NAME_MAX + 12 * (2 + 255 + ":65535".len()) + 2 + ADDR_MAX <= BLOCK);
 
 /// Who a node is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +62,8 @@ pub struct Identity {
     pub voter: bool,
     /// Addresses of the other members, as last known: where the node looks for its cluster.
     pub peers: Vec<String>,
+    /// The address that this node advertised last; empty if none is known.
+    pub advertised: String,
 }
 
 /// Why an identity file cannot be used.
@@ -93,7 +97,7 @@ impl Identity {
     /// The bytes of the file: one block. Peers for which it has no room are left out, those with the longest addresses first.
     ///
     /// # Panics
-    /// If the cluster's name is longer than [`CLUSTER_NAME_MAX`].
+    /// If the cluster's name is longer than [`CLUSTER_NAME_MAX`], or the advertised address longer than [`ADDR_MAX`].
     #[must_use]
     pub fn encode(&self) -> Vec<Block> {
         let name = self.cluster.as_bytes();
@@ -110,8 +114,10 @@ impl Identity {
         put_u16(&mut block.0, LENGTH, length);
         let mut at = NAME + name.len();
         block.0[NAME..at].copy_from_slice(name);
+        let own = self.advertised.as_bytes();
+        assert!(own.len() <= ADDR_MAX, "an advertised address of {} bytes", own.len());
         let mut count = 0;
-        for (peer, length) in fitting(&self.peers, BLOCK - at) {
+        for (peer, length) in fitting(&self.peers, BLOCK - at - 2 - own.len()) {
             put_u16(&mut block.0, at, length);
             at += 2;
             block.0[at..at + peer.len()].copy_from_slice(peer);
@@ -119,6 +125,8 @@ impl Identity {
             count += 1;
         }
         put_u16(&mut block.0, PEERS, count);
+        put_u16(&mut block.0, at, u16::try_from(own.len()).expect("an address within the limit"));
+        block.0[at + 2..at + 2 + own.len()].copy_from_slice(own);
         preface::encode(Kind::Identity, &mut block);
         vec![block]
     }
@@ -142,13 +150,16 @@ impl Identity {
         }
         let mut at = NAME + length;
         let cluster = text(&block[NAME..at])?;
-        let mut peers = Vec::new();
-        for _ in 0..get_u16(block, PEERS) {
+        let mut next = || {
             let rest = block.get(at..).filter(|rest| rest.len() >= 2).ok_or(IdentityError::Damaged)?;
             let end = at + 2 + usize::from(get_u16(rest, 0));
-            peers.push(text(block.get(at + 2..end).ok_or(IdentityError::Damaged)?)?);
+            let found = text(block.get(at + 2..end).ok_or(IdentityError::Damaged)?)?;
             at = end;
-        }
+            Ok(found)
+        };
+        let peers = (0..get_u16(block, PEERS)).map(|_| next()).collect::<Result<Vec<_>, _>>()?;
+        // Peers that an older program wrote may fill the block.
+        let advertised = next().ok().filter(|own| own.len() <= ADDR_MAX).unwrap_or_default();
         let mut node = [0; 16];
         node.copy_from_slice(&block[NODE..RAFT]);
         Ok(Identity {
@@ -165,6 +176,7 @@ impl Identity {
                 _ => return Err(IdentityError::Damaged),
             },
             peers,
+            advertised,
         })
     }
 }
@@ -208,6 +220,7 @@ mod tests {
             voters: 5,
             voter: true,
             peers: vec!["127.0.0.1:8046".to_owned(), "[::1]:8046".to_owned()],
+            advertised: "db-1.example:8046".to_owned(),
         }
     }
 
@@ -220,7 +233,8 @@ mod tests {
     fn an_identity_reads_back_as_it_was_written() {
         let longest = Identity { cluster: "x".repeat(CLUSTER_NAME_MAX), ..sample() };
         let alone = Identity { voter: false, voters: 0, peers: Vec::new(), ..sample() };
-        for identity in [sample(), longest, alone, Identity { cluster: String::new(), ..sample() }] {
+        let unknown = Identity { advertised: String::new(), ..sample() };
+        for identity in [sample(), longest, alone, unknown, Identity { cluster: String::new(), ..sample() }] {
             assert_eq!(read_back(&identity), identity);
         }
     }
@@ -235,10 +249,11 @@ mod tests {
             voter: bool,
             cluster in ".{0,60}",
             peers in prop::collection::vec(".{0,30}", 0..20),
+            advertised in ".{0,60}",
         ) {
             let [raft_id, boot_epoch, incarnation, cluster_id] = numbers;
             let identity =
-                Identity { node, raft_id, boot_epoch, incarnation, cluster, cluster_id, voters, voter, peers };
+                Identity { node, raft_id, boot_epoch, incarnation, cluster, cluster_id, voters, voter, peers, advertised };
             prop_assert_eq!(read_back(&identity), identity);
         }
 
@@ -247,13 +262,16 @@ mod tests {
         fn peers_that_do_not_fit_are_left_out_and_the_others_kept(
             lengths in prop::collection::vec(prop_oneof![0..100usize, 0..5000usize], 0..100),
             name in 0..=CLUSTER_NAME_MAX,
+            own in 0..=ADDR_MAX,
         ) {
             let peers: Vec<String> = lengths.iter().map(|length| "x".repeat(*length)).collect();
-            let identity = Identity { cluster: "c".repeat(name), peers: peers.clone(), ..sample() };
+            let (cluster, advertised) = ("c".repeat(name), "a".repeat(own));
+            let identity = Identity { cluster, peers: peers.clone(), advertised: advertised.clone(), ..sample() };
             let found = read_back(&identity);
+            prop_assert_eq!(&found.advertised, &advertised);
             let mut rest = peers.iter();
             prop_assert!(found.peers.iter().all(|peer| rest.any(|given| given == peer)), "in their order");
-            let used: usize = NAME + name + found.peers.iter().map(|peer| 2 + peer.len()).sum::<usize>();
+            let used = NAME + name + 2 + own + found.peers.iter().map(|peer| 2 + peer.len()).sum::<usize>();
             let mut left_out = lengths;
             for peer in &found.peers {
                 left_out.remove(left_out.iter().position(|length| *length == peer.len()).unwrap());
@@ -304,6 +322,23 @@ mod tests {
         }
         bytes.push(0);
         assert_eq!(Identity::decode(&bytes), Err(IdentityError::Damaged));
+    }
+
+    /// The version before knew no advertised address: what it writes is read, and it reads what this one writes.
+    #[test]
+    fn an_upgrade_or_a_downgrade_damages_the_identity() {
+        let identity = sample();
+        let mut block = identity.encode()[0];
+        let peers: usize = identity.peers.iter().map(|peer| 2 + peer.len()).sum();
+        let own = NAME + identity.cluster.len() + peers;
+        assert_eq!(usize::from(get_u16(&block.0, own)), identity.advertised.len(), "behind all that was there before");
+        block.0[own..].fill(0);
+        preface::encode(Kind::Identity, &mut block);
+        let before = Identity { advertised: String::new(), ..identity };
+        assert_eq!(Identity::decode(bytes_of(&[block])), Ok(before));
+        // A block that is full of peers has no room for it.
+        let full = Identity { peers: vec!["x".repeat(BLOCK)], ..sample() };
+        assert_eq!(read_back(&full), Identity { peers: Vec::new(), ..sample() });
     }
 
     /// After a downgrade the data must be called newer, not damaged: damage invites salvage.

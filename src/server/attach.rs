@@ -1,7 +1,7 @@
 //! Attaching to a cluster: asks the nodes at the addresses that are known, one after the other, until one lets this node in.
 //!
 //! This is done before anything is served, with sockets of tokio: what is said is a few frames, and an attempt that takes too long
-//! can simply be dropped.
+//! can simply be dropped. All names are looked up side by side; one whose look-up takes long is passed over until it is there.
 
 use std::io;
 use std::time::Duration;
@@ -10,12 +10,19 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
+use super::advertise::Own;
+use super::original::{self, Kind};
+use crate::address::Address;
+use crate::client::dial;
+use crate::client::resolve::Lookup;
 use crate::replica::join::{Answer, Joiner};
 
 /// How long a node may take to let this one in: its cluster commits that.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long it may take to accept the connection.
+/// How long one of its addresses may take to accept the connection.
 const CONNECT: Duration = Duration::from_secs(1);
+/// How long a round waits for a name that is still being looked up.
+const LOOKUP: Duration = Duration::from_secs(1);
 /// Time between two rounds.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -27,39 +34,114 @@ pub struct Welcome {
     pub cluster_id: u64,
     /// The cluster's name.
     pub cluster: String,
+    /// The address that it advertises.
+    pub advertised: Address,
 }
 
-/// Asks until one lets it in.
+/// What came of asking a node.
+enum Asked {
+    Answer(Answer, Address),
+    /// The address is this node's own.
+    Myself,
+    /// Asking again will not help.
+    Never(String),
+}
+
+/// A node to be asked.
+struct Target<'a> {
+    address: &'a Address,
+    lookup: Option<Lookup>,
+}
+
+/// Asks until one lets it in. Where the node is found by others is said by `advertised`; if that is not settled yet, by the way to the
+/// node that answers.
 ///
 /// # Errors
 /// A line that says why none will.
-pub async fn attach(joiner: &Joiner, addresses: &[String], say: &mut dyn FnMut(String)) -> Result<Welcome, String> {
+pub async fn attach(
+    joiner: &Joiner,
+    own: &Own,
+    advertised: Option<&Address>,
+    addresses: &[Address],
+    say: &mut dyn FnMut(String),
+) -> Result<Welcome, String> {
     let mut told = Vec::new();
+    let mut targets: Vec<Target<'_>> = addresses.iter().map(|address| Target { address, lookup: None }).collect();
     loop {
-        for addr in addresses {
-            let line = match timeout(PATIENCE, ask(joiner, addr)).await {
-                Ok(Ok(Answer::Welcome { raft_id, cluster_id, cluster })) => {
+        let mut others = false;
+        for Target { address, lookup } in &mut targets {
+            lookup.get_or_insert_with(|| Lookup::begin(address.host(), address.port()));
+        }
+        for target in &mut targets {
+            let addr = target.address;
+            let asked = ask(joiner, own, advertised, target).await;
+            others |= !matches!(asked, Ok(Asked::Myself));
+            let line = match asked {
+                Ok(Asked::Answer(Answer::Welcome { raft_id, cluster_id, cluster }, advertised)) => {
                     say(format!("attached to cluster {cluster} by the node at {addr}: raft id {raft_id}"));
-                    return Ok(Welcome { raft_id, cluster_id, cluster });
+                    return Ok(Welcome { raft_id, cluster_id, cluster, advertised });
                 }
-                Ok(Ok(Answer::Refused(why))) => {
+                Ok(Asked::Answer(Answer::Refused(why), _)) => {
                     return Err(format!("the node at {addr} does not let this node attach: {why}"));
                 }
-                Ok(Ok(Answer::Later(why))) => format!("cannot attach to the node at {addr} yet: {why}; trying again"),
-                Ok(Err(e)) => format!("cannot attach to the node at {addr} yet: {e}; trying again"),
-                Err(_) => format!("cannot attach to the node at {addr} yet: it does not answer; trying again"),
+                Ok(Asked::Never(why)) => return Err(format!("cannot attach to the server at {addr}: {why}")),
+                Ok(Asked::Myself) => continue,
+                Ok(Asked::Answer(Answer::Later(why), _)) => {
+                    format!("cannot attach to the node at {addr} yet: {why}; trying again")
+                }
+                Err(e) => format!("cannot attach to the node at {addr} yet: {e}; trying again"),
             };
             if !told.contains(&line) {
                 say(line.clone());
                 told.push(line);
             }
         }
+        if !others {
+            return Err("every address that this node was given to attach to is its own: give the address of another node of the \
+                        cluster with -a"
+                .into());
+        }
         sleep(PAUSE).await;
     }
 }
 
-async fn ask(joiner: &Joiner, addr: &str) -> io::Result<Answer> {
-    let mut stream = connect(addr).await?;
+async fn ask(joiner: &Joiner, own: &Own, advertised: Option<&Address>, target: &mut Target<'_>) -> io::Result<Asked> {
+    let found = match &mut target.lookup {
+        Some(lookup) => lookup.wait(LOOKUP).await,
+        None => return Err(io::Error::other("its name was not looked up")),
+    };
+    if !found.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::TimedOut) {
+        target.lookup = None;
+    }
+    let mut found = found?;
+    found.retain(|socket| !own.is_at(socket));
+    if found.is_empty() {
+        return Ok(Asked::Myself);
+    }
+    let first = dial::connect_any(&found, CONNECT).await?;
+    let socket = first.peer_addr()?;
+    match original::ask(first).await {
+        Kind::Original => return Ok(Asked::Never(original::CANNOT_JOIN.into())),
+        Kind::Stranger => {
+            return Err(io::Error::other("what listens there does not speak the protocol; is it a doozerd?"));
+        }
+        Kind::Silent => return Err(io::Error::other("it does not answer")),
+        Kind::Other => {}
+    }
+    let stream = dial::connect_any(&[socket], CONNECT).await?;
+    let advertised = match advertised.cloned().or_else(|| own.on_the_way(stream.local_addr().ok()?)) {
+        Some(advertised) => advertised,
+        None => match own.by_route([]) {
+            Ok(advertised) => advertised,
+            Err(e) => return Ok(Asked::Never(e.to_string())),
+        },
+    };
+    let joiner = Joiner { addr: advertised.to_string(), ..joiner.clone() };
+    let answer = timeout(PATIENCE, join(&joiner, stream)).await;
+    Ok(Asked::Answer(answer.unwrap_or_else(|_| Err(io::Error::other("it does not answer")))?, advertised))
+}
+
+async fn join(joiner: &Joiner, mut stream: TcpStream) -> io::Result<Answer> {
     stream.write_all(&joiner.opening()).await?;
     let mut bytes = Vec::new();
     loop {
@@ -74,17 +156,4 @@ async fn ask(joiner: &Joiner, addr: &str) -> io::Result<Answer> {
             return Ok(answer);
         }
     }
-}
-
-/// Connects to a node, in bounded time.
-///
-/// # Errors
-/// Those of the connection.
-pub async fn connect(addr: &str) -> io::Result<TcpStream> {
-    let stream = match timeout(CONNECT, TcpStream::connect(addr)).await {
-        Ok(connected) => connected?,
-        Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not accept a connection")),
-    };
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }

@@ -14,10 +14,12 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::advertise::Own;
 use super::attach::attach;
 use super::boot::{Decision, consult};
 use super::disk::{Disk, is_full};
 use super::{Options, StartError};
+use crate::address::Address;
 use crate::limits;
 use crate::log::name::Name;
 use crate::log::{self, Erase, FileInfo, Identity, Log, NodeId, Params, Salvage, Step};
@@ -44,6 +46,8 @@ pub struct Opened {
     pub recovered: Recovered,
     /// For writing.
     pub disk: Disk,
+    /// Where others find the node.
+    pub advertised: Address,
     /// Lines for the operator.
     pub report: Vec<String>,
     /// From what the revision was recovered, as the rest of a line that names it.
@@ -52,22 +56,29 @@ pub struct Opened {
     pub lock: File,
 }
 
-/// Opens the data directory, making it if it is not there, of a node that listens at `addr`. One that is of no cluster yet founds
-/// one or attaches to one, which may take as long as that cannot be reached.
+/// Opens the data directory, making it if it is not there, of a node whose own addresses are `own`. One that is of no cluster yet
+/// founds one or attaches to one, which may take as long as that cannot be reached.
 ///
 /// Nothing is written before it is clear that the node starts with what is there.
 ///
 /// # Errors
 /// When it cannot be read or written, another server uses it, its data cannot be relied on, or the cluster refuses it.
-pub async fn open(options: &Options, addr: &str) -> Result<Opened, StartError> {
+pub async fn open(options: &Options, own: &Own) -> Result<Opened, StartError> {
     let dir = &options.dir;
     make(dir).map_err(|e| cannot("make", dir, &e))?;
-    let mut opener =
-        Opener { options, addr, disk: Disk::new(dir), lock: None, report: Vec::new(), recovery: String::new() };
-    let (identity, recovered) = opener.open().await?;
+    let mut opener = Opener {
+        options,
+        own,
+        advertised: None,
+        disk: Disk::new(dir),
+        lock: None,
+        report: Vec::new(),
+        recovery: String::new(),
+    };
+    let (identity, recovered, advertised) = opener.open().await?;
     let Opener { disk, lock, report, recovery, .. } = opener;
     let lock = lock.expect("the directory was claimed before anything was written");
-    Ok(Opened { identity, recovered, disk, report, recovery, lock })
+    Ok(Opened { identity, recovered, advertised, disk, report, recovery, lock })
 }
 
 fn cannot(what: &str, dir: &Path, e: &io::Error) -> StartError {
@@ -197,7 +208,9 @@ fn refused(dir: &Path, refused: &Refused) -> StartError {
 
 struct Opener<'a> {
     options: &'a Options,
-    addr: &'a str,
+    own: &'a Own,
+    /// Where others find the node, once that is settled.
+    advertised: Option<Address>,
     disk: Disk,
     lock: Option<File>,
     report: Vec<String>,
@@ -205,18 +218,20 @@ struct Opener<'a> {
 }
 
 impl Opener<'_> {
-    async fn open(&mut self) -> Result<(Identity, Recovered), StartError> {
+    async fn open(&mut self) -> Result<(Identity, Recovered, Address), StartError> {
         let dir = &self.options.dir;
         self.lock = lock(dir, false)?;
         if self.lock.is_none() {
             // A directory that is refused does not even get a lock; what was seen is looked at again when it is locked.
-            self.look()?;
+            let plan = self.look()?;
+            self.settle_address(&plan)?;
             self.lock = lock(dir, true)?;
         }
         wait_for_last_writes(dir).await?;
         let (mut identity, recovered) = loop {
             let began = Instant::now();
             let plan = self.look()?;
+            self.settle_address(&plan)?;
             self.claim().await?;
             match plan {
                 Plan::Salvage(identity, damage) => {
@@ -229,8 +244,42 @@ impl Opener<'_> {
         };
         // The identity may be older than the log, if it was restored from a copy: no epoch is used twice.
         identity.boot_epoch = identity.boot_epoch.max(recovered.epoch()) + 1;
+        let advertised = self.advertise(&mut identity)?;
         self.write_identity(&identity).await?;
-        Ok((identity, recovered))
+        Ok((identity, recovered, advertised))
+    }
+
+    /// Finds out where others find this node, unless that depends on the node that lets it in. Nothing is changed.
+    fn settle_address(&mut self, plan: &Plan) -> Result<(), StartError> {
+        let (identity, joins) = match plan {
+            Plan::Resume(identity, _) | Plan::Begin(identity) | Plan::Salvage(identity, _) => (Some(identity), false),
+            Plan::ComeBack(identity, _) | Plan::Join(identity) => (Some(identity), true),
+            Plan::Attach(_) => (None, true),
+            Plan::New => (None, !self.options.attach.is_empty() || self.options.boot.is_some()),
+        };
+        self.advertised = self.own.settled(identity.map_or("", |identity| identity.advertised.as_str()));
+        if self.advertised.is_none() && !joins {
+            let peers = identity.iter().flat_map(|identity| &identity.peers);
+            let peers: Vec<Address> = peers.filter_map(|peer| peer.parse().ok()).collect();
+            self.advertised = Some(self.own.by_route(self.options.attach.iter().chain(&peers))?);
+        }
+        Ok(())
+    }
+
+    /// Where others find this node; it is kept for the next start, and said.
+    fn advertise(&mut self, identity: &mut Identity) -> Result<Address, StartError> {
+        let advertised = match self.advertised.take() {
+            Some(advertised) => advertised,
+            // The name service has it found a cluster.
+            None => self.own.by_route([])?,
+        };
+        let text = advertised.to_string();
+        self.report.push(match identity.advertised.as_str() {
+            before if before.is_empty() || before == text => format!("advertises {text} to clients and peers"),
+            before => format!("advertises {text} to clients and peers, and no longer {before}"),
+        });
+        identity.advertised = text;
+        Ok(advertised)
     }
 
     /// What is to be done with what the directory holds. Nothing is changed.
@@ -322,7 +371,7 @@ impl Opener<'_> {
         if !attach.is_empty() || boot.is_some() {
             (identity.raft_id, identity.cluster_id) = (0, 0);
             (identity.voters, identity.voter) = (0, false);
-            identity.peers.clone_from(attach);
+            identity.peers = attach.iter().map(Address::to_string).collect();
             if self.options.cluster.is_none() && boot.is_none() {
                 identity.cluster.clear();
             }
@@ -339,11 +388,11 @@ impl Opener<'_> {
     }
 
     /// Asks the name service where the cluster is; the addresses are none if this node is to found it, which it then is ready to.
-    async fn consult(&self, uri: &str, identity: &mut Identity) -> Result<Vec<String>, StartError> {
+    async fn consult(&self, uri: &str, identity: &mut Identity) -> Result<Vec<Address>, StartError> {
         let node = identity.node.escape_ascii().to_string();
         let decision = consult(uri, &identity.cluster, &node, &|line| super::say(line)).await;
         match decision.map_err(|why| StartError::new(format!("-b {uri}: {why}")))? {
-            Decision::Attach(addresses) => Ok(addresses),
+            Decision::Attach(addresses) => Ok(addresses.iter().filter_map(|address| address.parse().ok()).collect()),
             Decision::Found => {
                 super::say(&format!("the name service has this node found cluster {}", identity.cluster));
                 let founder = self.founder()?;
@@ -363,8 +412,9 @@ impl Opener<'_> {
         }
         self.disk.sync_dir().await.map_err(|e| self.error("sync the directory", &e))?;
         let mut addresses = self.options.attach.clone();
-        addresses.extend(identity.peers.iter().filter(|p| !self.options.attach.contains(p)).cloned());
-        addresses.retain(|a| a != self.addr);
+        let peers = identity.peers.iter().filter_map(|peer| peer.parse::<Address>().ok());
+        addresses.extend(peers.filter(|peer| !self.options.attach.contains(peer)));
+        addresses.retain(|address| Some(address) != self.advertised.as_ref());
         if addresses.is_empty()
             && let Some(uri) = &self.options.boot
         {
@@ -390,13 +440,16 @@ impl Opener<'_> {
             },
             cluster_id: identity.cluster_id,
             secret: self.options.secrets.read_write.clone(),
-            addr: self.addr.to_owned(),
+            addr: String::new(),
         };
-        let welcome = attach(&joiner, &addresses, &mut |line| super::say(&line)).await.map_err(StartError::new)?;
+        let asked =
+            attach(&joiner, self.own, self.advertised.as_ref(), &addresses, &mut |line| super::say(&line)).await;
+        let welcome = asked.map_err(StartError::new)?;
+        self.advertised = Some(welcome.advertised);
         identity.raft_id = welcome.raft_id;
         identity.cluster_id = welcome.cluster_id;
         identity.cluster = welcome.cluster;
-        identity.peers = addresses;
+        identity.peers = addresses.iter().map(Address::to_string).collect();
         self.write_identity(identity).await
     }
 
@@ -438,6 +491,7 @@ impl Opener<'_> {
             voters: 1,
             voter: true,
             peers: Vec::new(),
+            advertised: String::new(),
         })
     }
 

@@ -5,6 +5,7 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests of real processes")]
 
+mod addresses;
 mod boot;
 mod cluster;
 mod common;

@@ -10,61 +10,19 @@
 //! it says so and passes.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use crate::common::cluster::*;
 use crate::common::history::{Outcome, Watch, check, untroubled};
+use crate::common::namespace::{ip, within};
 use crate::common::process::Setup;
 use crate::common::wire::*;
 use crate::common::{LIMIT, Random, eventually};
 use doozer::client::{Client, Options, WhenStale};
 use doozer::wire::Verb;
-
-/// Set for a test that runs in a namespace of its own.
-const INSIDE: &str = "DOOZER_TEST_IN_A_NAMESPACE";
-
-/// Runs the test of this name again, in a namespace of its own. `true`: this is the one within, which is to do the work.
-#[track_caller]
-fn within(test: &str) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
-    }
-    let _turn = alone();
-    let mut unshare = ["unshare", "-r", "-n", "--kill-child", "--"].as_slice();
-    let works = |unshare: &[&str]| {
-        let mut command = Command::new(unshare[0]);
-        command.args(&unshare[1..]).args([
-            "sh",
-            "-c",
-            "ip link set lo up && ip link add hub type bridge && exec nsenter -V",
-        ]);
-        command.stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
-    };
-    if !works(unshare) {
-        // Without user namespaces; that takes root.
-        unshare = &["unshare", "-n", "--kill-child", "--"];
-    }
-    if !works(unshare) {
-        eprintln!(
-            "skipped: network namespaces cannot be had here (they take unshare, nsenter, ip, and root or user namespaces)"
-        );
-        return false;
-    }
-    let words: Vec<&str> = dying_with_us().iter().chain(unshare).copied().collect();
-    let mut command = Command::new(words[0]);
-    // The program holds the tests of several files: a test's name begins with that of its module.
-    let module = module_path!().split_once("::").map_or("", |(_, module)| module);
-    let name = format!("{module}::{test}");
-    command.args(&words[1..]).arg(std::env::current_exe().unwrap()).args(["--exact", &name, "--nocapture"]);
-    let output = command.env(INSIDE, "1").output().unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (out, err) = (text(&output.stdout), text(&output.stderr));
-    assert!(output.status.success() && out.contains("1 passed"), "{out}{err}");
-    false
-}
 
 /// A network of nodes, with a switch for each pair and direction.
 struct Net {
@@ -84,18 +42,6 @@ fn hardware(node: usize) -> String {
 
 /// Nobody's.
 const NOWHERE: &str = "02:00:00:00:ff:ff";
-
-/// Runs commands of `ip`.
-#[track_caller]
-fn ip(prefix: &[&str], commands: &str) {
-    let mut words = prefix.iter().copied().chain(["ip", "-batch", "-"]);
-    let mut command = Command::new(words.next().unwrap());
-    command.args(words).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(commands.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success(), "{commands}: {}", String::from_utf8_lossy(&output.stderr));
-}
 
 impl Net {
     fn new(nodes: usize) -> Net {
@@ -207,7 +153,7 @@ fn leader_first(cluster: &Cluster) -> Vec<usize> {
 /// The switches work as they say: else none of the tests below tests anything.
 #[test]
 fn a_switch_switches_nothing() {
-    if !within("a_switch_switches_nothing") {
+    if !within(module_path!(), "a_switch_switches_nothing") {
         return;
     }
     let net = Net::new(3);
@@ -242,7 +188,7 @@ fn a_switch_switches_nothing() {
 /// Three in a line, each in turn in the middle: the ends do not reach each other, and everybody goes on, whoever leads.
 #[test]
 fn a_chain_of_three_stops() {
-    if !within("a_chain_of_three_stops") {
+    if !within(module_path!(), "a_chain_of_three_stops") {
         return;
     }
     let net = Net::new(3);
@@ -269,7 +215,7 @@ fn a_chain_of_three_stops() {
 /// Five in a line, with the leader at an end; then five around a hub, of which the leader is not the one.
 #[test]
 fn a_line_or_a_star_of_five_stops() {
-    if !within("a_line_or_a_star_of_five_stops") {
+    if !within(module_path!(), "a_line_or_a_star_of_five_stops") {
         return;
     }
     let all = [0, 1, 2, 3, 4];
@@ -299,7 +245,7 @@ fn a_line_or_a_star_of_five_stops() {
 /// the network goes through the hub: it has to carry the messages of an election that it cannot win.
 #[test]
 fn a_stale_hub_stops_those_around_it() {
-    if !within("a_stale_hub_stops_those_around_it") {
+    if !within(module_path!(), "a_stale_hub_stops_those_around_it") {
         return;
     }
     let net = Net::new(5);
@@ -331,7 +277,7 @@ fn a_stale_hub_stops_those_around_it() {
 /// followers: nobody stops.
 #[test]
 fn a_one_way_loss_stops_a_node() {
-    if !within("a_one_way_loss_stops_a_node") {
+    if !within(module_path!(), "a_one_way_loss_stops_a_node") {
         return;
     }
     let net = Net::new(3);
@@ -356,7 +302,7 @@ fn a_one_way_loss_stops_a_node() {
 /// that it cannot win, nor come back with a term that deposes the leader.
 #[test]
 fn a_deaf_or_mute_node_unsettles_the_others() {
-    if !within("a_deaf_or_mute_node_unsettles_the_others") {
+    if !within(module_path!(), "a_deaf_or_mute_node_unsettles_the_others") {
         return;
     }
     let net = Net::new(3);
@@ -387,7 +333,7 @@ fn a_deaf_or_mute_node_unsettles_the_others() {
 /// No write of the smaller side is lost if it was acknowledged, or done if it was refused.
 #[test]
 fn a_minority_writes_or_a_majority_does_not() {
-    if !within("a_minority_writes_or_a_majority_does_not") {
+    if !within(module_path!(), "a_minority_writes_or_a_majority_does_not") {
         return;
     }
     let net = Net::new(5);
@@ -440,7 +386,7 @@ fn a_minority_writes_or_a_majority_does_not() {
 /// other addresses that it knows take the one and have the other.
 #[test]
 fn a_client_stays_with_a_node_that_was_cut_off() {
-    if !within("a_client_stays_with_a_node_that_was_cut_off") {
+    if !within(module_path!(), "a_client_stays_with_a_node_that_was_cut_off") {
         return;
     }
     let net = Net::new(3);
@@ -489,7 +435,7 @@ fn a_client_stays_with_a_node_that_was_cut_off() {
 /// writes; at the end all agree.
 #[test]
 fn a_network_without_rest_makes_nodes_disagree() {
-    if !within("a_network_without_rest_makes_nodes_disagree") {
+    if !within(module_path!(), "a_network_without_rest_makes_nodes_disagree") {
         return;
     }
     let net = Net::new(5);
@@ -536,7 +482,7 @@ fn a_network_without_rest_makes_nodes_disagree() {
 /// `DOOZER_TEST_SEED` other than the last time.
 #[test]
 fn bad_luck_of_every_kind_makes_nodes_disagree() {
-    if !within("bad_luck_of_every_kind_makes_nodes_disagree") {
+    if !within(module_path!(), "bad_luck_of_every_kind_makes_nodes_disagree") {
         return;
     }
     let number = |name: &str, default| std::env::var(name).map_or(default, |value| value.parse().expect("a number"));

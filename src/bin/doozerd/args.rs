@@ -14,6 +14,9 @@ Say hello to it with `doozer find /ctl`, from another terminal.";
 const AFTER: &str = "\
 Flags may be written with one dash or two: `-l ADDR`, `--l ADDR`, `-l=ADDR`.
 
+An address is HOST:PORT, where HOST is a name, an IPv4 address, or an IPv6 address in brackets: [::1]:8046, and with its network
+interface if it is link-local: [fe80::1%eth0]:8046. Without a port it has 8046.
+
 `doozerd tune` examines the machine, changes nothing, and says what is in the way of low latency; see `doozerd tune --help`.
 
 Environment:
@@ -29,9 +32,14 @@ Exit status: 0 stopped on request; 1 could not start; 2 wrong flags; 65 the data
 #[command(name = "doozerd", about = ABOUT, after_help = AFTER, disable_version_flag = true)]
 #[command(disable_help_flag = true, max_term_width = 100)]
 pub struct Args {
-    /// Listen on this address (clients; in a cluster, peers too)
+    /// Listen on this address (clients; in a cluster, peers too); `:PORT` means all addresses of the machine
     #[arg(long = "l", value_name = "HOST:PORT", default_value = "127.0.0.1:8046")]
     pub listen: String,
+
+    /// Tell clients and the other nodes that they find this one there, behind address translation or by a name; without a port,
+    /// the one that it listens on [default: where it listens; of all addresses, the one that leads to the other nodes]
+    #[arg(long = "advertise", value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
 
     /// Keep the data in this directory; it is made if it is not there
     #[arg(long = "d", value_name = "DIR", default_value = "doozer-data")]

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use doozer::address::{Address, AddressError, Advertise, Listen};
 use doozer::limits::{CLUSTER_NAME_MAX, HISTORY_MAX};
 use doozer::replica::desk::Secrets;
 use doozer::server::{self, Options};
@@ -126,16 +127,20 @@ fn options(args: args::Args) -> Result<Options, String> {
     if secrets.read_write.is_empty() && !secrets.read_only.is_empty() {
         return Err("DOOZER_ROSECRET is set and DOOZER_RWSECRET is not, so everyone could write; set DOOZER_RWSECRET too, or neither".into());
     }
+    let wrong = |flag: &str, e: AddressError| format!("{flag} {e}");
+    let attach = args.attach.iter().map(|text| text.parse()).collect::<Result<Vec<Address>, AddressError>>();
+    let advertise = args.advertise.map(|text| text.parse::<Advertise>()).transpose();
     Ok(Options {
         pulse: seconds("pulse", args.pulse)?,
-        listen: args.listen,
+        listen: args.listen.parse::<Listen>().map_err(|e| wrong("-l", e))?,
+        advertise: advertise.map_err(|e| wrong("-advertise", e))?,
         dir: args.dir,
         core: args.core,
         busy_poll: Duration::from_micros(args.busy_poll),
         cluster: args.cluster,
         history,
         secrets,
-        attach: args.attach,
+        attach: attach.map_err(|e| wrong("-a", e))?,
         // A variable that is there and empty is as good as none.
         boot: args.boot.filter(|uri| !uri.is_empty()),
         heartbeat: Duration::from_millis(args.heartbeat),

@@ -127,6 +127,7 @@ fn identity(voters: u32, voter: bool, peers: bool) -> Identity {
         voters,
         voter,
         peers: if peers { vec!["127.0.0.1:1".into()] } else { Vec::new() },
+        advertised: String::new(),
     }
 }
 

@@ -1,12 +1,13 @@
 //! What the tests of the server share: a `doozerd` process with a directory of its own ([`process`]), a connection that
 //! speaks the protocol and says what it got as one line ([`wire`]), writers that know what they were promised ([`load`]);
-//! the same of a cluster ([`cluster`], [`history`]); and waiting for a condition.
+//! the same of a cluster ([`cluster`], [`history`]); a network of their own ([`namespace`]); and waiting for a condition.
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub mod cluster;
 pub mod history;
 pub mod load;
+pub mod namespace;
 pub mod process;
 #[path = "../../shared/random.rs"]
 mod random;
