@@ -154,6 +154,7 @@ impl Options {
     }
 
     /// How many addresses there are.
+    #[cfg(feature = "cli")]
     pub(crate) const fn count(&self) -> usize {
         self.addresses.len()
     }
