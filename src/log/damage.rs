@@ -144,11 +144,11 @@ impl Damage {
 impl std::fmt::Display for Damage {
     /// One line: where, what, what is left, what can be done.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}; ", self.what())?;
+        f.write_str(&self.what())?;
         match self.last {
-            _ if matches!(self.wrong, Wrong::Identity | Wrong::Log(Fault::NoIdentity)) => {}
-            Some(last) if last > 0 => write!(f, "the last good entry is {last}. ")?,
-            _ => f.write_str("no good entry precedes it. ")?,
+            _ if matches!(self.wrong, Wrong::Identity | Wrong::Log(Fault::NoIdentity)) => f.write_str(". ")?,
+            Some(last) if last > 0 => write!(f, "; the last good entry is {last}. ")?,
+            _ => f.write_str("; no good entry precedes it. ")?,
         }
         f.write_str("Restore the directory from a copy; in a cluster, start with an empty directory as a new node")?;
         if self.salvage.is_some() {
