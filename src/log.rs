@@ -17,7 +17,7 @@
 //! # A node's life
 //! 1. [`survey`] tells from the names what the directory is. If it is empty: [`Identity`] with boot epoch 0, [`Log::create`] and
 //!    the first segment that it wants, [`Identity`] with boot epoch 1.
-//! 2. Else [`inspect`] tells whether all files are of this version and of this node. [`recover`] reads snapshot and log, and hands
+//! 2. Else [`inspect()`] tells whether all files are of this version and of this node. [`recover`] reads snapshot and log, and hands
 //!    them to a visitor. Its [`Recovered::steps`] are carried out. Then [`Log::resume`].
 //! 3. A turn stages records: entries first, then the hard state that calls them committed. [`Log::next_write`] makes them one write;
 //!    meanwhile the next gathers. [`Log::written`] returns the proof, [`Durable`], with which votes, acknowledgements and answers
