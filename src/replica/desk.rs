@@ -579,7 +579,7 @@ impl Desk {
         self.budget -= before - budget;
         match answer {
             // Nobody has to wait for those whom events have woken.
-            Wait::Event { rev } => self.event(store, conn, tag, rev, limits::ANSWER_SMALL),
+            Wait::Event { rev } => self.event_in_turn(store, conn, tag, rev, limits::ANSWER_SMALL),
             Wait::TooLate => self.fail(conn, tag, ErrCode::TooLate),
             Wait::Waiting(waiter) => {
                 if self.may_park(conn, tag, path.len()) {
@@ -629,7 +629,7 @@ impl Desk {
             }
             match (parked.work, w) {
                 (Work::Event(_), Woken::Event { rev, .. }) => {
-                    self.event(store, conn, parked.tag, rev, 0);
+                    self.event_in_turn(store, conn, parked.tag, rev, 0);
                 }
                 (Work::Read { op, path, rev, .. }, Woken::Revision { .. }) => {
                     if self.full(conn) || self.answers == 0 {
@@ -690,7 +690,7 @@ impl Desk {
                         return;
                     }
                     Wait::Event { rev } => {
-                        self.event(store, conn, tag, rev, 0);
+                        self.event_in_turn(store, conn, tag, rev, 0);
                         None
                     }
                     Wait::TooLate => {
@@ -778,6 +778,16 @@ impl Desk {
             self.held.add(store, deferred.rev(), self.now_ms);
             session.deferred.push_back(deferred);
             self.queue_answers(conn);
+        }
+    }
+
+    /// Answers a WAIT as [`Desk::event`] does, behind the answers of the session that were deferred: a client that asks for one event
+    /// after the other gets them in this order.
+    fn event_in_turn(&mut self, store: &mut Store, conn: Conn, tag: Option<i32>, rev: i64, at_once: usize) {
+        if self.sessions.get(conn).is_some_and(|session| !session.deferred.is_empty()) {
+            self.defer(store, conn, Deferred::Event { tag, rev });
+        } else {
+            self.event(store, conn, tag, rev, at_once);
         }
     }
 
