@@ -234,10 +234,13 @@ fn a_link_local_address_is_refused() {
     assert_eq!(advertised(&server), "[fe80::99%d0]:20500");
     let second = setup().listen("[::1]:20501").flags(["-a", "[fe80::99%d0]:20500"]).start();
     second.says("attached to cluster local by the node at [fe80::99%d0]:20500");
-    let number = std::fs::read_to_string("/sys/class/net/d0/ifindex").unwrap();
+    // What /sys shows belongs to the namespace in which it was mounted; address, number of the interface in hexadecimal, …, its name.
+    let known = std::fs::read_to_string("/proc/net/if_inet6").unwrap();
+    let line = known.lines().find(|line| line.ends_with(" d0")).unwrap();
+    let number = u32::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap().to_string();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        for zone in ["d0", number.trim()] {
+        for zone in ["d0", &number] {
             let uri = format!("doozer:?ca=[fe80::99%25{zone}]:20500");
             let connected = tokio::time::timeout(LIMIT, client::Client::connect(&uri)).await.expect("in time");
             assert!(connected.unwrap().rev().await.unwrap() > 0, "{uri}");
