@@ -253,7 +253,11 @@ fn connections_use_up_the_descriptors_that_the_log_needs() {
     }
     assert!(server.runs());
     drop(crowd);
-    serves(server.addr());
+    eventually("a place is free again", || {
+        let mut late = server.connect();
+        let asked = late.try_raw(&framed(&bare(Verb::Rev)));
+        late.try_next().filter(|_| asked)
+    });
 }
 
 /// A length is not memory: a client that announces 4 MiB and sends a byte must not be given 4 MiB.

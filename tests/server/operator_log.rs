@@ -8,6 +8,7 @@ use crate::common::process::Setup;
 const START: &[&str] = &[
     "listening on *",
     "data in * (node *, cluster *)",
+    "advertises * to clients and peers*",
     "recovered revision 0: a new data directory",
     "recovered revision * in * ms, from * records of a snapshot (*) and * records of the log (*)*",
     "say hello with: doozer -a 'doozer:?ca=*' find /ctl",

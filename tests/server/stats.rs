@@ -118,7 +118,7 @@ fn the_command_tells_something_else() {
     assert!(json.contains(&format!(r#""commit_total_ns":{{"count":{count},"#)), "{json}");
     let json = String::from_utf8(doozer(server.addr(), &["stats", "-json", "-i", "10ms"]).stdout).unwrap();
     assert!(json.contains(r#""commit_total_ns":{"count":0,"#), "nothing happened meanwhile: {json}");
-    for wrong in [&["stats", "-i", "0s"][..], &["get", "/x", "-json"], &["stats", "x"]] {
+    for wrong in [&["stats", "-i", "0s"][..], &["rev", "-json"], &["stats", "x"]] {
         assert_eq!(doozer(server.addr(), wrong).status.code(), Some(127), "{wrong:?}");
     }
 }
