@@ -61,12 +61,11 @@ fn the_command_and_the_server_disagree() {
     assert_eq!(run(&["stat", "/app/leader"], ""), ok(format!("{rev} 3\n")));
     assert_eq!(run(&["stat", "/app"], ""), ok("d 1\n".into()));
     assert_eq!(run(&["set", "/app/leader", &rev], "two"), ok(format!("{next}\n")));
-    for words in [&["set", "/app/leader", &rev][..], &["add", "/app/leader"], &["del", "/app/leader", &rev]] {
-        let (status, out, err) = run(words, "three");
-        assert_eq!((status, out.as_str()), (Some(1), ""), "{words:?}: {err}");
-        let begins = err.starts_with("Error: REV_MISMATCH: /app/leader");
-        assert!(begins && err.contains(&format!("revision {next}")), "{words:?}: {err}");
-    }
+    let mismatch = |why: String| (Some(1), String::new(), format!("Error: REV_MISMATCH: /app/leader {why}\n"));
+    let later = mismatch(format!("is at revision {next}, later than {rev}"));
+    assert_eq!(run(&["set", "/app/leader", &rev], "three"), later);
+    assert_eq!(run(&["add", "/app/leader"], "three"), mismatch(format!("exists already, at revision {next}")));
+    assert_eq!(run(&["del", "/app/leader", &rev], ""), later);
     assert_eq!(run(&["get", "/app/leader"], ""), ok("two".into()));
     assert_eq!(run(&["-r", &rev, "get", "/app/leader"], ""), ok("one".into()));
     assert_eq!(run(&["find", "/app"], ""), ok("/app\n/app/leader\n".into()));
