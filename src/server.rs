@@ -293,7 +293,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
             heartbeat: options.heartbeat,
             election: options.election,
             busy_poll: options.busy_poll,
-            dialer: dial::Dialer::new(&options.attach),
+            dialer: dial::Dialer::new(&options.attach, &opened.identity.peers),
             came: Signal::default(),
             disk: opened.disk,
             _lock: opened.lock,

@@ -122,11 +122,7 @@ async fn ask(joiner: &Joiner, own: &Own, advertised: Option<&Address>, target: &
     let socket = first.peer_addr()?;
     match original::ask(first).await {
         Kind::Original => return Ok(Asked::Never(original::CANNOT_JOIN.into())),
-        Kind::Stranger => {
-            return Err(io::Error::other("what listens there does not speak the protocol; is it a doozerd?"));
-        }
-        Kind::Silent => return Err(io::Error::other("it does not answer")),
-        Kind::Other => {}
+        kind => kind.may_be_a_node()?,
     }
     let stream = dial::connect_any(&[socket], CONNECT).await?;
     let advertised = match advertised.cloned().or_else(|| own.on_the_way(stream.local_addr().ok()?)) {

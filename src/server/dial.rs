@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
-use super::original::{self, Kind};
+use super::original;
 use super::{StartError, pin};
 use crate::address::Address;
-use crate::client::dial::{Patience, connect};
+use crate::client::dial::{Patience, connect, connect_any};
 use crate::client::resolve;
 
 /// The look-up of a name may take longer than a connection: a name server that does not answer costs the system 5 s.
@@ -37,24 +37,25 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    /// With the addresses of `-a`.
-    pub fn new(given: &[Address]) -> Dialer {
-        Dialer { unasked: RefCell::new(given.iter().map(Address::to_string).collect()) }
+    /// With the addresses of `-a`, and those at which this node has found members before.
+    pub fn new(given: &[Address], members: &[String]) -> Dialer {
+        let given = given.iter().map(Address::to_string);
+        Dialer { unasked: RefCell::new(given.filter(|address| !members.contains(address)).collect()) }
     }
 
     /// Connects to a peer.
     ///
     /// # Errors
-    /// If `addr` is not an address, cannot be looked up, does not accept a connection, or is that of an original.
+    /// If `addr` is not an address, cannot be looked up, does not accept a connection, or if what listens there does not prove to be a
+    /// node of this program.
     pub async fn dial(&self, addr: &str) -> io::Result<std::net::TcpStream> {
         let address: Address = addr.parse().map_err(io::Error::other)?;
-        let stream = connect(&address, PATIENCE).await?;
+        let mut stream = connect(&address, PATIENCE).await?;
         if self.unasked.borrow().contains(addr) {
-            // A member that waits for its peers does not serve clients yet: silence says nothing.
-            if original::ask_at(stream.peer_addr()?).await? == Kind::Original {
-                return Err(io::Error::other(original::CANNOT_JOIN));
-            }
+            let socket = stream.peer_addr()?;
+            original::ask(stream).await.may_be_a_node()?;
             self.unasked.borrow_mut().remove(addr);
+            stream = connect_any(&[socket], PATIENCE.connect).await?;
         }
         // What tokio has made is handed over to the ring.
         stream.into_std()

@@ -4,7 +4,7 @@
 //! server at an address of `-a` is asked an ordinary request first, on a connection of its own: STATS, which this program answers, be
 //! it with a refusal, and which the original does not know.
 
-use std::net::SocketAddr;
+use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use crate::wire::frame::{self, Split};
 use crate::wire::{ErrCode, Request, Response, Verb};
 
-/// How long the answer may take. An original answers at once; a node that does not serve clients yet not at all.
+/// How long the answer may take. A node that has no data yet answers only when its cluster has sent it some.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why an original is left alone, for the operator.
@@ -26,12 +26,28 @@ pub const CANNOT_JOIN: &str =
 pub enum Kind {
     /// An original.
     Original,
-    /// A server that is none, or something else that a peer's first bytes do not harm: it answers, or closes the connection.
+    /// Something that a peer's first bytes do not harm, most likely a node of this program: it answers, or closes the connection.
     Other,
     /// It did not answer in time.
     Silent,
     /// What it says is not the protocol.
     Stranger,
+}
+
+impl Kind {
+    /// Whether a peer's first bytes may be sent there. What is silent may be an original that is busy with another client.
+    ///
+    /// # Errors
+    /// If not: why, for the operator.
+    pub fn may_be_a_node(self) -> io::Result<()> {
+        let why = match self {
+            Kind::Other => return Ok(()),
+            Kind::Original => CANNOT_JOIN,
+            Kind::Stranger => "what listens there does not speak the protocol; is it a doozerd?",
+            Kind::Silent => "it does not answer",
+        };
+        Err(io::Error::other(why))
+    }
 }
 
 /// Asks the server at the other end of a new connection what it is.
@@ -64,15 +80,4 @@ async fn converse(stream: &mut TcpStream) -> Kind {
             Ok(_) => {}
         }
     }
-}
-
-/// Asks the server at an address what it is.
-///
-/// # Errors
-/// If it accepts no connection.
-pub async fn ask_at(address: SocketAddr) -> std::io::Result<Kind> {
-    Ok(match timeout(PATIENCE, TcpStream::connect(address)).await {
-        Ok(connected) => ask(connected?).await,
-        Err(_) => Kind::Silent,
-    })
 }

@@ -343,6 +343,14 @@ fn an_original_dies_of_being_attached_to() {
     assert!(said.contains(&address) && said.contains("original") && said.contains("cannot be joined"), "{said}");
     assert!(original.is_alive());
     assert_eq!(*original.asked.lock().unwrap(), 1);
+    // A node that has its data dials the addresses of `-a` as a peer.
+    let (first, second) = (setup().start(), setup());
+    second.clone().flags(["-a", &first.addr().to_string()]).start().stop();
+    drop(first);
+    let server = second.flags(["-a", &address]).spawn();
+    server.says("original doozerd");
+    assert!(original.is_alive());
+    assert!(*original.asked.lock().unwrap() >= 2);
 }
 
 /// An address is of no use to others if it is one of loopback: who listens on it alone says so, and nobody else.
