@@ -15,7 +15,7 @@ use doozer::wire::frame::{Split, split};
 use doozer::wire::{ErrCode, Request, Response, Verb};
 
 /// What nothing here takes longer than, unless something is wrong.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(600);
 
 pub struct Fake {
     pub address: SocketAddr,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::common::cluster::*;
 use crate::common::eventually;
-use crate::common::history::{Call, Event, Op, Outcome, Watch, check, judge, read, slowest, untroubled};
+use crate::common::history::{Call, Event, Op, Outcome, Watch, check, judge, read, untroubled};
 use crate::common::process::Setup;
 use crate::common::wire::*;
 use doozer::wire::{ErrCode, Verb};
@@ -661,15 +661,16 @@ fn a_leader_that_stops_leaves_the_others_to_find_out() {
         let leader = cluster.leader();
         let stopped = cluster.stop(leader);
         assert_eq!(stopped.status, Some(0), "{}", stopped.stderr);
+        assert!(stopped.stderr.contains("handing over to"), "{}", stopped.stderr);
         let others = cluster.live();
         load.gets_on(&others, 20);
+        let waited = |node: &usize| cluster.stderr(*node).contains("is out of reach");
+        assert!(!others.iter().any(waited), "the leader was gone before another led");
         assert!(others.contains(&cluster.leader()));
         cluster.start(leader);
     }
     let calls = load.stop();
     untroubled(&calls, cluster.downtimes());
-    let took = slowest(&calls, &[0, 1, 2]);
-    assert!(took < Duration::from_secs(5), "a write took {took:?}");
     check(&calls, &cluster);
 }
 
@@ -871,14 +872,15 @@ fn an_idle_cluster_writes() {
         std::thread::sleep(Duration::from_millis(700));
         (all() == before).then_some(())
     });
-    let before = all();
-    for _ in 0..100 {
-        for node in 0..4 {
-            assert_eq!(cluster.connect(node).call(&bare(Verb::Sync)).revision(), rev);
+    // On a busy machine there may be an election, which is written.
+    eventually("reads, and a second of nothing, write nothing", || {
+        let before = all();
+        for node in (0..100).flat_map(|_| 0..4) {
+            assert_eq!(cluster.syncs(node), rev);
         }
-    }
-    std::thread::sleep(Duration::from_secs(1));
-    assert_eq!(all(), before, "reads, and a second of nothing");
+        std::thread::sleep(Duration::from_secs(1));
+        (all() == before).then_some(())
+    });
     assert_eq!(cluster.connect(0).rev(), rev);
 }
 

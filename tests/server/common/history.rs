@@ -712,9 +712,3 @@ pub fn untroubled(calls: &[Call], downtimes: &[Downtime]) {
         assert!(down, "an error from node {}, which was down from and until (ago) {times:?}: {call:?}", call.node);
     }
 }
-
-/// The longest that an acknowledged mutation took at one of these nodes.
-pub fn slowest(calls: &[Call], nodes: &[usize]) -> Duration {
-    let took = calls.iter().filter(|call| call.acknowledged() && nodes.contains(&call.node));
-    took.map(|call| call.done - call.sent).max().unwrap_or_default()
-}
