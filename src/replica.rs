@@ -454,6 +454,11 @@ impl Replica {
         self.machine.store.pin_to(pin, rev);
     }
 
+    /// Raft's term and vote that are durable here. A later boot of this node may not have less: others rely on them.
+    pub fn promised(&self) -> (u64, u64) {
+        self.group.promised()
+    }
+
     /// Index of the last entry that is applied here.
     pub fn applied(&self) -> u64 {
         self.group.applied()

@@ -25,6 +25,7 @@
 use super::block::{Block, get_u16, get_u32, get_u64, put_u16, put_u32, put_u64};
 use super::preface::{self, BODY, Kind, Unfit};
 use super::segment::NodeId;
+use crate::faults::{self, Fault};
 use crate::limits::{ADDR_MAX, BLOCK, CLUSTER_NAME_MAX};
 
 const NODE: usize = BODY;
@@ -94,6 +95,13 @@ impl std::fmt::Display for IdentityError {
 impl std::error::Error for IdentityError {}
 
 impl Identity {
+    /// Begins the next boot: its epoch is above that of every boot before. `in_log` is the highest epoch that the log knows. Alone it is
+    /// too low, for a boot may have left nothing in the log; and the file alone may have come from an old copy.
+    pub fn begin_boot(&mut self, in_log: u64) {
+        let known = if faults::is_armed(Fault::EpochOfLogOnly) { 0 } else { self.boot_epoch };
+        self.boot_epoch = known.max(in_log) + 1;
+    }
+
     /// The bytes of the file: one block. Peers for which it has no room are left out, those with the longest addresses first.
     ///
     /// # Panics
@@ -226,6 +234,18 @@ mod tests {
 
     fn read_back(identity: &Identity) -> Identity {
         Identity::decode(bytes_of(&identity.encode())).unwrap()
+    }
+
+    /// Two boots with the same number: what the second sends is dropped as seen. A boot that wrote nothing is not in the log, and one that
+    /// is behind the copy of the file that was put back is in the log only.
+    #[test]
+    fn a_boot_is_numbered_like_an_earlier_one() {
+        let mut identity = sample();
+        for (in_file, in_log, next) in [(0, 0, 1), (41, 0, 42), (41, 40, 42), (41, 41, 42), (41, 57, 58)] {
+            identity.boot_epoch = in_file;
+            identity.begin_boot(in_log);
+            assert_eq!(identity.boot_epoch, next, "{in_file} in the file, {in_log} in the log");
+        }
     }
 
     /// A node that forgets its epoch numbers its mutations twice.

@@ -149,7 +149,10 @@ pub fn recover<E>(
     let chosen = choose_snapshot(&directory, &run, &base, &mut reader, visit)?;
     let mut replay = Replay::new(&base, &chosen, visit);
     let ending = replay.segments(&run, &mut reader)?;
-    let (restart, hard_state) = replay.join(&run, &chosen)?;
+    let (restart, mut hard_state) = replay.join(&run, &chosen)?;
+    if ending.torn.is_some() && faults::is_armed(faults::Fault::TornTailForgetsVote) {
+        hard_state.vote = 0;
+    }
     let Replay { state, statistics, meter, .. } = replay;
     let (last_index, last_term) = restart.unwrap_or((state.last_index, state.last_term));
     Ok(Recovered {

@@ -62,6 +62,8 @@ pub struct Group {
     applied_term: u64,
     /// A snapshot that is durable and known to the log, but not gone on from.
     installed: Option<(u64, u64)>,
+    /// Term and vote that are durable.
+    promised: (u64, u64),
 }
 
 /// A ready that is not yet persisted.
@@ -74,6 +76,8 @@ struct Waiting {
     messages: Vec<Message>,
     /// Index and term of the snapshot that it holds.
     snapshot: Option<(u64, u64)>,
+    /// Raft's term and vote.
+    vote: (u64, u64),
 }
 
 /// How far a peer is, as the leader knows it.
@@ -142,7 +146,7 @@ impl Group {
     /// When raft refuses the configuration, which is a fault of the caller.
     pub fn new(start: Start, election_ticks: usize) -> raft::Result<Group> {
         let Start { id, seed, hard_state, conf_state, applied, before, entries: new } = start;
-        let logged_commit = hard_state.commit;
+        let (logged_commit, promised) = (hard_state.commit, (hard_state.term, hard_state.vote));
         let entries = Entries::new(hard_state, conf_state, before);
         entries.append(&new);
         entries.set_applied(applied);
@@ -173,6 +177,7 @@ impl Group {
             applied: applied.0,
             applied_term: applied.1,
             installed: None,
+            promised,
         };
         group.jitter();
         Ok(group)
@@ -196,6 +201,11 @@ impl Group {
     /// The current term.
     pub fn term(&self) -> u64 {
         self.node.raft.term
+    }
+
+    /// Term and vote that are durable: what was said to others rests on them, so no later boot may have less.
+    pub fn promised(&self) -> (u64, u64) {
+        self.promised
     }
 
     /// Index of the last entry that is known to be committed.
@@ -398,6 +408,7 @@ impl Group {
                 position: log.position(),
                 messages: ready.take_persisted_messages(),
                 snapshot,
+                vote: (self.node.raft.term, self.node.raft.vote),
             });
             self.node.advance_append_async(ready);
         }
@@ -412,6 +423,7 @@ impl Group {
             self.node.on_persist_ready(ready.number);
             self.outbox.extend(ready.messages);
             self.installed = ready.snapshot.or(self.installed);
+            self.promised = ready.vote;
         }
         self.jitter();
     }
@@ -453,6 +465,26 @@ impl Group {
         let conf = self.node.apply_conf_change(&change.to_raft()).expect("a change that was checked is valid");
         self.entries.set_conf_state(conf);
         self.jitter();
+    }
+
+    /// Asserts that raft counts the votes of just those members that the state names: else two majorities may have nobody in common.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub fn assert_members(&self, of_state: &ConfState) {
+        let sorted = |ids: &[u64]| {
+            let mut ids = ids.to_vec();
+            ids.sort_unstable();
+            ids
+        };
+        let of_raft = self.conf_state();
+        assert_eq!(
+            sorted(&of_raft.voters),
+            sorted(&of_state.voters),
+            "raft counts the votes of others than the members"
+        );
+        let learners = [&of_raft.learners[..], &of_raft.learners_next[..]].concat();
+        assert_eq!(sorted(&learners), sorted(&of_state.learners), "raft has other standbys than the state");
     }
 
     /// Whether a snapshot may be asked for now.
@@ -527,4 +559,45 @@ pub fn snapshot_message(to: u64, term: u64, meta: (u64, u64), conf: ConfState, f
     let mut message = Message { msg_type: MessageType::MsgSnapshot, to, from, term, ..Message::default() };
     message.set_snapshot(snapshot);
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Staging;
+    use super::*;
+    use crate::log::{Log, Params};
+
+    /// A leader answers a node that was restarted meanwhile. Contexts are counted anew in each boot, so the late answer bears the
+    /// context of another read, which may only be answered at a later index.
+    #[test]
+    fn the_answer_to_a_read_of_an_earlier_boot_or_of_another_node_answers_one_of_this_boot() {
+        let conf_state = ConfState::from((vec![1, 2, 3], vec![]));
+        let mut group = Group::new(Start { id: 2, seed: 7, conf_state, ..Start::default() }, 8).unwrap();
+        let mut log = Log::create(Params { segment_size: limits::SEGMENT, node: *b"ABCDEFGHIJKLMNOP" });
+        let own = Origin { node: 2, epoch: 5 };
+        let of_leader = |msg_type| Message { msg_type, from: 1, to: 2, term: 3, ..Message::default() };
+        let mut answers = |group: &mut Group, origin: Origin, index: u64| {
+            let data = ReadContext { origin, context: 1 }.encode().into();
+            let mut answer = Message { index, ..of_leader(MessageType::MsgReadIndexResp) };
+            answer.set_entries(vec![Entry { data, ..Entry::default() }].into());
+            group.step(answer);
+            group.pump(&mut Staging(&mut log));
+            group.take_read_states(own)
+        };
+        group.step(of_leader(MessageType::MsgHeartbeat));
+        assert!(answers(&mut group, Origin { epoch: 4, ..own }, 7).is_empty());
+        assert!(answers(&mut group, Origin { epoch: 6, ..own }, 7).is_empty());
+        assert!(answers(&mut group, Origin { node: 3, ..own }, 7).is_empty());
+        assert_eq!(answers(&mut group, own, 9), [(1, 9)]);
+    }
+
+    /// A node that counts other votes than the state says may elect a second leader.
+    #[test]
+    #[should_panic(expected = "raft counts the votes of others than the members")]
+    fn other_voters_than_those_of_the_state_go_unnoticed() {
+        let conf_state = ConfState::from((vec![1, 2], vec![3]));
+        let group = Group::new(Start { id: 2, seed: 7, conf_state, ..Start::default() }, 8).unwrap();
+        group.assert_members(&ConfState::from((vec![2, 1], vec![3])));
+        group.assert_members(&ConfState::from((vec![1, 2, 3], vec![])));
+    }
 }

@@ -161,6 +161,7 @@ impl Replica {
             self.disk_slow_ms = now;
         }
         let waits_since = self.forward.waits_since().map(|since| since.max(self.disk_slow_ms));
+        let patience = if faults::is_armed(Fault::RefusedLate) { 5 * patience } else { patience };
         let closed = longer(self.lost_since, patience)
             || longer(self.leaderless_since, LEADERLESS * election)
             || (!self.is_alone() && longer(waits_since, UNCOMMITTED * election))

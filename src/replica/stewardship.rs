@@ -114,6 +114,7 @@ impl Replica {
         if !untold {
             self.group.apply_change(change);
         }
+        self.group.assert_members(self.machine.members.conf());
         self.desk.wake(&mut self.machine.store);
         let name = if change.raft_id() == self.config.raft_id { format!("this node, {name},") } else { name };
         let voters = self.machine.members.voters().len();

@@ -242,8 +242,7 @@ impl Opener<'_> {
                 plan => break self.carry_out(plan, began).await?,
             }
         };
-        // The identity may be older than the log, if it was restored from a copy: no epoch is used twice.
-        identity.boot_epoch = identity.boot_epoch.max(recovered.epoch()) + 1;
+        identity.begin_boot(recovered.epoch());
         let advertised = self.advertise(&mut identity)?;
         self.write_identity(&identity).await?;
         Ok((identity, recovered, advertised))

@@ -125,6 +125,9 @@ fn path(chance: &mut Chance) -> String {
             "/any/a.b",
             "/any/a0/b",
             "/any/-",
+            "/any/long-enough-to-need-a-second-word-of-states-in-every-matcher-of-globs/1",
+            "/any/long-enough-to-need-a-second-word-of-states-in-every-matcher-of-globs/11",
+            "/any/long-enough-to-need-a-second-word-of-states-in-every-matcher-of-globs/2",
         ]),
     };
     place.to_owned()
@@ -139,7 +142,7 @@ fn glob(chance: &mut Chance) -> String {
     any[chance.index(any.len())].to_owned()
 }
 
-const GLOBS: [&str; 14] = [
+const GLOBS: [&str; 18] = [
     "/any/**",
     "/any/*",
     "/any/*/*",
@@ -154,6 +157,11 @@ const GLOBS: [&str; 14] = [
     "/any/w/*1",
     "/any/a",
     "/**/***",
+    // More characters than a machine word has bits: the first ones take part in what the last ones decide.
+    "/any/long-enough-to-need-a-second-word-of-states-in-every-matcher-of-globs/*",
+    "/any/long-enough-to-need-a-second-word-of-states-in-every-matcher-of-globs/?1*",
+    "/*/long-enough-to-need-a-second-word-of-*-in-every-matcher-of-globs/**",
+    "/**/*-????????-??-????-?-??????-????-??-??????-??-?????-???????-??-?????/*",
 ];
 
 fn wide(verb: Verb) -> String {

@@ -201,7 +201,7 @@ fn begin(disk: &mut Disk, flags: &Flags, identity: Identity, chance: &mut Chance
 }
 
 fn run(disk: &mut Disk, mut identity: Identity, recovered: Recovered) -> Boot {
-    identity.boot_epoch = identity.boot_epoch.max(recovered.epoch()) + 1;
+    identity.begin_boot(recovered.epoch());
     write(disk, &identity);
     Boot::Run(identity, Box::new(recovered))
 }

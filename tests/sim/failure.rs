@@ -71,6 +71,12 @@ pub fn try_run(seed: u64, mix: &Mix, tell: Tell) -> Result<Report, Failure> {
     catch(tell, || run::run(seed, mix))
 }
 
+/// Tells a story, and says nothing of it.
+#[cfg(feature = "faults")]
+pub fn try_story(story: crate::stories::Story) -> Result<(), Failure> {
+    catch(Tell::Nothing, story)
+}
+
 /// Leaves out of a failing run what it fails without, by at most so many more runs.
 pub fn minimise(seed: u64, whole: &Mix, failure: Failure, mut runs: usize) -> (Less, Failure) {
     let mut found = (Less::default(), failure);

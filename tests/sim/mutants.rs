@@ -8,6 +8,7 @@ use doozer::faults::{self, Fault};
 
 use crate::climate::Climate;
 use crate::failure::{self, Tell};
+use crate::stories::STORIES;
 
 /// Whether a seed fails with a fault, or with none.
 fn fails(fault: Option<Fault>, climate: Climate, seed: u64) -> bool {
@@ -17,7 +18,13 @@ fn fails(fault: Option<Fault>, climate: Climate, seed: u64) -> bool {
     failed
 }
 
-/// How each fault is caught: in which climate, and by one of so many seeds at the latest.
+/// Faults that a story catches, for they show only in a certain order of events: the story's name.
+const CAUGHT_BY_STORIES: &[(Fault, &str)] = &[
+    (Fault::RefusedLate, "partitions::writes_are_refused_within_the_time_that_is_promised"),
+    (Fault::SlotChangeUnnoticed, "members::a_slot_that_goes_while_a_promotion_into_it_is_on_its_way_stays_gone"),
+];
+
+/// How each of the others is caught: in which climate, and by one of so many seeds at the latest.
 const CAUGHT: &[(Fault, Climate, u64)] = &[
     (Fault::EmptyValueLeftOut, Climate::Usual, 10),
     (Fault::ContextLeftOut, Climate::Usual, 10),
@@ -44,6 +51,8 @@ const CAUGHT: &[(Fault, Climate, u64)] = &[
     (Fault::HoleTakenForEnd, Climate::Behind, 20),
     (Fault::TornTailAccepted, Climate::Crashes, 30),
     (Fault::TornTailNotErased, Climate::Crashes, 300),
+    (Fault::TornTailForgetsVote, Climate::Crashes, 30),
+    (Fault::EpochOfLogOnly, Climate::Crashes, 20),
     (Fault::RecoveredNotSynced, Climate::Crashes, 20),
     (Fault::SegmentsReleasedEarly, Climate::Crashes, 20),
     (Fault::AnswerBeforeDurable, Climate::Crashes, 40),
@@ -100,6 +109,14 @@ const CAUGHT: &[(Fault, Climate, u64)] = &[
 /// # Panics
 /// When it is not caught.
 pub fn must_be_caught(fault: Fault) {
+    if let Some((_, name)) = CAUGHT_BY_STORIES.iter().find(|(known, _)| *known == fault) {
+        let (_, story) = STORIES.iter().find(|(known, _)| known == name).expect("a story of this name");
+        faults::arm(Some(fault));
+        let told = failure::try_story(*story);
+        faults::arm(None);
+        assert!(told.is_err(), "{name} has not noticed {} in {}", fault.name(), fault.module());
+        return;
+    }
     let &(_, climate, seeds) = CAUGHT.iter().find(|(known, ..)| *known == fault).expect("each fault has its line");
     let caught = (0..seeds).any(|seed| fails(Some(fault), climate, seed) && !fails(None, climate, seed));
     assert!(caught, "no seed of {seeds} has noticed {} in {}", fault.name(), fault.module());

@@ -122,6 +122,9 @@ pub struct Node {
     pub last_raft_id: Option<u64>,
     /// The last entry that it has applied with that raft id: all up to it were durable.
     had: u64,
+    /// The epoch with which it ran last with that raft id, and the term and vote that were durable then.
+    epoch: u64,
+    promised: (u64, u64),
     /// What it has said, and when it did.
     pub said: Vec<(u64, String)>,
 }
@@ -222,6 +225,8 @@ impl Node {
             refused: false,
             last_raft_id: None,
             had: 0,
+            epoch: 0,
+            promised: (0, 0),
             said: Vec::new(),
         }
     }
@@ -244,10 +249,11 @@ impl Node {
         if let Life::Running(running) = &self.life { Some(running) } else { None }
     }
 
-    /// Remembers how far it has applied.
+    /// Remembers how far it has applied, and what it has promised.
     pub fn notice_applied(&mut self) {
-        let applied = self.running().map_or(0, |running| running.replica.applied());
-        self.had = self.had.max(applied);
+        let Life::Running(running) = &self.life else { return };
+        self.had = self.had.max(running.replica.applied());
+        self.promised = running.replica.promised();
     }
 
     pub fn running_mut(&mut self) -> Option<&mut Running> {
@@ -415,12 +421,17 @@ impl Node {
                 let is_same = self.last_raft_id.replace(identity.raft_id) == Some(identity.raft_id);
                 let start = &recovered.start;
                 let has = start.entries.last().map_or(start.applied.0, |entry| entry.index);
+                let epoch = std::mem::replace(&mut self.epoch, identity.boot_epoch);
+                assert!(!is_same || identity.boot_epoch > epoch, "node {} has its epoch {epoch} again", self.host);
+                let stored = (start.hard_state.term, start.hard_state.vote);
                 // What is lost as a whole at the very end of the log cannot be told from what was never written.
                 if is_same && !std::mem::take(&mut self.disk.may_have_lost_its_end) {
-                    let had = self.had;
+                    let (had, promised) = (self.had, self.promised);
                     assert!(has >= had, "node {} comes back with entries up to {has}, and had {had}", self.host);
+                    let kept = stored.0 > promised.0 || (stored.0 == promised.0 && [0, stored.1].contains(&promised.1));
+                    assert!(kept, "node {} comes back with term and vote {stored:?}, and had {promised:?}", self.host);
                 }
-                self.had = start.applied.0;
+                (self.had, self.promised) = (start.applied.0, stored);
                 let mut replica = Replica::new(config, *recovered).expect("raft takes what was recovered");
                 replica.hurry(self.flags.sizes.keep, self.flags.sizes.snapshot_after);
                 // The checker is told of every revision, though a turn applies more of them than the history holds.

@@ -54,7 +54,8 @@ list! {
         a_node_that_loses_its_disk_again_and_again_is_always_taken_in,
         a_node_that_was_forgotten_hears_it_of_a_member_that_was_forgotten_too,
         nodes_that_nobody_reaches_where_they_say_are_reached_where_they_were,
-        two_nodes_that_claim_one_address_are_two;
+        two_nodes_that_claim_one_address_are_two,
+        a_slot_that_goes_while_a_promotion_into_it_is_on_its_way_stays_gone;
     partitions:
         in_a_chain_of_three_everyone_writes,
         in_a_line_of_five_everyone_writes,
@@ -63,6 +64,7 @@ list! {
         a_leader_that_is_only_half_connected_is_replaced,
         the_larger_part_goes_on_and_the_smaller_one_says_so,
         without_a_majority_anywhere_everything_waits_for_better_times,
+        writes_are_refused_within_the_time_that_is_promised,
         a_way_that_flaps_stops_nobody_for_long,
         links_that_break_all_the_time_lose_nothing,
         a_node_that_starts_slowly_sees_its_links_flap;

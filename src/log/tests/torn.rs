@@ -66,6 +66,41 @@ fn a_torn_write_is_cut_whichever_of_its_blocks_arrived() {
     }
 }
 
+/// A node that was elected, or has voted, forgets its vote with a torn write behind it, and votes again in the same term; or it takes
+/// a term and a vote from the torn write, which nobody was told of.
+#[test]
+fn term_and_vote_are_forgotten_with_a_torn_write_or_taken_from_it() {
+    for sizes in [&[9_000][..], &[6_000, 6_000]] {
+        let mut node = Node::create();
+        node.entry(1, 1, 10);
+        let before = HardState { term: 4, vote: 3, commit: 1 };
+        node.log.append_hard_state(before.term, before.vote, before.commit);
+        node.flush();
+        // The write under way holds entries of a later term, and then that term with another vote.
+        for (index, size) in (2..).zip(sizes) {
+            node.log.append_entry(index, 6, 0, &vec![7; *size]);
+        }
+        let after = HardState { term: 6, vote: 2, commit: node.log.last_index() };
+        node.log.append_hard_state(after.term, after.vote, after.commit);
+        let write = node.log.next_write().unwrap();
+        let blocks = write.blocks.len();
+        assert!(blocks > 2);
+        for arrived in 0_u32..(1 << blocks) {
+            let mut disk = node.disk.clone();
+            disk.tear(&write, |i| arrived & (1 << i) != 0);
+            let expected = if arrived + 1 == 1 << blocks { after } else { before };
+            assert_eq!(disk.recover().unwrap().recovered.hard_state, expected, "blocks {arrived:b} of {blocks}");
+            // Also after it is cut, and when the log has gone on.
+            let mut node = Node::start(disk);
+            assert_eq!(node.log.hard_state(), expected);
+            node.flush();
+            assert_eq!(node.disk.recover().unwrap().recovered.hard_state, expected);
+            node.entry(node.log.last_index() + 1, expected.term, 10);
+            assert_eq!(node.disk.recover().unwrap().recovered.hard_state, expected);
+        }
+    }
+}
+
 /// The power went again while the blocks of a torn write were being erased: any of them may still be there.
 #[test]
 fn a_crash_while_a_torn_write_is_erased_changes_nothing() {

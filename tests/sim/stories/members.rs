@@ -296,3 +296,35 @@ pub fn two_nodes_that_claim_one_address_are_two() {
     world.all_write(&[0, 1, 2], 10_000);
     world.finish();
 }
+
+/// A slot is opened, a standby is to move in, and while that is on its way the slot is deleted: what was proposed for it does not hold
+/// any more. The disks are slow, so much is on its way for long; the slot goes at another moment in each round.
+pub fn a_slot_that_goes_while_a_promotion_into_it_is_on_its_way_stays_gone() {
+    let mut overtaken = 0;
+    for seed in 0..6 {
+        let mut world = World::with(40 + seed, 3, 2, Flags::default());
+        world.start(2);
+        world.until(LIMIT, "the standby is there", |world| world.nodes[2].raft_id().is_some());
+        let leader = world.find_leader();
+        world.write(2, LIMIT);
+        for host in 0..3 {
+            world.disk(host).latency = (15_000, 25_000);
+        }
+        for round in 0..25 {
+            let began = world.now();
+            world.add_slot(leader, 2);
+            world.run(4 * round);
+            let del = Request { path: Some(b"/ctl/cal/2"), rev: Some(-1), ..Request::new(Verb::Del) };
+            let answer = world.call(leader, &del, LIMIT);
+            assert_eq!(answer.err, None, "{answer:?}");
+            overtaken += usize::from(!world.has_said(leader, "is promoted into", began));
+            world.until(LIMIT, "there are two members", |world| world.voters(leader) == 2);
+            assert_eq!(world.file(leader, "/ctl/cal/2"), None, "the slot is there again");
+            // Nobody stands in a slot that is gone.
+            world.run(300);
+            assert_eq!((world.voters(leader), world.file(leader, "/ctl/cal/2")), (2, None));
+        }
+        world.finish();
+    }
+    assert!(overtaken > 0, "no slot went before somebody moved in");
+}

@@ -8,6 +8,8 @@ use crate::world::{LIMIT, World};
 
 /// How long it may take until everyone who is connected to a majority writes on, in milliseconds.
 const BOUND: u64 = 4_000;
+/// How long it may take until a node without a majority refuses writes, in milliseconds: what the README promises.
+const READONLY_BOUND: u64 = 1_500;
 
 fn busy(seed: u64, voters: usize) -> World {
     let mut world = World::cluster(seed, voters);
@@ -147,6 +149,36 @@ pub fn without_a_majority_anywhere_everything_waits_for_better_times() {
     world.heal_all();
     world.all_write(&[0, 1, 2, 3, 4], BOUND);
     world.finish();
+}
+
+/// A node that has lost its majority, in whichever way, refuses new writes from then on, at once, and reads go on.
+pub fn writes_are_refused_within_the_time_that_is_promised() {
+    for seed in 0..6 {
+        for lost in ["is cut off", "is not heard", "hears nobody", "others hang", "others go dark"] {
+            for leads in [false, true] {
+                let mut world = busy(1_900 + seed, 3);
+                let leader = world.find_leader();
+                let node = if leads { leader } else { (leader + 1) % 3 };
+                for other in (0..3).filter(|other| *other != node) {
+                    match lost {
+                        "is cut off" => world.cut(node, other),
+                        "is not heard" => world.cut_way(node, other),
+                        "hears nobody" => world.cut_way(other, node),
+                        "others hang" => world.pause(other),
+                        _ => world.power_off(other),
+                    }
+                }
+                world.run(READONLY_BOUND);
+                let answer = world.try_call(node, &Request::new(Verb::Nop), 100);
+                let refused = answer.as_ref().is_some_and(|answer| answer.err == Some(ErrCode::Readonly));
+                assert!(
+                    refused,
+                    "seed {seed}, {READONLY_BOUND} ms after node {node} (leads: {leads}) {lost}: {answer:?}"
+                );
+                reads_only(&mut world, &[node]);
+            }
+        }
+    }
 }
 
 /// A way comes and goes faster than anyone can get used to it.
