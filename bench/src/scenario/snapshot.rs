@@ -232,6 +232,10 @@ impl Split {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+    use std::path::Path;
+    use std::thread::JoinHandle;
+
     use super::*;
 
     /// A set that was delayed by a snapshot belongs to it, though it was due before or answered after.
@@ -254,21 +258,27 @@ mod tests {
         assert!(!with(700, 701));
     }
 
+    /// Starts a server of a map, and makes a snapshot in `dir` by hand: it begins at one revision and ends at another.
+    fn snapshot_between(dir: &Path, begins: i64, ends: i64) -> (SocketAddr, JoinHandle<()>) {
+        let addr = crate::fake::Fake::start().addr();
+        let draft = dir.join("1.snap.tmp");
+        let thread = std::thread::spawn(move || {
+            let mut watched = Client::connect(addr).unwrap();
+            let mut until = |revision| while watched.revision().unwrap() < revision {};
+            until(begins);
+            std::fs::write(&draft, "").unwrap();
+            until(ends);
+            std::fs::rename(&draft, draft.with_file_name("1.snap")).unwrap();
+        });
+        (addr, thread)
+    }
+
     /// The whole way against a server of a map, whose snapshots are made by hand.
     #[test]
     fn sets_go_on_until_a_snapshot_has_come_and_gone() {
-        let addr = crate::fake::Fake::start().addr();
         let dir = tempfile::tempdir().unwrap();
         let mut watch = SnapshotWatch::new(dir.path()).unwrap();
-        let draft = dir.path().join("1.snap.tmp");
-        let server = std::thread::spawn(move || {
-            let mut watched = Client::connect(addr).unwrap();
-            let mut until = |revision| while watched.revision().unwrap() < revision {};
-            until(100);
-            std::fs::write(&draft, "").unwrap();
-            until(300);
-            std::fs::rename(&draft, draft.with_file_name("1.snap")).unwrap();
-        });
+        let (addr, server) = snapshot_between(dir.path(), 100, 300);
         let mut client = Client::connect(addr).unwrap();
         let before = client.revision().unwrap();
         let layout = Layout { files: 100, per_directory: 10 };
@@ -285,18 +295,9 @@ mod tests {
     /// when it was due.
     #[test]
     fn sets_that_find_no_place_are_sent_later() {
-        let addr = crate::fake::Fake::start().addr();
         let dir = tempfile::tempdir().unwrap();
         let mut watch = SnapshotWatch::new(dir.path()).unwrap();
-        let draft = dir.path().join("1.snap.tmp");
-        let server = std::thread::spawn(move || {
-            let mut watched = Client::connect(addr).unwrap();
-            let mut until = |revision| while watched.revision().unwrap() < revision {};
-            until(300);
-            std::fs::write(&draft, "").unwrap();
-            until(600);
-            std::fs::rename(&draft, draft.with_file_name("1.snap")).unwrap();
-        });
+        let (addr, server) = snapshot_between(dir.path(), 300, 600);
         let mut client = Client::connect(addr).unwrap();
         let mut probe = Probe::new(&mut client, Layout { files: 100, per_directory: 10 });
         // As if 300 had been due already, on a server that takes one at a time.
