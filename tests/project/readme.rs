@@ -74,6 +74,7 @@ const PAGES: &[Page] = &[
             ("export DOOZER_URI='doozer:?ca=10.0.0.1:8046", How::Typed),
             ("export DOOZER_URI='doozer:?ca=127.0.0.1:8102", How::Typed),
             ("doozerd tune", How::Typed),
+            ("cargo soak", How::Ci),
             ("cargo sim", How::Not(5, "minutes to build, and hours; `cargo test` runs the simulator too")),
             ("cargo test --features faults", How::Ci),
         ],

@@ -345,7 +345,7 @@ fn the_name_service_brings_nobody_together() {
 /// From one member to five and back, under load on every node that is there: nobody sees an error, and nothing is lost.
 #[test]
 fn a_client_notices_that_the_cluster_grows_or_shrinks() {
-    let _turn = alone();
+    let _turn = together();
     let mut cluster = Cluster::new(5);
     cluster.start(0);
     let mut loads = vec![cluster.load(&[0], 3, 150)];
@@ -628,7 +628,7 @@ fn a_large_value_is_too_large_for_a_peer() {
 /// without being told where the others are.
 #[test]
 fn a_rolling_restart_is_noticed() {
-    let _turn = alone();
+    let _turn = together();
     let mut cluster = Cluster::new(3).up(3);
     let watch = Watch::start(&cluster, &[0, 1, 2]);
     let ids: Vec<String> = (0..3).map(|node| cluster.id(node).to_string()).collect();
@@ -653,7 +653,7 @@ fn a_rolling_restart_is_noticed() {
 /// A leader that is told to stop hands over first: with so patient an election timeout, waiting for it would be seen.
 #[test]
 fn a_leader_that_stops_leaves_the_others_to_find_out() {
-    let _turn = alone();
+    let _turn = together();
     let mut cluster = Cluster::new(3).flags(&["-election", "10000"]).up(3);
     let load = cluster.load(&[0, 1, 2], 1, 100);
     for _ in 0..3 {

@@ -100,17 +100,26 @@ fn a_member_that_was_down_for_long_stays_out() {
 
 // ---- kill -9 ----
 
-/// Each node in turn is killed in the midst of writes, leader or not, fifty times in all. The others' clients see no error,
-/// no duplicate, nothing lost.
+/// Each node in turn is killed in the midst of writes, leader or not. The others' clients see no error, no duplicate, nothing lost.
 #[test]
 fn a_kill_is_noticed_by_clients_of_the_other_nodes() {
-    let _turn = alone();
+    kill_in_turn(9);
+}
+
+#[test]
+#[ignore = "a soak: cargo soak"]
+fn one_of_fifty_kills_is_noticed_by_clients_of_the_other_nodes() {
+    kill_in_turn(50);
+}
+
+fn kill_in_turn(rounds: usize) {
+    let _turn = together();
     let mut cluster = Cluster::new(3).up(3);
     let watch = Watch::start(&cluster, &[0, 1, 2]);
     let load = cluster.load(&[0, 1, 2], 2, 150);
     let mut random = Random(10);
     let mut led = 0;
-    for round in 0..50 {
+    for round in 0..rounds {
         let victim = round % 3;
         load.gets_on(&[0, 1, 2], 5 + random.below(15));
         led += usize::from(cluster.follows(victim) == Some(victim));
@@ -120,11 +129,11 @@ fn a_kill_is_noticed_by_clients_of_the_other_nodes() {
     }
     load.gets_on(&[0, 1, 2], 20);
     let calls = load.stop();
-    assert!(led > 5, "the leader was hardly ever killed: {led} times");
+    assert!(led > 0, "the leader was hardly ever killed: {led} times");
     untroubled(&calls, cluster.downtimes());
     watch.stop(&cluster);
     let checked = check(&calls, &cluster);
-    assert!(checked.acknowledged > 2_000, "{checked:?}");
+    assert!(checked.acknowledged > 40 * rounds, "{checked:?}");
     assert_eq!(cluster.members(), [0, 1, 2]);
 }
 
@@ -159,6 +168,7 @@ fn a_power_cut_of_all_nodes_loses_a_write() {
 
 /// Nodes are killed while they take snapshots, use their logs anew, and send each other what the logs hold no more.
 #[test]
+#[ignore = "a soak: cargo soak"]
 fn a_kill_in_the_midst_of_snapshots_loses_a_write() {
     const SIZE: usize = 200_000;
     let _turn = alone();
@@ -189,7 +199,7 @@ fn a_kill_in_the_midst_of_snapshots_loses_a_write() {
 /// With so patient a timeout, waiting for it would be seen.
 #[test]
 fn a_dead_leader_is_waited_for() {
-    let _turn = alone();
+    let _turn = together();
     let mut cluster = Cluster::new(3).flags(&["-election", "10000"]).up(3);
     let load = cluster.load(&[0, 1, 2], 1, 100);
     for _ in 0..4 {
@@ -255,7 +265,7 @@ fn a_leader_that_wakes_up_speaks_for_a_cluster_that_has_moved_on() {
 /// election goes on.
 #[test]
 fn a_follower_that_hangs_holds_the_others_up() {
-    let _turn = alone();
+    let _turn = together();
     let mut cluster = Cluster::new(3).flags(&["-election", "30000"]).up(3);
     let leader = cluster.leader();
     let load = cluster.load(&[0, 1, 2], 1, 150);

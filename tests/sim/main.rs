@@ -10,7 +10,8 @@
 //! * `stories` are scenarios with names, `mutants` hunts faults that were put into the system on purpose.
 //! * `command` is `cargo sim`; `failure` makes failing runs smaller.
 //!
-//! `cargo test --test sim` tells the stories and runs a few seeds; `cargo sim --help` has more.
+//! `cargo test --test sim` tells the stories and runs a few seeds; `cargo soak` takes more seeds of both, and
+//! `cargo sim --help` has more.
 
 #![cfg(feature = "server")]
 #![allow(clippy::unwrap_used, reason = "tests")]
@@ -57,7 +58,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// What `cargo test` runs.
+/// So many of the fixed seeds run in each test run; all of them in a soak.
+const FEW: u64 = 4;
+
+/// What `cargo test` runs, and, marked as ignored, what `cargo soak` adds.
 fn trials() -> Vec<Trial> {
     let trial = |name: String, test: Box<dyn FnOnce() + Send>| {
         Trial::test(name, move || {
@@ -70,7 +74,11 @@ fn trials() -> Vec<Trial> {
         trials.push(trial(name.to_owned(), Box::new(story)));
     }
     for seed in command::FIXED {
-        trials.push(trial(format!("seeds::{seed}_keeps_every_promise"), Box::new(move || command::fixed(seed))));
+        let fixed = trial(format!("seeds::{seed}_keeps_every_promise"), Box::new(move || command::fixed(seed)));
+        trials.push(fixed.with_ignored_flag(seed >= FEW));
+    }
+    for &(name, story) in stories::SOAKS {
+        trials.push(trial(name.to_owned(), Box::new(move || stories::soak(story))).with_ignored_flag(true));
     }
     #[cfg(feature = "faults")]
     for &fault in doozer::faults::Fault::ALL {

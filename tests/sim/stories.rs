@@ -7,37 +7,62 @@ mod partitions;
 mod restarts;
 mod snapshots;
 
+use std::cell::Cell;
+use std::ops::Range;
+
 /// A scenario, which panics if the cluster does not keep its promises.
 pub type Story = fn();
 
+thread_local! {
+    static SOAKING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Tells a story with all the seeds that it has. Most of them are enough only together; each test run takes the first few.
+pub fn soak(story: Story) {
+    SOAKING.set(true);
+    story();
+    SOAKING.set(false);
+}
+
+/// The seeds of a story: the first few of them, or all in a soak.
+fn seeds(few: usize, all: Range<u64>) -> impl Iterator<Item = u64> {
+    let take = if SOAKING.get() { usize::MAX } else { few };
+    all.take(take)
+}
+
+// `(soak)`: it has more seeds than each test run takes.
 macro_rules! list {
-    ($($module:ident: $($name:ident),+ $(,)?;)*) => {
+    ($($module:ident: $($name:ident $(($soak:ident))?),+ $(,)?;)*) => {
         /// All of them, by module and name.
         pub const STORIES: &[(&str, Story)] =
             &[$($((concat!(stringify!($module), "::", stringify!($name)), $module::$name)),+),*];
+
+        /// Those that a soak tells, with all their seeds.
+        pub const SOAKS: &[(&str, Story)] =
+            &[$($($((concat!(stringify!($soak), "::", stringify!($module), "::", stringify!($name)), $module::$name),)?)+)*];
     };
 }
 
 list! {
     disks:
         a_single_node_with_a_stuck_disk_says_so_and_refuses_writes,
-        a_leader_whose_disk_is_stuck_hands_over_within_a_second,
-        a_follower_with_a_stuck_disk_refuses_writes_and_the_others_write_on,
+        a_leader_whose_disk_is_stuck_hands_over_within_a_second (soak),
+        a_follower_with_a_stuck_disk_refuses_writes_and_the_others_write_on (soak),
         a_leader_without_a_majority_of_working_disks_says_whose_are_stuck,
         a_stuck_segment_refuses_writes_when_the_log_has_no_room;
     restarts:
-        a_node_is_announced_when_it_has_caught_up,
+        a_node_is_announced_when_it_has_caught_up (soak),
         a_node_without_a_majority_is_announced_soon_and_says_that_there_is_none,
-        a_cluster_that_starts_is_not_said_to_have_lost_its_quorum,
-        a_leader_that_stops_waits_for_a_majority_that_is_catching_up,
+        a_cluster_that_starts_is_not_said_to_have_lost_its_quorum (soak),
+        a_leader_that_stops_waits_for_a_majority_that_is_catching_up (soak),
         a_node_that_stops_warns_of_a_majority_that_is_not_left;
     leaders:
-        when_the_leader_is_killed_and_disks_are_slow_the_first_election_that_fails_is_not_the_last,
-        when_the_leader_is_killed_others_write_on_within_300_ms,
-        when_the_leader_goes_dark_others_write_on_within_a_second_or_two,
-        a_leader_that_hung_finds_another_in_its_place,
-        a_leader_that_is_cut_off_refuses_writes_and_serves_reads,
-        a_leader_that_stops_hands_over_first,
+        when_the_leader_is_killed_and_disks_are_slow_the_first_election_that_fails_is_not_the_last (soak),
+        when_the_leader_is_killed_others_write_on_within_300_ms (soak),
+        when_the_leader_goes_dark_others_write_on_within_a_second_or_two (soak),
+        a_leader_that_hung_finds_another_in_its_place (soak),
+        a_leader_that_is_cut_off_refuses_writes_and_serves_reads (soak),
+        a_leader_that_stops_hands_over_first (soak),
         a_rolling_restart_is_not_noticed_by_the_clients_of_others,
         all_are_killed_at_once_and_come_up_again,
         outstanding_writes_survive_one_leader_after_the_other,
@@ -59,15 +84,15 @@ list! {
     partitions:
         in_a_chain_of_three_everyone_writes,
         in_a_line_of_five_everyone_writes,
-        a_stale_hub_lets_the_others_elect_a_leader,
+        a_stale_hub_lets_the_others_elect_a_leader (soak),
         one_way_loss_between_two_nodes_stops_nobody,
-        a_leader_that_is_only_half_connected_is_replaced,
-        the_larger_part_goes_on_and_the_smaller_one_says_so,
+        a_leader_that_is_only_half_connected_is_replaced (soak),
+        the_larger_part_goes_on_and_the_smaller_one_says_so (soak),
         without_a_majority_anywhere_everything_waits_for_better_times,
         writes_are_refused_within_the_time_that_is_promised,
-        a_way_that_flaps_stops_nobody_for_long,
+        a_way_that_flaps_stops_nobody_for_long (soak),
         links_that_break_all_the_time_lose_nothing,
-        a_node_that_starts_slowly_sees_its_links_flap;
+        a_node_that_starts_slowly_sees_its_links_flap (soak);
     snapshots:
         a_leader_that_was_started_anew_brings_up_to_date_the_one_that_it_cannot_do_without,
         a_node_that_was_away_for_long_gets_the_state,

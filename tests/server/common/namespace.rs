@@ -5,7 +5,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use super::cluster::{alone, dying_with_us};
+use super::cluster::{dying_with_us, together};
 
 /// Set for a test that runs in a namespace of its own.
 const INSIDE: &str = "DOOZER_TEST_IN_A_NAMESPACE";
@@ -16,7 +16,7 @@ pub fn within(module: &str, test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
-    let _turn = alone();
+    let _turn = together();
     let mut unshare = ["unshare", "-r", "-n", "-m", "--kill-child", "--"].as_slice();
     let works = |unshare: &[&str]| {
         let mut command = Command::new(unshare[0]);
@@ -42,7 +42,12 @@ pub fn within(module: &str, test: &str) -> bool {
     // The program holds the tests of several files: a test's name begins with that of its module.
     let module = module.split_once("::").map_or("", |(_, module)| module);
     let name = format!("{module}::{test}");
-    command.args(&words[1..]).arg(std::env::current_exe().unwrap()).args(["--exact", &name, "--nocapture"]);
+    command.args(&words[1..]).arg(std::env::current_exe().unwrap()).args([
+        "--exact",
+        &name,
+        "--nocapture",
+        "--include-ignored",
+    ]);
     let output = command.env(INSIDE, "1").output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (out, err) = (text(&output.stdout), text(&output.stderr));

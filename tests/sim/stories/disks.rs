@@ -4,6 +4,7 @@
 use doozer::limits::{DISK_FILE_MS, DISK_REFUSED_MS, DISK_SAID_MS};
 use doozer::wire::{ErrCode, Request, Verb};
 
+use super::seeds;
 use crate::boot::Sizes;
 use crate::client::{Load, Plan};
 use crate::node::Flags;
@@ -70,7 +71,7 @@ pub fn a_single_node_with_a_stuck_disk_says_so_and_refuses_writes() {
 
 /// Clients of the others wait for a second at most, and nothing that they wrote is refused.
 pub fn a_leader_whose_disk_is_stuck_hands_over_within_a_second() {
-    for seed in 3_100..3_110 {
+    for seed in seeds(2, 3_100..3_110) {
         let (mut world, leader, _) = busy(seed, 3);
         let others: Vec<usize> = (0..3).filter(|host| *host != leader).collect();
         world.disk(leader).stalled = true;
@@ -97,7 +98,7 @@ pub fn a_leader_whose_disk_is_stuck_hands_over_within_a_second() {
 /// The leader commits what this node sends, and this node does not learn of it: its clients are refused what was not sent. SYNC is
 /// refused too, where what it asks for is not here.
 pub fn a_follower_with_a_stuck_disk_refuses_writes_and_the_others_write_on() {
-    for seed in 3_200..3_205 {
+    for seed in seeds(1, 3_200..3_205) {
         let (mut world, leader, follower) = busy(seed, 3);
         let others: Vec<usize> = (0..3).filter(|host| *host != follower).collect();
         world.disk(follower).stalled = true;
