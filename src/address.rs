@@ -1,7 +1,7 @@
-//! Addresses: where a server listens, where others reach it, whom a node or a client dials.
+//! Addresses: where a server listens, where others reach it, and which server a node or a client dials.
 //!
-//! Every address that a person or another node writes is read here: the flags `-l`, `-a` and `-advertise`, the parameter `ca` of a
-//! doozer URI, the files of the name service, and what a peer says of itself. So all of them have one grammar:
+//! This module reads every address that a person or another node writes: the flags `-l`, `-a` and `-advertise`, the parameter `ca`
+//! of a doozer URI, the files of the name service, and the address that a peer gives for itself. So all of them have one grammar:
 //!
 //! ```text
 //! address = host [ ":" port ] | ":" port
@@ -17,10 +17,10 @@
 //! | `10.0.0.1`, `db-1`, `[::1]` | the default port, 8046; with `-advertise`, the port that the server listens on |
 //! | `:8046` | all addresses of the machine; only with `-l` |
 //! | `[fe80::1%eth0]:8046` | a link-local address, reached through the interface eth0. In a URI `%` is written `%25` |
-//! | `::1`, `::1:8046` | refused: where an IPv6 address ends cannot be seen without brackets |
+//! | `::1`, `::1:8046` | refused: without brackets nobody can see where the IPv6 address ends |
 //!
-//! What differs between the uses is a type of its own: [`Listen`] may lack a host and may have port 0 (the system chooses one),
-//! [`Advertise`] may lack a port and is no wildcard, [`Address`] has both. No name is looked up here.
+//! Each use has its own type: [`Listen`] may lack a host and may have port 0 (the system chooses one), [`Advertise`] may lack a
+//! port and is no wildcard, [`Address`] has both. This module looks no name up.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::fmt;
@@ -28,12 +28,12 @@ use std::str::FromStr;
 
 use crate::limits::{ADDR_MAX, PORT_DEFAULT, ZONE_MAX};
 
-/// Longest name of a host, as the domain name system has it.
+/// The longest host name in the domain name system.
 const NAME_MAX: usize = 253;
-// Every address that this module accepts may be told to the other nodes.
+// A node may send every address that this module accepts to the other nodes.
 const _: () = assert!(NAME_MAX + ":65535".len() <= ADDR_MAX);
 
-/// A host and a port: what can be dialed.
+/// A host and a port, ready to be dialed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Address {
     host: String,
@@ -41,7 +41,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// A host name or an IP address, the latter without brackets; a zone stands behind a `%`.
+    /// The host name or IP address. An IPv6 address has no brackets; a zone follows it after a `%`.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
@@ -53,25 +53,25 @@ impl Address {
         self.port
     }
 
-    /// The IP address, if the host is one and not a name. Its zone is [`Address::zone`].
+    /// The IP address without its zone, or `None` if the host is a name. [`Address::zone`] returns the zone.
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
         ip(&self.host)
     }
 
-    /// The interface through which a link-local address is reached: its name or its number.
+    /// The network interface of a link-local address, as a name or a number; `None` for any other address.
     #[must_use]
     pub fn zone(&self) -> Option<&str> {
         self.host.split_once('%').map(|(_, zone)| zone)
     }
 
-    /// The same host with another port.
+    /// Returns the same host with another port.
     #[must_use]
     pub fn with_port(&self, port: u16) -> Address {
         Address { host: self.host.clone(), port }
     }
 
-    /// The address as it stands in a doozer URI: the `%` in front of a zone is escaped.
+    /// Returns the address as a doozer URI spells it, with the zone's `%` escaped.
     #[must_use]
     pub fn in_uri(&self) -> String {
         self.to_string().replace('%', "%25")
@@ -87,7 +87,7 @@ impl fmt::Display for Address {
 impl FromStr for Address {
     type Err = AddressError;
 
-    /// Reads an address that can be dialed: with a host, and with the default port if it has none.
+    /// Reads an address to dial. The host is required; the port defaults to 8046.
     fn from_str(text: &str) -> Result<Address, AddressError> {
         let parts = Parts::read(text)?;
         let port = parts.port.unwrap_or(PORT_DEFAULT);
@@ -100,7 +100,7 @@ impl FromStr for Address {
 }
 
 impl From<SocketAddr> for Address {
-    /// The zone of a link-local address is its interface's number.
+    /// Uses the interface's number as the zone of a link-local address.
     fn from(socket: SocketAddr) -> Address {
         let host = match socket {
             SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
@@ -110,7 +110,7 @@ impl From<SocketAddr> for Address {
     }
 }
 
-/// Where a server listens (`-l`).
+/// The address on which a server listens (`-l`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
     host: Option<String>,
@@ -146,7 +146,7 @@ impl FromStr for Listen {
     }
 }
 
-/// Where others are to find a server (`-advertise`).
+/// The address at which others reach a server (`-advertise`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Advertise {
     host: String,
@@ -154,7 +154,7 @@ pub struct Advertise {
 }
 
 impl Advertise {
-    /// The address to advertise, for a server that listens on `port`.
+    /// Returns the address to advertise for a server that listens on `port`.
     #[must_use]
     pub fn at(&self, port: u16) -> Address {
         Address { host: self.host.clone(), port: self.port.unwrap_or(port) }
@@ -175,12 +175,12 @@ impl FromStr for Advertise {
     }
 }
 
-/// The IP address of a host that is one, without its zone.
+/// Returns the IP address without its zone, or `None` if the host is a name.
 fn ip(host: &str) -> Option<IpAddr> {
     host.split_once('%').map_or(host, |(ip, _)| ip).parse().ok()
 }
 
-/// Whether a host can only be meant through one interface: an IPv6 address of fe80::/10.
+/// Returns whether an address is in fe80::/10, and so valid on one interface only.
 fn is_link_local(ip: &Ipv6Addr) -> bool {
     ip.segments()[0] & 0xffc0 == 0xfe80
 }
@@ -189,7 +189,7 @@ fn write_parts(f: &mut fmt::Formatter<'_>, host: &str, port: u16) -> fmt::Result
     if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
 }
 
-/// A text, taken apart and checked: all that the uses have in common.
+/// A text, split into its parts and checked: the work that all uses share.
 struct Parts {
     /// Without brackets; an IP address in its canonical form.
     host: Option<String>,
@@ -225,7 +225,7 @@ impl Parts {
     }
 }
 
-/// What stands between brackets: an IPv6 address, with a zone if it is link-local.
+/// Reads the text between brackets: an IPv6 address, with a zone if it is link-local.
 fn bracketed(inner: &str) -> Result<String, Fault> {
     let (ip, zone) = match inner.split_once('%') {
         None => (inner, None),
@@ -244,7 +244,7 @@ fn bracketed(inner: &str) -> Result<String, Fault> {
     }
 }
 
-/// A name, or an IPv4 address.
+/// Reads a name or an IPv4 address.
 fn name(host: &str) -> Result<String, Fault> {
     if let Ok(v4) = host.parse::<Ipv4Addr>() {
         return Ok(v4.to_string());
@@ -256,7 +256,7 @@ fn name(host: &str) -> Result<String, Fault> {
     if host.len() > NAME_MAX || !host.bytes().all(letter) {
         return Err(Fault::Name);
     }
-    // The system's own look-up takes `10.1` and `0` for addresses of a form that nobody means.
+    // The system's own look-up would read `10.1` and `0` as IPv4 addresses in an old form that nobody uses.
     let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
     if last.bytes().all(|b| b.is_ascii_digit()) {
         return Err(Fault::NotV4);
@@ -270,12 +270,12 @@ fn port(digits: &str) -> Result<u16, Fault> {
     digits.parse().ok().filter(|_| all_digits).ok_or(Fault::Port)
 }
 
-/// Several colons without brackets: what was meant.
+/// Guesses the meaning of a text with several colons and no brackets.
 fn bare(text: &str) -> Fault {
     let (ip, zone) = text.split_once('%').map_or((text, ""), |(ip, zone)| (ip, zone));
     let whole = ip.parse::<Ipv6Addr>().ok();
     if !zone.is_empty() {
-        // Behind a zone there may be a port.
+        // A port may follow the zone.
         let (zone, port) = zone.split_once(':').unwrap_or((zone, ""));
         let port = port.parse().unwrap_or(PORT_DEFAULT);
         return whole
@@ -291,7 +291,7 @@ fn bare(text: &str) -> Fault {
     }
 }
 
-/// Why a text is no address: one line with the remedy.
+/// Why a text is not an address: one line that includes the remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressError {
     text: String,
@@ -316,7 +316,7 @@ enum Fault {
     NotV4,
     Name,
     Colons,
-    /// An IPv6 address without brackets: how the whole is written, and how it is written if its end is a port.
+    /// An IPv6 address without brackets: the spelling if all of it is the address, and the spelling if its end is the port.
     Bare {
         whole: Option<String>,
         cut: Option<String>,
@@ -386,7 +386,7 @@ impl std::error::Error for AddressError {}
 mod tests {
     use super::*;
 
-    /// What each use makes of a text: the address, or a word of the error that names the remedy.
+    /// How each use reads a text: the address, or a word of the error that names the remedy.
     struct Case {
         text: &'static str,
         /// `-a`, `ca=`, peers.
@@ -438,7 +438,7 @@ mod tests {
         wildcard("0.0.0.0:8047", "0.0.0.0:8047"),
         wildcard("[::]:8047", "[::]:8047"),
         wildcard("[::]", "[::]:8046"),
-        // A port that the system is to choose.
+        // A port for the system to choose.
         Case { text: "a:0", dial: Err("port 0"), listen: Ok("a:0"), advertise: Err("port 0") },
         Case { text: ":0", dial: Err("host is missing"), listen: Ok(":0"), advertise: Err("host is missing") },
         // An IPv6 address without brackets.
@@ -497,7 +497,7 @@ mod tests {
         }
     }
 
-    /// An address that one flag takes and another refuses, or that two of them read differently, sends people searching.
+    /// If one flag accepts an address and another refuses it or reads it differently, people search for the reason in vain.
     #[test]
     fn the_uses_read_an_address_differently() {
         for Case { text, dial, listen, advertise } in CASES {

@@ -28,16 +28,16 @@
 //! # }
 //! ```
 //!
-//! A [`Client`] is a handle: its clones share one connection, over which all their calls are under way at once. The
-//! connection belongs to a task of the tokio runtime on which it was made, which ends with the last handle.
+//! A [`Client`] is a handle. Its clones share one connection and send all their calls over it concurrently. The connection belongs
+//! to a task on the tokio runtime that connected the client; the task ends with the last handle.
 //!
-//! * `verbs`: the methods, and the types of what they answer.
+//! * `verbs`: the methods, and the types of their answers.
 //! * `streams`: walks, directories and watches, as [`futures_core::Stream`] and with an inherent `next`.
-//! * `driver`: the task. What becomes of a call when its connection is lost, and when another server is better, is told at the top
-//!   of that file.
-//! * `link`: a connection in service. `conn`: its bytes. `race`: attempts side by side. `call`: one request.
-//! * `dial`: connecting to one of a name's addresses. `resolve`: looking the name up. `options`, `uri`, `lookup`: where to.
-//! * `error`: what went wrong, `rounded`: in which time.
+//! * `driver`: the task. The top of that file says what happens to a call when its connection is lost, and when another server is
+//!   better.
+//! * `link`: a connection in service. `conn`: its bytes. `race`: concurrent attempts. `call`: one request.
+//! * `dial`: connects to one of a name's addresses. `resolve`: looks the name up. `options`, `uri`, `lookup`: where to connect.
+//! * `error`: the errors. `rounded`: prints the times in them.
 
 mod call;
 mod conn;

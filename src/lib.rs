@@ -21,15 +21,17 @@
 //! | 0 | [`faults`] | mistakes that the tests make on purpose; empty in a normal build |
 //!
 //! # The path of a write
-//! 1. `server/link.rs` receives bytes. `replica.rs` finds the frames in the receive buffer ([`wire::frame`]) and decodes the request.
+//! 1. `server/link.rs` receives bytes. `replica.rs` finds the frames in the receive buffer ([`wire::frame`]) and decodes the
+//!    request.
 //! 2. The replica encodes the mutation into the current batch (`replica/batch.rs`); the client's buffer is free again.
 //! 3. The batch leaves at the end of the turn. If another node leads, this node sends the batch over a link (`replica/forward.rs`,
-//!    `replica/mesh.rs`, [`wire::peer`]), and keeps it until it is applied here, in case it must be sent again. The leader joins its
-//!    own batch and those that it received into one raft entry (`replica/group.rs`). It sends the entry to the others and stages it
-//!    in its log ([`log::Log`]), which takes one O_DIRECT|O_DSYNC write (`server/disk.rs`). Meanwhile the next batch fills.
-//! 4. The completed write yields a proof ([`log::Durable`]), which a follower needs to acknowledge. Raft commits when a majority has
-//!    acknowledged. Every node applies the commands in order (`replica/machine.rs`, [`store::Store::apply`]) and drops commands that it
-//!    has seen before. The node that took a command from its client writes the answer into the session's output.
+//!    `replica/mesh.rs`, [`wire::peer`]), and keeps it until it is applied here, in case it must be sent again. The leader joins
+//!    its own batch and those that it received into one raft entry (`replica/group.rs`). It sends the entry to the others and
+//!    stages it in its log ([`log::Log`]), which takes one O_DIRECT|O_DSYNC write (`server/disk.rs`). Meanwhile the next batch
+//!    fills.
+//! 4. The completed write yields a proof ([`log::Durable`]), which a follower needs to acknowledge. Raft commits when a majority
+//!    has acknowledged. Every node applies the commands in order (`replica/machine.rs`, [`store::Store::apply`]) and drops commands
+//!    that it has seen before. The node that took a command from its client writes the answer into the session's output.
 //! 5. Each connection's output of the turn is sent at once.
 //!
 //! Reads never wait for the log: they run in the turn in which they arrive, against the applied state.
@@ -47,8 +49,9 @@
 //!   connection), trims and snapshots proceed in slices between commits.
 //! * **Three kinds of failure**: a bug asserts; the environment (disk) ends the process through one `fatal`, with an exit
 //!   status of its own; a client that misbehaves gets a typed error, or loses its connection.
-//! * **The loop never waits**: not for a client, nor for stderr (`server/lines.rs`). The server handles signals even while the loop is
-//!   busy (`server/stop.rs`). Lines and signals have threads of their own, which share only lines and a request to stop with the loop.
+//! * **The loop never waits**: not for a client, nor for stderr (`server/lines.rs`). The server handles signals even while the loop
+//!   is busy (`server/stop.rs`). Lines and signals have threads of their own, which share only lines and a request to stop with the
+//!   loop.
 //!
 //! Deliberately absent: threads, locks and channels on the path of a request; retries of a failed write or sync; our own consensus
 //! algorithm; knowledge of the clients' liveness; lease reads.

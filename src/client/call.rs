@@ -26,7 +26,7 @@ pub(super) struct Ask {
     pub value: Option<Vec<u8>>,
     pub offset: Option<i32>,
     pub rev: Option<i64>,
-    /// Whether it is no use to wait at a server that reaches no majority, if another one does.
+    /// True if waiting at a server without a majority is pointless when another server has one.
     pub wants_majority: bool,
 }
 
@@ -88,7 +88,7 @@ impl Ask {
     }
 }
 
-/// How often a read is sent before it is given up: one that kills servers must not kill all of them.
+/// How many times a read is sent before the client gives up: a request that kills servers must not kill all of them.
 pub(super) const ATTEMPTS: u32 = 3;
 
 /// A request and the caller that awaits its answer.
@@ -100,7 +100,7 @@ pub(super) struct Call {
     pub attempts: u32,
     /// Since when it has been without a connection, counted from the first time.
     pub stranded: Option<Instant>,
-    /// Since when servers have answered it with READONLY, and what the first of them said.
+    /// When a server first answered this call with READONLY, and that answer.
     pub refused: Option<(Instant, Error)>,
 }
 
@@ -111,7 +111,7 @@ impl Call {
         (call, answer)
     }
 
-    /// Whether it may be sent to another server while this one may still carry it out.
+    /// Returns whether the client may send the call to another server while this one may still carry it out.
     pub fn may_be_sent_again(&self) -> bool {
         match self.ask.kind() {
             Kind::Write => false,
@@ -120,8 +120,8 @@ impl Call {
         }
     }
 
-    /// Its connection to `address` was lost when the server may have had it: what its caller is told, or `None` if it is to be
-    /// sent again.
+    /// Decides what becomes of a call whose connection to `address` was lost after the server may have received it. Returns the
+    /// error for the caller, or `None` to send the call again.
     pub fn verdict(&self, address: &Address, cause: &Lost) -> Option<Error> {
         let (address, cause) = (Some(address.clone()), cause.clone());
         match self.ask.kind() {

@@ -38,12 +38,12 @@ pub(super) struct Conn {
 }
 
 impl Conn {
-    /// Connects, and presents the secrets in their order. The look-up of the name, each of its addresses and the secrets may each
-    /// take as long as `limit`.
+    /// Connects, and presents the secrets in order. The name look-up, the connection to each address, and presenting the secrets
+    /// may each take up to `limit`.
     pub async fn dial(address: &Address, secrets: &[Secret], limit: Duration) -> Result<Self, Error> {
         let lost = |cause: Lost| Error::Disconnected { address: None, cause };
         let patience = Patience { lookup: limit, connect: limit };
-        // Requests are gathered here already; the kernel does not wait for more.
+        // This connection already gathers requests; the kernel need not wait for more.
         let stream = dial::connect(address, patience).await.map_err(|e| lost(e.into()))?;
         let present = timeout(limit, Self::present(stream, secrets)).await;
         present.unwrap_or_else(|_| Err(lost(Lost::Quiet(limit))))
@@ -61,7 +61,7 @@ impl Conn {
         self.ask(&Ask::new(Verb::Access).value(secret.0.clone())).await.map(drop)
     }
 
-    /// Sends a request and awaits its answer, while nothing else is under way.
+    /// Sends a request and awaits its answer; no other request may be under way.
     pub async fn ask(&mut self, ask: &Ask) -> Result<Answer, Error> {
         self.push(&ask.request(0));
         let lost = |cause: Lost| match cause.is_malformed() {

@@ -1,7 +1,7 @@
-//! Connecting to an address, of which a name may have several: they are tried side by side, and the first that accepts is it.
+//! Connects to a host. If the host's name has several addresses, the attempts overlap, and the first address that accepts wins.
 //!
-//! This is what browsers do (RFC 8305). A host whose name has an IPv6 address that leads nowhere is reached at its IPv4 address
-//! after [`STAGGER`], and not only when the attempt at the other one ends.
+//! Browsers do the same (RFC 8305). If a name has an IPv6 address that leads nowhere, the client tries the IPv4 address after
+//! [`STAGGER`], without waiting for the first attempt to end.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,31 +16,31 @@ use super::resolve::Lookup;
 use crate::address::Address;
 use crate::limits::DIAL_ADDRESSES_MAX;
 
-/// Time from one attempt to the next, if the earlier one has not failed by then.
+/// Time from the start of one attempt to the next; the next starts sooner if all earlier attempts have failed.
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// How long the parts of a connection may take.
+/// How long the parts of connecting may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
-    /// The look-up of the name.
+    /// The name look-up.
     pub(crate) lookup: Duration,
-    /// Each of its addresses, until it accepts the connection.
+    /// Each address of the name, until it accepts the connection.
     pub(crate) connect: Duration,
 }
 
 /// Looks a host up and connects to it.
 ///
 /// # Errors
-/// If the name cannot be looked up, or none of its addresses accepts a connection; it says why for each.
+/// If the look-up fails, or if no address accepts a connection; the error gives the reason for each address.
 pub(crate) async fn connect(address: &Address, patience: Patience) -> io::Result<TcpStream> {
     let found = Lookup::begin(address.host(), address.port()).wait(patience.lookup).await?;
     connect_any(&found, patience.connect).await
 }
 
-/// Connects to one of these addresses, each of which may take as long as `limit`. Dropped, it leaves no attempt behind.
+/// Connects to one of these addresses, each of which may take up to `limit`. Dropping the future ends all attempts.
 ///
 /// # Errors
-/// If none accepts a connection; it says why for each, and is of the kind of the first.
+/// If no address accepts a connection. The error gives the reason for each address, and has the kind of the first failure.
 pub(crate) async fn connect_any(addresses: &[SocketAddr], limit: Duration) -> io::Result<TcpStream> {
     let attempts = in_turns(addresses).into_iter().map(|address| async move {
         let late = || io::Error::new(io::ErrorKind::TimedOut, "it does not accept a connection");
@@ -52,8 +52,8 @@ pub(crate) async fn connect_any(addresses: &[SocketAddr], limit: Duration) -> io
     Ok(stream)
 }
 
-/// The addresses in the order in which the system has them, but with the families in turns: of a host whose IPv6 is out of order
-/// the second address is tried in vain at most.
+/// Returns the addresses in the system's order, but with IPv6 and IPv4 in turns: if a host's IPv6 does not work, the second attempt
+/// uses IPv4.
 fn in_turns(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
     let first = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (mut one, mut other): (VecDeque<_>, VecDeque<_>) =
@@ -67,7 +67,7 @@ fn in_turns(addresses: &[SocketAddr]) -> VecDeque<SocketAddr> {
     turns
 }
 
-/// All failures as one.
+/// Joins all failures into one error.
 fn all(mut failures: Vec<(SocketAddr, io::Error)>) -> io::Error {
     if failures.len() == 1
         && let Some((_, only)) = failures.pop()
@@ -92,7 +92,7 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
     }
 
-    /// A listener that accepts nothing and whose backlog is full: a connection to it stays without an answer.
+    /// Returns a listener that accepts nothing and whose backlog is full, so a connection to it gets no answer.
     fn hole() -> (TcpListener, Vec<std::net::TcpStream>, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         rustix::net::listen(&listener, 0).unwrap();
@@ -104,7 +104,7 @@ mod tests {
         (listener, fill, address)
     }
 
-    /// The limit is of each address: one that does not answer must not use up the time of the next, nor be waited for.
+    /// The limit applies to each address: one that does not answer must not use up the next one's time, or delay it.
     #[test]
     fn a_dead_address_hides_a_live_one() {
         let (_listener, _fill, dead) = hole();
@@ -113,7 +113,7 @@ mod tests {
         let stream = run(connect_any(&[dead, live.local_addr().unwrap()], Duration::from_secs(600))).unwrap();
         assert_eq!(stream.peer_addr().unwrap(), live.local_addr().unwrap());
         assert!(began.elapsed() >= STAGGER, "the first address has a start");
-        // Nobody waits for those that refuse.
+        // A refused attempt costs no waiting.
         let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         assert!(run(connect_any(&[gone, live.local_addr().unwrap()], Duration::from_secs(600))).is_ok());
     }

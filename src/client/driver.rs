@@ -1,4 +1,4 @@
-//! The task behind a client: one connection in service, and every call from its queueing to its answer.
+//! The task behind a client: it serves one connection, and every call from its queueing to its answer.
 //!
 //! A call is in one of four places:
 //!
@@ -6,35 +6,36 @@
 //! queue (bounded)  ->  waiting (sent back, or met no connection)  ->  a link (by tag, until answered)
 //!                         ^----------------  refused (answered with READONLY)  <----------'
 //! ```
-//! Each turn takes what has arrived, gathers what is queued behind one another and hands it to the kernel with one
-//! write. When the connection is lost:
+//! Each turn takes what has arrived, joins all queued requests, and hands them to the kernel with one write. When the connection is
+//! lost:
 //!
 //! | the call | its frame | |
 //! |---|---|---|
 //! | write | was taken whole by the kernel | [`Error::OutcomeUnknown`] |
 //! | any other | | sent again; see below for how long |
 //!
-//! A read that was taken is sent up to [`ATTEMPTS`](super::call::ATTEMPTS) times. A read or write is sent again for `retry_for`, counted from
-//! when it first had no connection; then it is [`Error::Disconnected`], or [`Error::Unreachable`] if no address could be
-//! connected to. A wait is sent again for ever. None is if the server sent garbage ([`Error::BadAnswer`]; a write that was
-//! not taken is [`Error::Disconnected`]), or if every server refuses the secret or answers it with garbage.
+//! A read that the server may have received is sent up to [`ATTEMPTS`](super::call::ATTEMPTS) times. Reads and writes are retried
+//! for `retry_for`, counted from when the call first had no connection. Then the call fails with [`Error::Disconnected`], or with
+//! [`Error::Unreachable`] if no address accepted a connection. Waits are retried without limit. No call is retried if the server
+//! sent garbage ([`Error::BadAnswer`]; [`Error::Disconnected`] for a write that the kernel did not take), or if every server
+//! refuses the secret or answers it with garbage.
 //!
-//! A watch is a row of waits, each from a revision that its caller names: sent again, it can neither lose nor repeat an
+//! A watch is a sequence of waits, each from a revision that its caller names. So a repeated wait can neither lose nor repeat an
 //! event.
 //!
 //! # A better server
-//! A connection that stands may lead to the wrong server: one that hangs, or one that was cut off from the majority. Then a
-//! *scout* looks for a better one among the other addresses, while the connection goes on to be served:
+//! An established connection may lead to the wrong server: one that hangs, or one that is cut off from the majority. Then a *scout*
+//! looks for a better server among the other addresses, while the driver still serves the connection:
 //!
-//! | what is seen | the scout wants |
+//! | what the driver sees | what the scout wants |
 //! |---|---|
-//! | the server owes a sign of life for `slow_after` | any server that answers |
-//! | it answers a call with READONLY: the call was certainly not carried out | one that answers SYNC: it reaches a majority |
-//! | it answers SYNC with READONLY, and somebody waits for events | the same |
+//! | the server shows no sign of life for `slow_after` | any server that answers |
+//! | the server answers a call with READONLY: it certainly did not carry the call out | a server that answers SYNC, and so reaches a majority |
+//! | the server answers SYNC with READONLY, and somebody waits for events | a server that answers SYNC, and so reaches a majority |
 //!
-//! If the scout succeeds, its connection takes over. What may be sent again moves there, and the old connection is kept until
-//! the writes on it are answered: a write whose outcome is unknown is never sent again. If it fails, refused calls go to the old
-//! server and then to a scout again, with pauses, for `readonly_for`; then they are answered with READONLY.
+//! If the scout succeeds, its connection takes over. Calls that may be sent again move there. The driver keeps the old connection
+//! until its writes are answered, because it never repeats a write whose outcome is unknown. If the scout fails, refused calls go
+//! to the old server and then to another scout, with pauses, for `readonly_for`; then the driver answers them with READONLY.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -68,12 +69,12 @@ pub(super) struct Driver {
     options: Options,
     queue: mpsc::Receiver<Call>,
     waiting: VecDeque<Call>,
-    /// Calls that were answered with READONLY, and are tried elsewhere.
+    /// Calls that a server answered with READONLY; the driver tries them at other servers.
     refused: Vec<Call>,
     scout: Option<Scout>,
     /// Runs after a scout has failed.
     scout_pause: Option<Pin<Box<Sleep>>>,
-    /// Scouts that failed in a row.
+    /// Number of scouts that failed in a row.
     scouts_failed: u32,
     /// What was presented with success, in order.
     secrets: Vec<Secret>,
@@ -84,31 +85,31 @@ pub(super) struct Driver {
     state: watch::Sender<State>,
 }
 
-/// What the handles may know of the connection.
+/// What the driver tells the handles about the connection.
 #[derive(Clone, Debug)]
 pub(super) struct State {
-    /// The address that is in service, or was last.
+    /// The server's address: the one in service, or the last one.
     pub address: Address,
-    /// Why events may be missing, if they may.
+    /// Why events may be missing; `None` if none can be.
     pub stale: Option<Stale>,
 }
 
-/// What a scout wants of a server.
+/// What a scout requires of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Want {
-    /// It answers.
+    /// The server answers.
     Alive,
-    /// It reaches a majority.
+    /// The server reaches a majority.
     Majority,
 }
 
-/// The search for a better server.
+/// A search for a better server.
 struct Scout {
     want: Want,
     job: Pin<Box<dyn Future<Output = Found> + Send>>,
 }
 
-/// A connection to a server that has proven what it has to, and the number of its address.
+/// A connection to a server that has met the requirement, and the number of its address.
 type Found = Option<(usize, Conn)>;
 
 /// Why a connection is no longer served.
@@ -121,11 +122,11 @@ enum Ended {
     Finished,
 }
 
-/// Connections that a better one has replaced, with calls on them that cannot be sent again.
+/// Connections that a better one replaced, with calls on them that cannot be sent again.
 #[derive(Default)]
 struct Left {
     links: Vec<Link>,
-    /// Calls that they brought back: certainly not carried out.
+    /// Calls to send again: the servers certainly did not carry them out.
     again: Vec<Call>,
 }
 
@@ -153,7 +154,7 @@ impl Driver {
         self.state.subscribe()
     }
 
-    /// Tries each address once, side by side where one takes long.
+    /// Tries each address once; attempts overlap if one takes long.
     pub async fn round(&mut self) -> Result<Link, Unreachable> {
         let limit = self.options.connect_timeout;
         let secrets = &self.secrets;
@@ -168,7 +169,7 @@ impl Driver {
         Ok(self.begin(n, address, conn))
     }
 
-    /// All addresses, beginning with the one of this number.
+    /// Returns all addresses, starting with number `first`.
     fn addresses_from(&self, first: usize) -> Vec<(usize, Address)> {
         let addresses = &self.options.addresses;
         let numbers = (0..addresses.len()).map(|i| (first + i) % addresses.len());
@@ -180,7 +181,7 @@ impl Driver {
         self.next_address = n;
         self.state.send_modify(|state| {
             state.address = address.clone();
-            // Whether it reaches a majority it has yet to say.
+            // The server has not said yet whether it reaches a majority.
             state.stale.take_if(|stale| matches!(stale, Stale::Unreachable(_)));
         });
         Link::new(conn, address)
@@ -226,7 +227,7 @@ impl Driver {
         }
     }
 
-    /// Connects anew, and goes on to serve the connections that were left. `None` when the last handle has gone.
+    /// Connects again, and serves the replaced connections meanwhile. `None` when the last handle has gone.
     async fn replace(&mut self, left: &mut Left) -> Option<Link> {
         let patience = self.patience();
         loop {
@@ -287,7 +288,7 @@ impl Driver {
         }
         match result {
             Err(error) if error.code() == Some(ErrCode::Readonly) && self.options.addresses.len() > 1 => {
-                // Certainly not carried out: another server may, without the risk that it is done twice.
+                // The server certainly did not carry it out, so another server may, without the risk of doing it twice.
                 call.refused.get_or_insert((Instant::now(), error));
                 call.attempts -= 1;
                 self.refused.push(call);
@@ -318,7 +319,7 @@ impl Driver {
 
     // ---- a better server ----
 
-    /// What another server would be better for; nothing if there is no other.
+    /// Returns what a scout should look for: `None` if this server is good enough, or if there is no other address.
     fn want(&mut self, link: &Link, left: &Left) -> Option<Want> {
         if self.options.addresses.len() < 2 {
             return None;
@@ -335,7 +336,7 @@ impl Driver {
         (stale || !self.refused.is_empty()).then_some(Want::Majority)
     }
 
-    /// Looks for a better server if there is a reason to, and moves to the one that is found. Whether anything was done.
+    /// Looks for a better server if there is a reason to, and moves to it. Returns whether anything happened.
     fn poll_scout(&mut self, link: &mut Link, left: &mut Left, cx: &mut Context<'_>) -> bool {
         self.note_currency(link);
         if let Some(pause) = &mut self.scout_pause {
@@ -357,7 +358,7 @@ impl Driver {
         let want = scout.want;
         self.scout = None;
         match found {
-            // The server may have come round meanwhile.
+            // The server may have recovered meanwhile.
             Some((n, conn)) if self.want(link, left).is_some() => self.move_to(n, conn, link, left),
             Some(_) => {}
             None => self.scout_failed(want, link),
@@ -365,7 +366,7 @@ impl Driver {
         true
     }
 
-    /// Tells the handles what the server says of itself, where there is nowhere else to go.
+    /// Tells the handles what the server says about its majority, if there is no better server.
     fn note_currency(&self, link: &Link) {
         let alone = self.options.addresses.len() < 2;
         self.state.send_if_modified(|state| match link.is_current() {
@@ -387,7 +388,7 @@ impl Driver {
         });
         let limit = match want {
             Want::Alive => self.options.connect_timeout,
-            // Those who were refused are not kept for longer than they like.
+            // Refused calls wait no longer than their limit.
             Want::Majority => self.options.connect_timeout.min(self.options.readonly_for.max(self.options.slow_after)),
         };
         let (secrets, stagger) = (self.secrets.clone(), self.options.slow_after);
@@ -434,14 +435,14 @@ impl Driver {
         let mut pause = pause(self.scouts_failed);
         if want == Want::Majority {
             self.refuse(self.options.readonly_for);
-            // For those who wait for events, the next SYNC sends the next scout.
+            // For callers that wait for events, the next SYNC starts the next scout.
             link.forget_currency();
             pause = pause.min(SCOUT_PAUSE_MAX);
         }
         self.scout_pause = Some(Box::pin(sleep(pause)));
     }
 
-    /// Answers the calls that have been refused for so long.
+    /// Answers the calls that were first refused at least `limit` ago.
     fn refuse(&mut self, limit: Duration) {
         for mut call in mem::take(&mut self.refused) {
             match call.refused.take_if(|(since, _)| since.elapsed() >= limit) {
@@ -472,7 +473,7 @@ impl Driver {
         self.put_back(refused);
     }
 
-    /// The connection was lost: the table at the top.
+    /// Sorts out the calls of a lost connection: see the table at the top.
     fn lose(&mut self, link: &mut Link, cause: &Lost) {
         let mut again = mem::take(&mut self.refused);
         for held in link.take_all() {
@@ -557,7 +558,7 @@ impl Driver {
 }
 
 impl Held {
-    /// The call, to be sent again. Only what the server may have had counts as an attempt.
+    /// Returns the call, to be sent again. It counts as an attempt only if the server may have received it.
     fn again(mut self) -> Call {
         self.call.attempts -= u32::from(!self.taken);
         self.call
@@ -565,7 +566,7 @@ impl Held {
 }
 
 impl Left {
-    /// Serves these connections until nothing on them is awaited.
+    /// Serves these connections until nobody awaits an answer on them.
     fn poll(&mut self, patience: &Patience, cx: &mut Context<'_>) {
         let patience = Patience { slow: None, ..*patience };
         let again = &mut self.again;
@@ -583,7 +584,7 @@ impl Left {
     }
 }
 
-/// One turn of a connection that a better one has replaced.
+/// Runs one turn of a connection that a better one replaced.
 fn serve(link: &mut Link, patience: &Patience, again: &mut Vec<Call>, cx: &mut Context<'_>) -> Result<(), Lost> {
     let mut answer = |mut call: Call, result: Result<Answer, Error>| match result {
         Err(error) if error.code() == Some(ErrCode::Readonly) => {

@@ -52,7 +52,7 @@ pub enum Error {
     /// The connection was lost and the request was certainly not carried out, or only read.
     #[error("not connected{}: {cause}", before(" to ", .address))]
     Disconnected {
-        /// The server's address, if there was one.
+        /// The server's address, if there was a server.
         address: Option<Address>,
         /// How the connection ended.
         #[source]
@@ -64,7 +64,7 @@ pub enum Error {
         before(" to ", .address)
     )]
     OutcomeUnknown {
-        /// The server's address, if there was one.
+        /// The server's address, if there was a server.
         address: Option<Address>,
         /// How the connection ended.
         #[source]
@@ -73,13 +73,13 @@ pub enum Error {
     /// The server sent what is no message of the protocol, or an answer without what it must have.
     #[error("the server{} does not speak the protocol: {cause}", before(" at ", .address))]
     BadAnswer {
-        /// The server's address, where it is known.
+        /// The server's address, if it is known.
         address: Option<Address>,
-        /// What was wrong.
+        /// What was wrong with the answer.
         #[source]
         cause: Lost,
     },
-    /// A watch may lack events for now: see [`WhenStale::Report`](super::WhenStale::Report). The watch goes on.
+    /// A watch may lack events for now: see [`WhenStale::Report`](super::WhenStale::Report). The watch continues after this error.
     #[error("events may be missing for now: {0}")]
     Stale(Stale),
     /// The request is longer than any server accepts; it was not sent.
@@ -122,14 +122,14 @@ fn before(word: &str, address: &Option<Address>) -> String {
     address.as_ref().map_or_else(String::new, |address| format!("{word}{address}"))
 }
 
-/// Why a watch may lack events. None is lost: they come when a server that has them is in reach.
+/// Why a watch may lack events for now. No event is lost: the watch gets them as soon as it reaches a server that has them.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum Stale {
-    /// The server reaches no majority of its cluster, and none of the other addresses leads to one that does.
+    /// The server reaches no majority of its cluster, and no other address leads to a server that does.
     #[error("{0} reaches no majority of the cluster, and no other address leads to one")]
     NoMajority(Address),
-    /// No address could be connected to.
+    /// No address accepted a connection.
     #[error("{0}")]
     Unreachable(Unreachable),
 }

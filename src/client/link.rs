@@ -1,11 +1,11 @@
 //! A connection in service: the requests that its server holds, whether the server lives, and whether it reaches a majority.
 //!
-//! * **Life.** A server that owes an answer and says nothing is asked for a sign of life (REV, which every server answers at
-//!   once). It is *slow* if none comes soon, which is a reason to look for another server, and the connection is lost if none
-//!   comes at all.
-//! * **Currency.** A server that was cut off from the majority goes on to serve reads and waits, of an old state. While somebody
-//!   waits for an event here, the server is asked with SYNC now and then; READONLY says that the link is *stale*. Servers that do
-//!   not know SYNC are not asked again.
+//! * **Life.** If a server owes an answer and is silent, the link asks for a sign of life (REV, which every server answers at
+//!   once). If none comes soon, the server is *slow*, which is a reason to look for another one. If none comes at all, the
+//!   connection is lost.
+//! * **Currency.** A server that is cut off from the majority still serves reads and waits, from an old state. While a caller waits
+//!   for an event, the link regularly asks the server with SYNC; READONLY means that the link is *stale*. The link does not ask
+//!   again if the server does not know SYNC.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -28,67 +28,67 @@ pub(super) struct Link {
     pub address: Address,
     sent: BTreeMap<i32, Sent>,
     next_tag: i32,
-    /// Number of requests in `sent` at which it is searched for abandoned ones.
+    /// When `sent` has this many requests, the link searches it for abandoned ones.
     search_at: usize,
     life: Life,
     currency: Currency,
 }
 
-/// A request in the server's hands.
+/// A request that the server has or may get.
 struct Sent {
     who: Who,
-    /// The stream's position behind its frame.
+    /// The position in the output stream where its frame ends.
     end: u64,
 }
 
-/// Who awaits an answer.
+/// Who gets the answer.
 enum Who {
     /// A caller.
     Call(Call),
-    /// Nobody any more; or it was only a sign of life.
+    /// Nobody: the caller has given up, or the request only asked for a sign of life.
     Nobody,
-    /// The link itself, with a SYNC.
+    /// The link itself, which sent a SYNC.
     Link,
 }
 
 /// How long a server may be silent.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
-    /// For so long before it is asked for a sign of life, and again before the connection is lost.
+    /// Silence after which the link asks for a sign of life; after as long again, the connection is lost.
     pub quiet: Duration,
-    /// After a request, for so long before another server is looked for; `None` if there is no other.
+    /// Time after a request until another server is looked for; `None` if there is no other.
     pub slow: Option<Duration>,
     /// Time between two SYNCs.
     pub sync_every: Duration,
 }
 
 struct Life {
-    /// When the server last spoke, or began to owe an answer.
+    /// When the server last sent something, or began to owe an answer.
     heard: Instant,
-    /// The first request since then.
+    /// When the first request since then was sent.
     owes_since: Option<Instant>,
-    /// When it was asked for a sign of life, if it has not spoken since.
+    /// When the link asked for a sign of life, if the server has been silent since.
     asked: Option<Instant>,
     slow: bool,
-    /// Whether it answered anything on this connection.
+    /// True if the server has answered anything on this connection.
     spoke: bool,
     timer: Pin<Box<Sleep>>,
 }
 
 #[derive(Default)]
 struct Currency {
-    /// Set while somebody waits for events.
+    /// Set while a caller waits for events.
     timer: Option<Pin<Box<Sleep>>>,
     out: bool,
     unknown: bool,
-    /// The last answer; `None` before the first.
+    /// Whether the server reached a majority at its last answer; `None` before the first.
     current: Option<bool>,
 }
 
-/// A call that was in the server's hands when its connection ended.
+/// A call without an answer when its connection ended.
 pub(super) struct Held {
     pub call: Call,
-    /// Whether the kernel took its frame whole, so that the server may have it.
+    /// True if the kernel took the whole frame, so that the server may have received it.
     pub taken: bool,
 }
 
@@ -108,32 +108,32 @@ impl Link {
         }
     }
 
-    /// Whether the server answered anything.
+    /// Returns whether the server has answered anything.
     pub const fn spoke(&self) -> bool {
         self.life.spoke
     }
 
-    /// Whether it owes a sign of life for so long that another server is better.
+    /// Returns whether the server has been silent for so long that another one is better.
     pub const fn is_slow(&self) -> bool {
         self.life.slow
     }
 
-    /// Whether it reaches a majority, as far as it has said.
+    /// Returns whether the server reaches a majority; `None` if it has not said yet.
     pub const fn is_current(&self) -> Option<bool> {
         self.currency.current
     }
 
-    /// Forgets what the server has said of a majority: the next SYNC tells anew.
+    /// Forgets what the server said about its majority; the next SYNC asks again.
     pub const fn forget_currency(&mut self) {
         self.currency.current = None;
     }
 
-    /// Whether somebody waits for events here and wants to know of those that the server does not.
+    /// Returns whether a caller waits for events here and wants a server that reaches a majority.
     pub fn is_watched(&self) -> bool {
         self.calls().any(|call| call.ask.wants_majority && !call.is_abandoned())
     }
 
-    /// Whether the server holds a call that cannot be sent again as it is.
+    /// Returns whether the server holds a call that cannot be sent again as it is.
     pub fn is_bound(&self) -> bool {
         self.calls().any(|call| !call.is_abandoned() && !call.may_be_sent_again())
     }
@@ -161,7 +161,7 @@ impl Link {
         self.life.owes_since.get_or_insert(now);
         self.sent.insert(tag, Sent { who: Who::Call(call), end });
         if wants_majority && self.currency.timer.is_none() {
-            // A wait that ends soon costs no SYNC.
+            // The first SYNC comes later, so a short wait costs none.
             self.currency.timer = Some(Box::pin(sleep_until(now + patience.sync_every)));
             self.currency.current = None;
         }
@@ -173,7 +173,7 @@ impl Link {
         self.sent.insert(tag, Sent { who, end });
     }
 
-    /// A tag that no outstanding request has.
+    /// Returns a tag that no outstanding request has.
     fn free_tag(&mut self) -> i32 {
         loop {
             let tag = self.next_tag;
@@ -188,7 +188,7 @@ impl Link {
         self.conn.poll_flush(cx)
     }
 
-    /// Receives once and hands out the answers in it. Whether anything came.
+    /// Receives once, and hands the answers to `answered`. Returns whether any bytes came.
     pub fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
@@ -215,7 +215,8 @@ impl Link {
         Ok(true)
     }
 
-    /// Asks a silent server for a sign of life, notices that it is slow, and loses patience with it. Whether anything was done.
+    /// Asks a silent server for a sign of life, notes that it is slow, and finally gives the connection up. Returns whether
+    /// anything happened.
     pub fn poll_life(&mut self, patience: &Patience, cx: &mut Context<'_>) -> Result<bool, Lost> {
         if self.sent.is_empty() || self.life.poll_due(patience, cx).is_pending() {
             return Ok(false);
@@ -233,7 +234,7 @@ impl Link {
         Ok(true)
     }
 
-    /// Asks whether the server reaches a majority, if it is time and somebody wants to know. Whether anything was done.
+    /// Asks whether the server reaches a majority, if it is time and a caller wants to know. Returns whether anything happened.
     pub fn poll_currency(&mut self, patience: &Patience, cx: &mut Context<'_>) -> bool {
         let Some(timer) = &mut self.currency.timer else { return false };
         if timer.as_mut().poll(cx).is_pending() {
@@ -249,8 +250,8 @@ impl Link {
         true
     }
 
-    /// Whether the server holds so many abandoned calls that a new connection is better; not while it holds a call that cannot
-    /// be sent again, whose answer would be lost.
+    /// Returns whether the server holds so many abandoned calls that a new connection is better. Never true while the server holds
+    /// a write: its answer would be lost.
     pub fn is_crowded(&mut self) -> bool {
         if self.sent.len() < self.search_at {
             return false;
@@ -267,13 +268,13 @@ impl Link {
         !writing && abandoned >= CLIENT_ABANDONED
     }
 
-    /// Takes all calls from the server's hands, in the order in which they were sent.
+    /// Takes all calls off this connection, in the order in which they were sent.
     pub fn take_all(&mut self) -> Vec<Held> {
         self.take(|_| true)
     }
 
-    /// Takes the calls that may be sent again to another server, in the order in which they were sent. Their answers, should
-    /// they come, go to nobody.
+    /// Takes the calls that may be sent to another server, in the order in which they were sent. If this server still answers them,
+    /// the answers are dropped.
     pub fn take_idempotent(&mut self) -> Vec<Held> {
         self.take(Call::may_be_sent_again)
     }
@@ -302,7 +303,7 @@ impl Life {
         self.slow = false;
     }
 
-    /// When the connection is lost. One that was only now asked, since this process slept, has time to answer.
+    /// When the connection is lost. If this process slept and has only now asked, the server has time to answer.
     fn lost_at(&self, asked: Instant, quiet: Duration) -> Instant {
         (self.heard + 2 * quiet).max(asked + quiet)
     }
@@ -316,8 +317,8 @@ impl Life {
         soon.map_or(last, |(since, half)| last.min(since + half))
     }
 
-    /// Ready once the deadline has come. The timer is set again when it has run out, and when the deadline has come nearer:
-    /// what is heard moves the deadline away often, and the timer seldom.
+    /// Ready once the deadline has passed. Most answers only move the deadline further away, so the timer is reset only when it
+    /// fires or when the deadline has come nearer.
     fn poll_due(&mut self, patience: &Patience, cx: &mut Context<'_>) -> Poll<()> {
         let deadline = self.deadline(patience);
         if deadline < self.timer.deadline() {
@@ -342,7 +343,7 @@ impl Currency {
             None => self.current = Some(true),
             Some(Ok(ErrCode::Readonly)) => self.current = Some(false),
             Some(Ok(ErrCode::UnknownVerb)) => self.unknown = true,
-            // The server cannot tell now; it is asked again.
+            // The server cannot tell now; the next SYNC asks again.
             Some(_) => {}
         }
     }

@@ -8,12 +8,12 @@ use crate::address::Address;
 use crate::wire::ErrCode;
 
 impl Options {
-    /// The addresses and the secret of `target`, which is as for [`Options::parse`]. If it is a URI with a name (`cn`), the name
-    /// service `boot`, a target like any other, is asked for the addresses.
+    /// Reads the addresses and the secret of `target`, as [`Options::parse`] does. If `target` is a URI with a name (`cn`), asks
+    /// the name service at `boot` for the addresses; `boot` has the same form as `target`.
     ///
     /// # Errors
-    /// [`Error::NotRegistered`] if the name service knows no address; [`Error::Uri`]; and those of [`Client::connect`], for the
-    /// name service.
+    /// [`Error::NotRegistered`] if the name service knows no address; [`Error::Uri`] if `target` or `boot` is malformed; and the
+    /// errors of [`Client::connect`] for the name service.
     ///
     /// ```no_run
     /// # use std::time::Duration;

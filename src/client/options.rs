@@ -25,10 +25,10 @@ pub struct Options {
 }
 
 impl Options {
-    /// Any of these addresses is as good as another; a lost connection is replaced by one to the next of them.
+    /// Connects to any of these addresses. When the connection is lost, the client tries the next address.
     ///
     /// # Errors
-    /// If `addresses` is empty.
+    /// [`UriError::NoAddress`] if `addresses` is empty.
     pub fn new(addresses: impl IntoIterator<Item = Address>) -> Result<Self, UriError> {
         let addresses: Vec<Address> = addresses.into_iter().collect();
         if addresses.is_empty() {
@@ -46,20 +46,20 @@ impl Options {
         })
     }
 
-    /// The addresses and the secret of a URI.
+    /// Takes the addresses and the secret of a URI.
     ///
     /// # Errors
-    /// The URI has no address.
+    /// [`UriError::NoAddress`] if the URI has no address.
     pub fn from_uri(uri: Uri) -> Result<Self, UriError> {
         let mut options = Self::new(uri.addresses)?;
         options.secret = uri.secret;
         Ok(options)
     }
 
-    /// Reads a doozer URI, or one address or several with commas in between.
+    /// Reads a doozer URI, or one or more addresses separated by commas.
     ///
     /// # Errors
-    /// It is neither.
+    /// If `target` is malformed.
     pub fn parse(target: &str) -> Result<Self, UriError> {
         if target.starts_with(PREFIX) {
             return Self::from_uri(target.parse()?);
@@ -71,43 +71,43 @@ impl Options {
         Self::new(addresses.collect::<Result<Vec<_>, _>>()?)
     }
 
-    /// Presents this secret on each new connection.
+    /// Sets the secret to present on each new connection.
     #[must_use]
     pub fn secret(mut self, secret: impl Into<Vec<u8>>) -> Self {
         self.secret = Some(Secret(secret.into()));
         self
     }
 
-    /// How long one address may take to accept a connection, and then the secret. 5 s unless told. The look-up of a name may take as
-    /// long; if the name has several IP addresses, they are tried side by side, each 250 ms after the one before it, and each has
-    /// the whole time.
+    /// How long connecting may take, 5 s by default. Each IP address has this long to accept the connection; the name look-up
+    /// before, and presenting the secrets after, may each take as long again. If the name has several IP addresses, attempts start
+    /// 250 ms apart and overlap.
     #[must_use]
     pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// How long a server that owes an answer may say nothing before it is asked for a sign of life; after as long again
-    /// the connection counts as lost. 5 s unless told. (A server that is alive may still take its time: a wait for an
-    /// event has no limit but the caller's.)
+    /// How long a server that owes an answer may be silent before the client asks for a sign of life, 5 s by default. After as long
+    /// again, the connection counts as lost. A server that is alive may take longer to answer: a wait for an event has no limit but
+    /// the caller's.
     #[must_use]
     pub const fn quiet_limit(mut self, limit: Duration) -> Self {
         self.quiet = limit;
         self
     }
 
-    /// How long a call goes on trying to find a server, from the moment it first had none. 10 s unless told. Waits for
-    /// events and watches go on for as long as their caller does.
+    /// How long a call looks for a server, counted from when it first had none, 10 s by default. Waits for events and watches
+    /// continue for as long as their caller does.
     #[must_use]
     pub const fn retry_for(mut self, patience: Duration) -> Self {
         self.retry_for = patience;
         self
     }
 
-    /// How long a server may take before another address is tried beside it: to accept a connection, or, while it owes an
-    /// answer, to give a sign of life (half of this time after a request it is asked for one). Reads and waits then move to
-    /// the first other server that answers; a write stays, since it may have been carried out. 1 s unless told. Without
-    /// effect if there is one address.
+    /// How long a server may take before the client tries another address in parallel, 1 s by default. The limit applies to
+    /// accepting a connection, and to showing a sign of life while the server owes an answer (the client asks for one after half of
+    /// this time). Reads and waits then move to the first other server that answers; a write stays, since the server may have
+    /// carried it out. This setting has no effect with one address.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -121,9 +121,9 @@ impl Options {
         self
     }
 
-    /// How long a call that a server answered with `READONLY` is tried at the other addresses, from that answer on: each of
-    /// them at least once, then all again after short pauses, until one carries it out or the time has passed and all refuse.
-    /// Then it is `READONLY`. 2 s unless told. With one address, `READONLY` is returned at once.
+    /// How long the client tries a call at the other addresses after a server answered it with `READONLY`, 2 s by default. The
+    /// client tries each address at least once, then all of them again after short pauses. If the time passes and all refuse, the
+    /// call fails with `READONLY`. With one address, `READONLY` is returned at once.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -137,9 +137,9 @@ impl Options {
         self
     }
 
-    /// How often a server at which somebody waits for events is asked, with SYNC, whether it still reaches a majority of its
-    /// cluster: a server that does not has no news. See [`WhenStale`](super::WhenStale). 1 s unless told. The servers of the
-    /// original do not know SYNC, and are asked once.
+    /// How often the client asks a server, with SYNC, whether it still reaches a majority of its cluster, 1 s by default. The
+    /// client asks only while a caller waits for events, because a server without a majority has no news. See
+    /// [`WhenStale`](super::WhenStale). Servers of the original do not know SYNC; the client asks them once.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -153,15 +153,15 @@ impl Options {
         self
     }
 
-    /// How many addresses there are.
+    /// The number of addresses.
     #[cfg(feature = "cli")]
     pub(crate) const fn count(&self) -> usize {
         self.addresses.len()
     }
 
-    /// Connects to the first address that answers, beginning with a random one; the next one is tried as well when
-    /// [`slow_after`](Self::slow_after) has passed. Needs a tokio runtime with its I/O and
-    /// time drivers; the connection is served by a task on it.
+    /// Connects to the first address that answers, starting with a random one; when [`slow_after`](Self::slow_after) has passed,
+    /// the client tries the next address in parallel. Needs a tokio runtime with its I/O and time drivers; a task on that runtime
+    /// serves the connection.
     ///
     /// # Errors
     /// [`Error::Unreachable`], with the reason of each address.

@@ -1,5 +1,5 @@
-//! Attempts side by side: one begins at once, and another each time that the last one has failed or has taken too long. The
-//! first that succeeds ends the others. So an address that does not answer costs a little time, and never hides the next one.
+//! Overlapping attempts: the first begins at once, and another one whenever the last has failed or takes too long. The first
+//! attempt that succeeds ends the others. So an address that does not answer costs little time, and never hides the next one.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-/// Runs attempts until one succeeds. The next begins when `stagger` has passed since the last began, or when all that were
-/// begun have failed.
+/// Runs attempts until one succeeds. The next attempt begins when `stagger` has passed since the last began, or when all earlier
+/// attempts have failed. Dropping the future ends all attempts.
 ///
 /// # Errors
-/// All errors, in the order in which the attempts began, if none succeeds.
+/// If no attempt succeeds: all errors, in the order in which the attempts began.
 pub(super) async fn first<T, E, F>(attempts: impl IntoIterator<Item = F>, stagger: Duration) -> Result<T, Vec<E>>
 where
     F: Future<Output = Result<T, E>>,

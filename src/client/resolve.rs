@@ -1,14 +1,14 @@
-//! Name look-ups that hold nobody up.
+//! Name look-ups that block nobody.
 //!
-//! The system's look-up blocks its thread until a name server answers, or for many seconds. Here it runs on a thread of its own,
-//! and whoever asked waits for the answer no longer than it likes: the thread ends by itself, and neither a runtime nor a process
-//! waits for it.
+//! The system's look-up blocks its thread until a name server answers, or for many seconds. Here each look-up runs on a thread of
+//! its own, and the caller waits no longer than it likes. The thread ends by itself; neither a runtime nor the process waits for
+//! it.
 //!
 //! Invariants:
-//! * a name that is being looked up is not looked up a second time meanwhile: all who ask share the answer;
-//! * at most [`LOOKUPS_MAX`] threads run; further names wait for one that ends;
-//! * the threads are children of one thread, `names`, and run on the cores on which that was started: a server calls [`prepare`]
-//!   before it pins itself to a core.
+//! * no name is looked up twice at the same time: all callers share the answer;
+//! * at most [`LOOKUPS_MAX`] threads run; further names wait until one ends;
+//! * the threads are children of one thread, `names`, and run on the cores that the process had when `names` started: a server
+//!   calls [`prepare`] before it pins itself to a core.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -22,10 +22,10 @@ use tokio::time::timeout;
 
 use crate::limits::LOOKUPS_MAX;
 
-/// The IP addresses of a name, in the order in which they are to be tried; or why there are none.
+/// The IP addresses of a name, in the order in which to try them, or why there are none.
 type Found = Result<Vec<SocketAddr>, (io::ErrorKind, String)>;
 
-/// What the thread `names` is told.
+/// A message to the thread `names`.
 enum Message {
     Ask(String, oneshot::Sender<Found>),
     Done(String, Found),
@@ -34,7 +34,7 @@ enum Message {
 /// The thread `names`; `None` if it could not be started.
 static NAMES: OnceLock<Option<mpsc::Sender<Message>>> = OnceLock::new();
 
-/// Starts the thread from which those of the look-ups come, if it does not run yet.
+/// Starts the thread `names`, which starts the look-ups, if it does not run yet.
 #[cfg(feature = "server")]
 pub(crate) fn prepare() {
     names();
@@ -50,7 +50,7 @@ fn names() -> Option<&'static mpsc::Sender<Message>> {
     NAMES.get_or_init(start).as_ref()
 }
 
-/// Hands the questions to threads, and their answers to all who asked.
+/// Hands each question to a thread, and each answer to all who asked.
 fn serve(from: &mpsc::Receiver<Message>, done: &mpsc::Sender<Message>) {
     let mut asked: BTreeMap<String, Vec<oneshot::Sender<Found>>> = BTreeMap::new();
     let mut waiting: VecDeque<String> = VecDeque::new();
@@ -59,7 +59,7 @@ fn serve(from: &mpsc::Receiver<Message>, done: &mpsc::Sender<Message>) {
         match message {
             Message::Ask(host, answer) => match asked.get_mut(&host) {
                 Some(askers) => {
-                    // Those who have given up do not pile up.
+                    // Callers that have given up do not accumulate.
                     askers.retain(|answer| !answer.is_closed());
                     askers.push(answer);
                 }
@@ -92,7 +92,7 @@ fn serve(from: &mpsc::Receiver<Message>, done: &mpsc::Sender<Message>) {
 
 fn answer(asked: &mut BTreeMap<String, Vec<oneshot::Sender<Found>>>, host: &str, found: &Found) {
     for asker in asked.remove(host).unwrap_or_default() {
-        // Who asked may have given up.
+        // The caller may have given up.
         let _told = asker.send(found.clone());
     }
 }
@@ -110,7 +110,7 @@ fn look_up(host: &str) -> Found {
     }
 }
 
-/// A look-up that may be under way.
+/// A look-up, possibly still under way.
 #[derive(Debug)]
 pub(crate) struct Lookup {
     host: String,
@@ -126,7 +126,7 @@ enum State {
 }
 
 impl Lookup {
-    /// Begins to look up a host. An IP address is its own answer.
+    /// Begins to look up a host. An IP address needs no look-up.
     pub(crate) fn begin(host: &str, port: u16) -> Lookup {
         let state = match literal(host, port) {
             Some(known) => State::Known(known),
@@ -139,10 +139,11 @@ impl Lookup {
         Lookup { host: host.to_owned(), port, state }
     }
 
-    /// Waits for the answer, up to `limit`. If it takes longer, the look-up goes on and may be waited for again; else it is used up.
+    /// Waits up to `limit` for the answer. After a timeout the look-up continues, and the caller may wait again; an answer can be
+    /// taken only once.
     ///
     /// # Errors
-    /// If the name has no address; of kind [`io::ErrorKind::TimedOut`] if the answer is not there yet.
+    /// [`io::ErrorKind::TimedOut`] if the answer has not come yet; another kind if the name has no address.
     pub(crate) async fn wait(&mut self, limit: Duration) -> io::Result<Vec<SocketAddr>> {
         let answered = match &mut self.state {
             State::Known(known) => return Ok(vec![*known]),
@@ -167,7 +168,7 @@ impl Lookup {
     }
 }
 
-/// The address that a host is without being looked up: an IP address, whose zone is a number if it has one.
+/// Reads a host that is an IP address, with a number as its zone if it has one; no look-up is needed.
 fn literal(host: &str, port: u16) -> Option<SocketAddr> {
     if let Some((ip, zone)) = host.split_once('%') {
         let (ip, zone): (Ipv6Addr, u32) = (ip.parse().ok()?, zone.parse().ok()?);
@@ -195,7 +196,7 @@ mod tests {
         }
     }
 
-    /// Many ask at once for one name and for others: each gets an answer of its own.
+    /// Many callers ask at once for one name and for others: each gets its own answer.
     #[test]
     fn an_answer_is_lost_or_mixed_up() {
         run(async {

@@ -1,4 +1,4 @@
-//! Times as people read them.
+//! Times, rounded for people.
 
 use std::fmt;
 use std::time::Duration;

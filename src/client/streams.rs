@@ -1,8 +1,8 @@
-//! What is read one by one and wanted as a whole: walks, directories, watches.
+//! Streams over answers that come one at a time: walks, directories, watches.
 //!
-//! A walk asks for offset 0, 1, 2, … of one revision, several at a time, and hands them out in their order until the
-//! server says RANGE. The window begins small and doubles, so that a small directory costs few requests in vain. A watch
-//! asks for the event after the last, as soon as that has come. Every stream ends after an error, but for [`Error::Stale`].
+//! A walk asks for offset 0, 1, 2, … of one revision, several at a time, and yields the answers in order until the server says
+//! RANGE. The window begins small and doubles, so that a small directory wastes few requests. A watch asks for the next event as
+//! soon as the last one has come. Every stream ends after an error, except after [`Error::Stale`].
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -285,29 +285,29 @@ impl Stream for Entries {
     }
 }
 
-/// What becomes of a watch when its server no longer reaches a majority of its cluster. Such a server serves reads and waits
-/// still, but events that happen elsewhere do not come to it. No event is ever lost: a watch asks for the one after the last
-/// that it has seen, wherever it is.
+/// What a watch does when its server no longer reaches a majority of its cluster. Such a server still serves reads and waits, but
+/// does not learn of new events. No event is ever lost: at any server, a watch asks for the event after the last one that it has
+/// seen.
 ///
-/// A server is asked whether it reaches a majority every [`Options::sync_every`](super::Options::sync_every). It knows that it
-/// does not after about 1.5 s.
+/// The client asks the server every [`Options::sync_every`](super::Options::sync_every) whether it reaches a majority. A server
+/// that lost the majority knows after about 1.5 s.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WhenStale {
-    /// Move to another address whose server reaches a majority, with everything else that the client waits for. If there is
-    /// none, wait here, and look for one again and again.
+    /// Move to another address whose server reaches a majority, with everything else that the client waits for. If there is no such
+    /// server, stay, and keep looking for one.
     #[default]
     Move,
-    /// The same, and say so with one [`Error::Stale`] if there is none, or if no address can be connected to. The watch goes on
-    /// after that error.
+    /// Like `Move`. If no server reaches a majority, or no address accepts a connection, yield one [`Error::Stale`]. The watch
+    /// continues after that error.
     Report,
-    /// Wait here, whatever the server reaches. Costs no SYNC.
+    /// Stay, even if the server reaches no majority. Costs no SYNC.
     Stay,
 }
 
 type Notice = Pin<Box<dyn Future<Output = Option<(watch::Receiver<State>, Stale)>> + Send>>;
 
-/// Ready when events may be missing; if they were already, when they are again.
+/// Completes when events may be missing. If `again`, the present case does not count: it completes at the next one.
 async fn notice(mut state: watch::Receiver<State>, again: bool) -> Option<(watch::Receiver<State>, Stale)> {
     if again {
         state.wait_for(|state| state.stale.is_none()).await.ok()?;
@@ -316,10 +316,10 @@ async fn notice(mut state: watch::Receiver<State>, again: bool) -> Option<(watch
     Some((state, stale))
 }
 
-/// Events as they happen: see [`Client::watch`].
+/// A stream of events as they happen: see [`Client::watch`].
 ///
-/// It goes on for ever, or until an error other than [`Error::Stale`]: `TOO_LATE` if it could not keep up with the history, a bad
-/// glob, a refused secret. [`Watch::next_rev`] then says where another may take up.
+/// It ends only after an error other than [`Error::Stale`]: `TOO_LATE` if it was too slow for the history, a bad glob, or a refused
+/// secret. [`Watch::next_rev`] then says from which revision another watch can continue.
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct Watch {
     client: Client,
@@ -329,7 +329,7 @@ pub struct Watch {
     when_stale: WhenStale,
     /// `None`: ended.
     wait: Option<Slot<Event>>,
-    /// `None`: nobody wants to be told, or nobody can tell.
+    /// `None`: the caller does not want a report, or the driver has ended.
     notice: Option<Notice>,
 }
 

@@ -5,13 +5,13 @@
 //!
 //! | parameter | meaning |
 //! |---|---|
-//! | `ca` | an address, `host[:port]`, read as [`crate::address`] says; the `%` in front of a zone is written `%25` |
-//! | `cn` | the cluster's name, by which a name service knows its addresses |
+//! | `ca` | an address, `host[:port]`, as [`crate::address`] describes; the `%` before a zone is written `%25` |
+//! | `cn` | the cluster's name; a name service knows its addresses |
 //! | `sk` | the secret for ACCESS |
-//! | `un` | the cluster's unique name; carried, not used |
+//! | `un` | the cluster's unique name; kept, not used |
 //!
-//! Of `cn`, `sk` and `un` the first counts, as it did for the original's client. Other parameters are ignored, so that
-//! a URI may say more to clients that know more.
+//! Of `cn`, `sk` and `un` the first one counts, as in the original's client. Other parameters are ignored, so a URI can carry
+//! parameters for other clients.
 
 use std::fmt;
 use std::str::FromStr;
@@ -104,7 +104,7 @@ const fn hex(digit: u8) -> Option<u8> {
     }
 }
 
-/// Why a text is no doozer URI, or holds an address that is none.
+/// Why a text is not a doozer URI, or contains an invalid address.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum UriError {
     /// It does not begin with `doozer:?`.
@@ -116,7 +116,7 @@ pub enum UriError {
     /// A parameter that is not UTF-8.
     #[error("parameter `{0}` of the doozer URI is not UTF-8")]
     Utf8(String),
-    /// An address that cannot be understood.
+    /// An invalid address.
     #[error(transparent)]
     Address(#[from] AddressError),
     /// Nowhere to connect to.

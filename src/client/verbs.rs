@@ -88,19 +88,19 @@ pub struct Event {
     pub change: Change,
 }
 
-/// A connection to a cluster. Clones share it: all their calls are under way at once.
+/// A connection to a cluster. Clones share it and make their calls concurrently.
 ///
-/// * A call whose future is dropped is abandoned, without harm to others. An abandoned write may or may not be carried
+/// * Dropping a call's future abandons the call, without harm to other calls. The server may or may not carry an abandoned write
 ///   out.
-/// * A lost connection is replaced, by one to any of the addresses, as soon as a call needs it. Reads are then asked
-///   again. A write whose answer was lost is [`Error::OutcomeUnknown`], and never sent again; one that certainly did not
-///   reach the server is sent.
-/// * What a server refuses with `READONLY` was certainly not carried out, and is tried at the other addresses: see
+/// * When a connection is lost, the client connects to any of the addresses as soon as a call needs it. It sends reads again. A
+///   write whose answer was lost fails with [`Error::OutcomeUnknown`] and is never sent again; a write that certainly did not reach
+///   the server is sent again.
+/// * A call that a server refuses with `READONLY` was certainly not carried out; the client tries it at the other addresses: see
 ///   [`Options::readonly_for`].
-/// * A server that hangs, or that lost the majority while somebody waits for events, is left for another one: see
-///   [`Options::slow_after`] and [`WhenStale`].
+/// * The client leaves a server that hangs, or that lost the majority while a caller waits for events: see [`Options::slow_after`]
+///   and [`WhenStale`].
 /// * Callers wait while too much is queued.
-/// * Another server may be some revisions behind the last: [`Client::sync`], then read.
+/// * The next server may be some revisions behind the last: call [`Client::sync`], then read.
 #[derive(Clone, Debug)]
 pub struct Client {
     pub(super) calls: mpsc::Sender<Call>,
@@ -126,12 +126,12 @@ impl Client {
         Ok(File { rev: answer.rev()?, value: answer.value() })
     }
 
-    /// Sets the file at `path` if its revision is not greater than `rev`, or is any and `rev` is [`CLOBBER`]; the file's
-    /// new revision.
+    /// Sets the file at `path` if its revision is not greater than `rev`, or in any case if `rev` is [`CLOBBER`]. Returns the new
+    /// revision.
     ///
     /// # Errors
     /// `REV_MISMATCH`, `ISDIR`, `NOTDIR`, `BAD_PATH`, `READONLY` (no majority at any address; not carried out), permission denied;
-    /// [`Error::OutcomeUnknown`].
+    /// [`Error::OutcomeUnknown`] if the connection was lost before the answer came.
     pub async fn set(&self, path: &str, rev: i64, value: impl Into<Vec<u8>>) -> Result<i64, Error> {
         let ask = Ask::new(Verb::Set).path(path).rev(Some(rev)).value(value.into());
         self.call(ask).await?.rev()
@@ -201,8 +201,8 @@ impl Client {
         })
     }
 
-    /// The first event at or after `rev` whose path matches `glob`. Bound it with `tokio::time::timeout`; else it
-    /// goes on through lost connections until there is one. It moves as a watch does with [`WhenStale::Move`].
+    /// Waits for the first event at or after `rev` whose path matches `glob`. The call survives lost connections and has no time
+    /// limit; use `tokio::time::timeout` to set one. It changes servers as a watch does with [`WhenStale::Move`].
     ///
     /// # Errors
     /// `TOO_LATE`, `OTHER` (a bad glob, permission denied).
@@ -270,7 +270,7 @@ impl Client {
         self.watch_with(glob, from, WhenStale::Move)
     }
 
-    /// Like [`Client::watch`], and says what becomes of the watch when its server has lost the majority.
+    /// Like [`Client::watch`]; `when_stale` says what the watch does when its server has lost the majority.
     ///
     /// ```no_run
     /// use doozer::client::{Client, Error, WhenStale};
@@ -292,7 +292,7 @@ impl Client {
         Watch::new(self, glob, from, when_stale)
     }
 
-    /// The address of the server that calls go to now, or went to last.
+    /// Returns the address of the server that serves calls now, or served them last.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), doozer::client::Error> {
