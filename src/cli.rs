@@ -1,14 +1,14 @@
 //! The `doozer` command: one verb of the protocol, or a few, from a shell.
 //!
-//! * `args`: the command line. Our own parser, a page long: a revision may be `-1`, long names may have one dash, and
-//!   flags may stand anywhere, as it was with the original.
-//! * `duration`: `1m30s`, as Go writes it.
-//! * `paths`: what is no path, and why.
-//! * `commands`: what each command does. `explain`: why one failed. `json`: what `-json` prints.
-//! * `help`: the words.
+//! * `args`: the command line. It has its own parser, a page long, because a revision may be `-1`, long names may have one dash,
+//!   and flags may stand anywhere, as in the original.
+//! * `duration`: `1m30s`, in Go's syntax.
+//! * `paths`: checks paths and says what is wrong with them.
+//! * `commands`: what each command does. `explain`: why a command failed. `json`: the output of `-json`.
+//! * `help`: the help texts.
 //!
-//! Results go to stdout, all else to stderr. The exit status says what a script needs to know: 0 success, 1 the file was
-//! changed by somebody else (`REV_MISMATCH`), 2 any other error, 127 a command line that makes no sense.
+//! Results go to stdout, everything else to stderr. The exit status tells a script the outcome: 0 success, 1 somebody else changed
+//! the file (`REV_MISMATCH`), 2 any other error, 127 an invalid command line.
 
 mod args;
 mod commands;
@@ -30,17 +30,17 @@ use crate::client::{Address, ErrCode, Error, Lost, Rounded};
 use args::{Action, Usage};
 use paths::BadPath;
 
-/// Which of the standard streams were open when the process began. Rust's runtime opens `/dev/null` in the place of one that
-/// was closed, which then reads as an empty body and swallows all output; so the program has to look before that.
+/// The standard streams that were open when the process began. Rust's runtime replaces a closed one with `/dev/null`, which reads
+/// as an empty body and swallows all output; so the program must check before that.
 #[derive(Clone, Copy, Debug)]
 pub struct Streams {
-    /// Whether there was a stdin.
+    /// True if stdin was open.
     pub stdin: bool,
-    /// Whether there was a stdout.
+    /// True if stdout was open.
     pub stdout: bool,
 }
 
-/// Carries out a command line, without the program's name in front.
+/// Runs a command line, given without the program's name, and returns the exit status.
 ///
 /// ```no_run
 /// use doozer::cli::{self, Streams};
@@ -80,21 +80,21 @@ fn print(text: &str, open: Streams) -> Result<(), Failure> {
 enum Failure {
     /// The command line makes no sense.
     Usage(Usage),
-    /// An argument is no path, or no glob.
+    /// An argument is not a valid path or glob.
     BadPath(BadPath),
     /// The server, or the way to it.
     Client(Error),
-    /// An answer of the server, with what it means here.
+    /// The server answered with an error; the text says what it means here.
     Explained(ErrCode, String),
     /// Nothing happened in time.
     TimedOut(Duration, Option<Address>),
     /// What is to be stored cannot be read.
     Stdin(io::Error),
-    /// What is to be stored cannot come: there is no stdin.
+    /// There is nothing to store: stdin is closed.
     StdinClosed,
     /// What was found cannot be told.
     Stdout(io::Error),
-    /// What was found cannot be told: there is no stdout.
+    /// There is nowhere to print the result: stdout is closed.
     StdoutClosed,
     /// The system refuses what every program needs.
     System(io::Error),

@@ -92,10 +92,10 @@ faults! {
     TornTailAccepted in "log/scan.rs",
     /// Recovery cuts a torn write, but leaves its blocks where they are. Breaks: what recovery has decided stays decided.
     TornTailNotErased in "log/replay.rs",
-    /// With a torn write the vote before it is forgotten. Breaks: one vote a term.
+    /// Recovery forgets the vote that precedes a torn write. Breaks: one vote a term.
     TornTailForgetsVote in "log/recovery.rs",
-    /// A boot takes its number from the log alone, in which a boot that wrote nothing is not. Breaks: a command is applied once, or not
-    /// at all.
+    /// A boot takes its number from the log alone, which does not contain a boot that wrote nothing. Breaks: a command is applied
+    /// once, or not at all.
     EpochOfLogOnly in "log/identity.rs",
     /// What recovery has read may still be in a cache only, and is not made durable. Breaks: an acknowledged write survives a crash.
     RecoveredNotSynced in "log/recovery.rs",
@@ -147,7 +147,7 @@ faults! {
     ReadonlyThoughSent in "replica/quorum.rs",
     /// Writes that are refused for want of a quorum are refused for ever. Breaks: writes go on when there is a quorum again.
     ClosedForEver in "replica/quorum.rs",
-    /// Without a majority in reach a node takes writes for five times as long as it may. Breaks: READONLY comes within 1.5 s.
+    /// A node without a reachable majority accepts writes for five times as long as it may. Breaks: READONLY comes within 1.5 s.
     RefusedLate in "replica/quorum.rs",
     /// The answer to a DEL bears its revision. Breaks: an answer has the fields of its verb, and no other.
     DeletionWithRevision in "replica/requests.rs",
@@ -213,8 +213,8 @@ faults! {
     PromotedUnseen in "replica/membership.rs",
     /// A node that comes back without its data gets its old raft id. Breaks: a raft id never stands for less than it acknowledged.
     OldIdGivenBack in "replica/members.rs",
-    /// A standby is promoted into a slot that was emptied, filled or deleted after the leader had proposed it. Breaks: a change of the
-    /// members holds at its place in the history.
+    /// The leader's promotion puts a standby into a slot that was emptied, filled or deleted after the leader had proposed it.
+    /// Breaks: a change of the members holds at its place in the history.
     SlotChangeUnnoticed in "replica/members.rs",
     /// The slots are not looked for in a snapshot's tree: servers judge a change of the members differently. Breaks: one history.
     SlotsForgotten in "replica/members.rs",

@@ -12,7 +12,7 @@ pub const VALUE_MAX: usize = 1 << 20;
 pub const FRAME_MAX: usize = 4 << 20;
 /// Default number of past revisions that stay readable (`-hist`).
 pub const HISTORY_DEFAULT: u64 = 360_000;
-/// Most of them; a larger number is taken as this one.
+/// The largest value of `-hist`; the server reads a larger one as this.
 pub const HISTORY_MAX: u64 = 100_000_000;
 /// Default TCP port of a server.
 pub const PORT_DEFAULT: u16 = 8046;
@@ -28,10 +28,10 @@ pub const BATCH_MAX: usize = 4 << 20;
 /// A batch takes no further command once it has this size, unless it is the first.
 pub const BATCH_SOFT: usize = 1 << 20;
 
-/// A batch takes no further command once applying it takes so much work: one for each command, and for each [`WORK_PATH`] bytes of
-/// its path. It bounds the time for which a node is busy with one batch to some milliseconds.
+/// A batch takes no further command once it contains this much work: 1 for each command, and 1 for each [`WORK_PATH`] bytes of its
+/// path. So one batch keeps a node busy for a few milliseconds only.
 pub const BATCH_WORK: usize = 16 << 10;
-/// So many bytes of a path, which can hold half as many components, count as another command.
+/// This many bytes of a path, which may contain half as many components, count as one more command.
 pub const WORK_PATH: usize = 16;
 
 const _: () = assert!(BATCH_SOFT <= BATCH_MAX);
@@ -45,17 +45,18 @@ const _: () = assert!(PATH_MAX + VALUE_MAX + 1024 <= BATCH_MAX);
 pub const HISTORY_BYTES: u64 = 1 << 30;
 /// Requests that wait for something. Beyond it they are refused.
 pub const PARKED_MAX: usize = 1 << 30;
-/// Unsent output. Beyond it a connection is closed: one that takes nothing of its own, or else the one with the most.
+/// Unsent output. Beyond it the server closes a connection: one whose client reads nothing, or else the one with the most output.
 pub const OUTPUT_MAX: usize = 512 << 20;
-/// Unsent output beyond which large answers wait until some of it was sent. So what a server has to say to many at once is never
-/// too much.
+/// Unsent output beyond which large answers wait until some of it is sent. So answering many clients at once cannot exceed
+/// [`OUTPUT_MAX`].
 pub const OUTPUT_SOFT: usize = 384 << 20;
-/// A connection that takes nothing of its output for so many milliseconds, while answers to others wait for room, is closed.
+/// While answers to other clients wait for room, the server closes a connection whose client has read none of its output for this
+/// long, in milliseconds.
 pub const OUTPUT_PATIENCE_MS: u64 = 2_000;
 /// Receive buffers, beyond their first size. A connection that would need more is closed.
 pub const RECEIVE_MAX: usize = 256 << 20;
 
-/// Lines for the operator that stderr has not taken. Beyond it they are counted, and the count is said.
+/// Log lines that stderr has not taken, in bytes. Further lines are dropped, and the log says how many.
 pub const LINES_MAX: usize = 256 << 10;
 
 // Some past is left whatever is written.
@@ -65,29 +66,29 @@ const _: () = assert!(OUTPUT_SOFT >= 16 * VALUE_MAX && OUTPUT_SOFT + 16 * VALUE_
 
 // ---- work in one turn of the loop, some milliseconds in all ----
 
-/// Cost of the answers that are composed in one turn for those whom an event has woken, and for reads of large values: their bytes,
-/// [`ANSWER_COST`] for each, and [`SEND_COST`] for each connection. The last of them may exceed it.
+/// Cost of the answers that one turn composes for waiters that an event has woken, and for reads of large values: their bytes,
+/// [`ANSWER_COST`] for each answer, and [`SEND_COST`] for each connection. The last answer may exceed it.
 pub const ANSWERS_TURN: usize = 2 << 20;
-/// What an answer costs beside its bytes.
+/// The cost of an answer beside its bytes.
 pub const ANSWER_COST: usize = 256;
-/// What it costs to send something on a connection, in terms of bytes that are copied.
+/// The cost of sending on a connection, expressed in copied bytes.
 pub const SEND_COST: usize = 4 << 10;
-/// A value of this size is answered at once whatever else there is to answer.
+/// A value up to this size is answered at once, even if other answers wait.
 pub const ANSWER_SMALL: usize = 4 << 10;
-/// Work of the committed entries that are applied in one turn: one for each command, and for each [`APPLY_BYTES`] of an entry. The last
+/// Work of the committed entries that one turn applies: 1 for each command, and 1 for each [`APPLY_BYTES`] of an entry. The last
 /// entry may exceed it.
 pub const APPLY_TURN: usize = BATCH_WORK;
-/// So many bytes of an entry take as long as a command.
+/// Applying this many bytes of an entry takes as long as applying a command.
 pub const APPLY_BYTES: usize = 256;
-/// Waits that are taken off the store in one turn once they have fired.
+/// Waits that have fired which one turn takes off the store.
 pub const WAKES_TURN: usize = 16 << 10;
-/// Bytes of large outputs that are handed to the kernel in one turn, but for those to peers. The last of them may exceed it.
+/// Bytes of large outputs to clients that one turn hands to the kernel. The last output may exceed it.
 pub const OUTPUT_TURN: usize = 2 << 20;
-/// Most bytes that are handed to the kernel at once for a client; and an output of this size takes no further answers.
+/// Most bytes handed to the kernel at once for a client. An output of this size takes no further answers.
 pub const OUTPUT_PIECE: usize = 256 << 10;
 /// How long the history is kept for answers that are still to be composed, in milliseconds.
 pub const ANSWER_PIN_MS: u64 = 2_000;
-/// Waits of connections that have ended which are cancelled in one turn.
+/// Waits of closed connections that one turn cancels.
 pub const CANCELS_TURN: usize = 4 << 10;
 
 const _: () = assert!(ANSWER_SMALL < OUTPUT_PIECE && OUTPUT_PIECE <= OUTPUT_TURN);
@@ -96,15 +97,15 @@ const _: () = assert!(ANSWER_SMALL < OUTPUT_PIECE && OUTPUT_PIECE <= OUTPUT_TURN
 
 /// Nodes that a cluster may have registered: members, standbys, and those that were not heard for a while. More are refused.
 pub const NODES_MAX: usize = 64;
-/// Connections that are kept for nodes of the cluster when clients would take all; at most a quarter of all there can be.
+/// Connections reserved for nodes of the cluster; at most a quarter of all connections.
 pub const PEER_PLACES: usize = 2 * NODES_MAX;
-/// Open files that are not for connections: those of the log, of snapshots, of the ring.
+/// Open files reserved for other uses than connections: the log, snapshots, the ring.
 pub const FILES_RESERVED: u64 = 64;
 /// Longest address of a node.
 pub const ADDR_MAX: usize = 300;
-/// Names that are looked up at the same time, each on a thread of its own.
+/// Name look-ups that run at the same time, each on its own thread.
 pub const LOOKUPS_MAX: usize = 16;
-/// Addresses of one name that are tried; further ones are left out.
+/// Addresses of one name that are tried; the rest are ignored.
 pub const DIAL_ADDRESSES_MAX: usize = 16;
 /// Largest frame of a peer that has not yet said who it is.
 pub const GREETING_MAX: usize = 16 << 10;
@@ -120,7 +121,7 @@ pub const INBOX_MAX: usize = 64 << 20;
 pub const CHUNK: usize = 256 << 10;
 /// Parts that are sent before the first is acknowledged.
 pub const CHUNK_WINDOW: usize = 4;
-/// Snapshots that are being sent at the same time: one that makes progress, and others whose receivers have stopped taking it.
+/// Snapshots sent at the same time: one that makes progress, and others whose receivers have stopped accepting it.
 pub const TRANSFERS_MAX: usize = 4;
 /// Applied entries that are kept for peers that are a little behind, in bytes.
 pub const KEEP: usize = 64 << 20;
@@ -149,27 +150,27 @@ const _: () = assert!(SEGMENT >= 8 * WRITE_MAX as u64);
 
 // ---- a disk that does not answer, in milliseconds ----
 
-/// After so long a write of the log that has not ended makes the others not rely on this node.
+/// After a log write has taken this long, the other nodes no longer rely on this node.
 pub const DISK_SLOW_MS: u64 = 500;
-/// After so long a leader hands over, if a majority of the others is well.
+/// After this long a leader hands over, if a majority of the others has working disks.
 pub const DISK_HAND_OVER_MS: u64 = 750;
-/// After so long the operator is told.
+/// After this long the node logs that its disk is stuck.
 pub const DISK_SAID_MS: u64 = 1_000;
-/// After so long new writes are refused.
+/// After this long the node refuses new writes.
 pub const DISK_REFUSED_MS: u64 = 2_000;
-/// After so long a segment or a part of a snapshot that is being written counts as stuck: they are large.
+/// After this long a segment or a part of a snapshot counts as stuck: both are large.
 pub const DISK_FILE_MS: u64 = 10_000;
-/// A disk that has been well for so long is said to be.
+/// A disk must have worked for this long before the node logs that it works again.
 pub const DISK_WELL_MS: u64 = 2_000;
 
-// Whom a leader could hand over to has said by then whether its own disk is stuck, and a disk that does one slow write after the
-// other is not said to be well in between.
+// The possible new leaders report a stuck disk before a leader hands over. A disk whose writes are all slow is not reported as
+// working in between.
 const _: () = assert!(DISK_SLOW_MS < DISK_HAND_OVER_MS && DISK_HAND_OVER_MS < DISK_SAID_MS);
 const _: () = assert!(DISK_SAID_MS <= DISK_REFUSED_MS && DISK_SAID_MS < DISK_WELL_MS);
 
 // ---- stopping, in milliseconds ----
 
-/// How long a node that is to stop waits for others that are catching up, if too few would be left without them.
+/// How long a stopping node waits for nodes that are catching up, if too few would remain without it.
 pub const STOP_CATCH_UP_MS: u64 = 10_000;
 
 // ---- snapshots ----
@@ -209,8 +210,8 @@ pub const CLIENT_WAITING: usize = 1024;
 /// Calls that were given up by their callers and are still held by the server (the protocol cannot take a request back),
 /// at which a client replaces its connection.
 pub const CLIENT_ABANDONED: usize = 1024;
-/// Connections that a client keeps beside the one in service, for writes on them that are not answered yet; no other server is
-/// looked for while there are so many.
+/// Connections that a client keeps beside the one in service because writes on them are unanswered. While it has this many, the
+/// client looks for no other server.
 pub const CLIENT_LEFT: usize = 8;
 
 // Without a connection, more is taken from the queue than it holds: its callers learn of it all at once.

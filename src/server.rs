@@ -1,19 +1,20 @@
 //! The shell: the replica's sockets, disk, clock and core. The only place that names tokio-uring.
 //!
-//! One thread, one ring. Each connection has two tasks (`link`), the log's writer one, the making of segments one,
-//! the snapshot one (`disk`); and one task, woken by any of them, ends the turn: it runs behind those that were awake
-//! before it, so what came together is carried out together. What it submits leaves when the runtime parks.
+//! The server has one thread and one ring. Each connection has two tasks (`link`); the log's writer, the preparation of segments
+//! and the snapshot have one task each (`disk`). One more task, woken by any of them, ends the turn: it runs after the tasks that
+//! were awake before it, so requests that arrived together are carried out together. The kernel gets the submissions when the
+//! runtime parks.
 //!
 //! * `directory`: the data directory: lock, identity, recovery.
-//! * `listen`, `advertise`: where the node listens, and where it says that others find it.
+//! * `listen`, `advertise`: where the node listens, and which address it gives to others.
 //! * `attach`, `boot`: how a new node finds its cluster. `dial`: connections to peers. `original`: servers that cannot be joined.
-//! * `ring`: whether there can be a ring, and why not.
+//! * `ring`: whether io_uring works, and if not, why.
 //! * `pin`, `poll`: the core, and how it waits.
-//! * `accept`: who may connect. `farewell`: what a server that stops waits for.
-//! * `lines`, `repeats`: what is said to the operator. `stop`: signals. Each has a thread of its own, which the loop never waits
-//!   for.
-//! * [`boot`]: the name service, of another cluster, in which the nodes of this one find each other.
-//! * `buffer`, `signal`: what the tasks are made of.
+//! * `accept`: who may connect. `farewell`: what a stopping server waits for.
+//! * `lines`, `repeats`: the operator's log. `stop`: signals. Each of the two has a thread of its own, for which the loop never
+//!   waits.
+//! * [`boot`]: the name service of another cluster, where the nodes of this one find each other.
+//! * `buffer`, `signal`: building blocks of the tasks.
 
 // This floor is where time, randomness and files come in.
 #![allow(clippy::disallowed_methods, reason = "the server is the floor that may name the clock and files")]
@@ -75,7 +76,7 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 pub struct Options {
     /// Address to listen on.
     pub listen: Listen,
-    /// Where others find the node, if that is not where it listens.
+    /// The address at which others find the node, if it differs from the one it listens on.
     pub advertise: Option<Advertise>,
     /// The data directory.
     pub dir: PathBuf,
@@ -120,12 +121,12 @@ impl StartError {
         StartError { line, status: crate::replica::boot::EXIT_START }
     }
 
-    /// The same with another exit status.
+    /// An error with another exit status than 1.
     pub fn with_status(line: String, status: u8) -> StartError {
         StartError { line, status }
     }
 
-    /// The system refuses a thread.
+    /// The system refuses to start a thread.
     fn no_thread(e: &std::io::Error) -> StartError {
         StartError::new(format!(
             "cannot start a thread: {e}; allow more (ulimit -u, TasksMax= of systemd, the pids limit of a container)"
@@ -146,7 +147,7 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// Has a panic say its message as every line is said, and not wait for stderr.
+/// Makes a panic log its message as [`say`] does, without waiting for stderr.
 pub fn say_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let trace = std::backtrace::Backtrace::capture();
@@ -180,16 +181,16 @@ struct Shell {
     stopping: Cell<bool>,
     /// Sends in flight.
     sending: Cell<usize>,
-    /// How often a client has taken a part of its output.
+    /// How many times a client has taken a part of its output.
     taken: Cell<u64>,
     /// Writes of the log that have ended.
     writes: Cell<u64>,
     places: accept::Places,
-    /// Connections that have yet to prove that they are a peer's, and since when.
+    /// Connections that have not proved yet that they come from a peer, and the time at which each was accepted.
     probation: RefCell<VecDeque<(Instant, Weak<Link>)>>,
     /// The server has made itself known and takes connections.
     serving: Signal,
-    /// The operator may be told that the server is there.
+    /// The node may tell the operator that it is ready.
     announced: Signal,
     /// What the node stands for in its cluster has changed.
     standing: Signal,
@@ -227,7 +228,7 @@ impl Shell {
 /// When it cannot start.
 pub fn run(options: Options) -> Result<(), StartError> {
     let began = Instant::now();
-    // Before this thread pins itself: what it starts afterwards begins on the same core.
+    // This comes before the thread pins itself, since a new thread starts on the cores of the thread that starts it.
     lines::start()?;
     let stop = StopRequests::hear(options.core)?;
     dial::prepare(options.core)?;
@@ -354,7 +355,7 @@ async fn serve(
     stop.wait().await;
     shell.replica.borrow_mut().begin_stop();
     shell.turn.set();
-    // Clients are served meanwhile.
+    // The server still serves clients meanwhile.
     while shell.replica.borrow().awaits_others() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -508,7 +509,7 @@ async fn rejoin(shell: &Rc<Shell>) {
         fatal(&format!("cannot write the identity file: {e}"));
     }
     if shell.stopping.get() {
-        // It was asked to stop meanwhile, which what starts in its place would not know.
+        // A request to stop came meanwhile, and the new process would not know of it.
         return;
     }
     finish();

@@ -35,7 +35,7 @@ pub struct Invocation {
     pub limit: Option<Duration>,
     /// `-json`
     pub json: bool,
-    /// `-rev`: print the revision, too.
+    /// `-rev`: print the revision as well.
     pub with_rev: bool,
 }
 
@@ -74,9 +74,9 @@ impl fmt::Display for Usage {
     }
 }
 
-/// Commands that can print JSON.
+/// The commands that can print JSON.
 const JSON: [&str; 6] = ["get", "find", "stat", "stats", "wait", "watch"];
-/// Commands that print a revision only on request.
+/// The commands that print a revision only on request.
 const WITH_REV: [&str; 2] = ["get", "touch"];
 
 /// The flags as they come, each by its letter.
@@ -182,7 +182,7 @@ fn command(topic: &'static Topic, words: Vec<String>, flags: Flags) -> Result<Ac
     Ok(Action::Run(Invocation { command, uri, boot, rev, limit, json, with_rev }))
 }
 
-/// Names of commands, as a sentence has them.
+/// Joins names of commands as in a sentence.
 fn list(names: &[&str]) -> String {
     let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
     match &quoted[..] {

@@ -17,7 +17,7 @@ use crate::limits::FRAME_MAX;
 /// Where a server is, if nobody says.
 const URI_DEFAULT: &str = "doozer:?ca=127.0.0.1:8046";
 
-/// How long a server may take before another one is tried beside it.
+/// How long a server may take before the command tries another one in parallel.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
 
 const _: () = assert!(CLOBBER == -1 && MISSING == 0, "the help says so");
@@ -29,7 +29,7 @@ pub fn run(invocation: &Invocation, open: Streams, env: impl Fn(&str) -> Option<
     let uri = invocation.uri.clone().or_else(|| from_env("DOOZER_URI"));
     let uri = uri.unwrap_or_else(|| URI_DEFAULT.to_owned());
     let boot = invocation.boot.clone().or_else(|| from_env("DOOZER_BOOT_URI"));
-    // Before there is a connection that would wait for somebody who types.
+    // Read the body first: a connection would have to wait while somebody types.
     let body = match &invocation.command {
         Command::Add { path } | Command::Set { path, .. } => read_body(path, open)?,
         _ => Vec::new(),
@@ -39,7 +39,7 @@ pub fn run(invocation: &Invocation, open: Streams, env: impl Fn(&str) -> Option<
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::System)?;
     let result = runtime.block_on(async {
-        // Who was asked, for the words of a failure.
+        // The client, for the text of a failure.
         let asked = OnceCell::new();
         let work = async {
             let client = connect(&uri, boot.as_deref(), invocation.limit).await?;
@@ -61,7 +61,7 @@ pub fn run(invocation: &Invocation, open: Streams, env: impl Fn(&str) -> Option<
     result
 }
 
-/// Connects so that a server that hangs leaves time for the others within `limit`.
+/// Connects. `slow_after` is short enough that a server that hangs leaves time within `limit` for the others.
 async fn connect(uri: &str, boot: Option<&str>, limit: Option<Duration>) -> Result<Client, Error> {
     let options = match boot {
         Some(boot) => Options::parse_via(uri, boot).await?,
@@ -74,7 +74,7 @@ async fn connect(uri: &str, boot: Option<&str>, limit: Option<Duration>) -> Resu
     }
 }
 
-/// Refuses what is no path. Servers need not: some verbs take a bad path for a missing file.
+/// Refuses an invalid path. Servers do not always refuse it: some verbs treat a bad path as a missing file.
 fn check(command: &Command) -> Result<(), Failure> {
     match command {
         Command::Add { path }
@@ -98,7 +98,7 @@ fn read_body(path: &str, open: Streams) -> Result<Vec<u8>, Failure> {
     let mut body = Vec::new();
     let stdin = io::stdin().lock();
     if stdin.is_terminal() {
-        // Where stderr is closed, nobody is there to be told.
+        // If stderr is closed, nobody would read this.
         drop(writeln!(
             io::stderr(),
             "Type the body of {path}; Ctrl-D at the start of a line ends it, Ctrl-C gives up."
@@ -202,7 +202,7 @@ impl Session {
                 let mut events = self.client.watch_with(glob, rev, WhenStale::Report);
                 while let Some(event) = events.next().await {
                     if let Err(Error::Stale(why)) = &event {
-                        // Where stderr is closed, nobody is there to be told.
+                        // If stderr is closed, nobody would read this.
                         drop(writeln!(io::stderr(), "Warning: events may be missing until later: {why}"));
                         continue;
                     }
@@ -223,7 +223,7 @@ impl Session {
         }
     }
 
-    /// The result of a call, or why the command failed.
+    /// Returns the result of a call, or the reason why the command failed.
     async fn or_explain<T>(&self, path: &str, asked: Asked, result: Result<T, Error>) -> Result<T, Failure> {
         match result {
             Ok(value) => Ok(value),

@@ -1,7 +1,8 @@
-//! Why a command failed, in words that name the path and what stands there now.
+//! Explains why a command failed, in words that name the path and its present state.
 //!
-//! A server answers with a code. Its name comes first in what is printed, since scripts look for it, and a reason follows. Some
-//! reasons are asked for afterwards, so they tell what holds at that moment, which somebody may have changed since.
+//! A server answers with a code. The output begins with the code's name, because scripts look for it; a reason follows. To find
+//! some reasons, the command asks the server again. They describe the state at that later moment, which may have changed since the
+//! failure.
 
 use std::time::Duration;
 
@@ -10,27 +11,27 @@ use tokio::time::timeout;
 use super::Failure;
 use crate::client::{Client, ErrCode, Error, Stat};
 
-/// How long a reason may take to ask for. Without it, the error is told without what stands there now.
+/// How long asking for a reason may take. After that, the error is printed without the present state.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What was asked of a path.
+/// What the command wanted to do with the path.
 #[derive(Clone, Copy, Debug)]
 pub enum Asked {
-    /// To be read, at this revision if one was given.
+    /// Read it, at this revision if one was given.
     Read(Option<i64>),
-    /// To be created.
+    /// Create it.
     Create,
-    /// To be changed if its revision is not greater than this one.
+    /// Change it, if its revision is not greater than this one.
     Change(i64),
-    /// To be written again as it had just been read, at this revision.
+    /// Write it again unchanged, as it was at this revision.
     Touch(i64),
 }
 
-/// The failure that the command ends with.
+/// Returns the failure that the command ends with.
 pub async fn explain(client: &Client, path: &str, asked: Asked, error: Error) -> Failure {
     let Error::Server { code, detail } = &error else { return Failure::Client(error) };
     if !detail.is_empty() {
-        // The server has said why; only who may not do it has not been told what.
+        // The server has given a reason. Only "permission denied" does not say what was denied.
         return match detail == "permission denied" {
             true => {
                 Failure::Explained(*code, format!("{detail}: {path}; is a secret missing, or wrong? (`sk` in the URI)"))
@@ -55,7 +56,7 @@ pub async fn explain(client: &Client, path: &str, asked: Asked, error: Error) ->
     Failure::Explained(*code, detail)
 }
 
-/// Nothing stands at the path.
+/// The failure of a path that does not exist.
 pub fn missing(path: &str, rev: Option<i64>) -> Failure {
     let detail = match rev {
         Some(rev) => format!("{path} did not exist at revision {rev}"),
@@ -95,7 +96,7 @@ fn too_late(asked: Asked) -> String {
     }
 }
 
-/// The path's parent that is a file.
+/// Returns the ancestor of the path that is a file, if there is one.
 async fn file_above(client: &Client, path: &str) -> Option<String> {
     let ends = path.match_indices('/').map(|(at, _)| at).skip(1);
     for end in ends {

@@ -1,4 +1,4 @@
-//! What the commands print with `-json`: one object a line, whatever a body holds.
+//! The output of `-json`: one object a line, even if a body contains newlines.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -6,13 +6,13 @@ use serde::Serialize;
 
 use crate::client::{Change, Event, File, Stat};
 
-/// A body: its bytes, and the text that it is if it is one.
+/// A body: its bytes, and its text if it is UTF-8.
 #[derive(Serialize)]
 struct Body<'a> {
     len: usize,
     /// Base64 of the bytes.
     body: String,
-    /// Left out unless the bytes are UTF-8.
+    /// Omitted unless the bytes are UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<&'a str>,
 }
@@ -29,7 +29,7 @@ fn line(object: &impl Serialize) -> String {
     line
 }
 
-/// The word for a kind of change.
+/// Returns the word for a kind of change.
 pub const fn kind(change: Change) -> &'static str {
     match change {
         Change::Set => "set",
@@ -38,7 +38,7 @@ pub const fn kind(change: Change) -> &'static str {
     }
 }
 
-/// An event.
+/// Returns an event as a line.
 pub fn event(event: &Event) -> String {
     #[derive(Serialize)]
     struct Object<'a> {
@@ -52,7 +52,7 @@ pub fn event(event: &Event) -> String {
     line(&Object { path: &event.path, rev: event.rev, kind: kind(event.change), body })
 }
 
-/// A file with its body.
+/// Returns a file with its body as a line.
 pub fn file(path: &str, file: &File) -> String {
     #[derive(Serialize)]
     struct Object<'a> {
@@ -64,7 +64,7 @@ pub fn file(path: &str, file: &File) -> String {
     line(&Object { path, rev: file.rev, body: file.value.as_slice().into() })
 }
 
-/// What stands at a path; nothing if that is nothing.
+/// Returns a file or directory as a line, or nothing if the path is missing.
 pub fn stat(path: &str, stat: Stat) -> String {
     #[derive(Serialize)]
     #[serde(tag = "kind", rename_all = "lowercase")]

@@ -1,14 +1,14 @@
-//! Whether an argument is a path or a glob, and if not, why.
+//! Checks paths and globs, and says what is wrong with an invalid one.
 //!
-//! A server answers GET and STAT of a text that is no path as it answers those of a missing file: that is the protocol. Who
-//! types a command wants to know of the slip, so the command checks first.
+//! The protocol makes a server answer GET and STAT of an invalid path as it answers those of a missing file. A person who types a
+//! command wants to know about the mistake, so the command checks first.
 
 use std::fmt;
 
 use crate::limits::PATH_MAX;
 use crate::store::{Glob, Path};
 
-/// A text that is no path, or no glob.
+/// A text that is not a valid path or glob.
 #[derive(Debug, PartialEq, Eq)]
 pub struct BadPath {
     text: String,
@@ -39,7 +39,7 @@ impl BadPath {
 
 impl fmt::Display for BadPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The server's words for a bad glob come first, as scripts may look for them.
+        // The text begins with the server's words for a bad glob, as scripts may look for them.
         f.write_str(if self.glob { "invalid glob pattern: " } else { "" })?;
         let (text, kind) = (&self.text, if self.glob { "a glob" } else { "a path" });
         if text.len() > PATH_MAX {
@@ -92,7 +92,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Each reason is true: a text without any of the slips that the words speak of is a path.
+        /// Each reason is true: a text without any of the mistakes that the reasons name is a path.
         #[test]
         fn every_bad_path_has_a_reason_that_holds(text in "/?[a_/*.]{0,6}") {
             if let Err(bad) = check_path(&text) {

@@ -1,8 +1,8 @@
-//! Who may come in: places for clients, and places that are kept for peers.
+//! Decides who may connect: some connections are for clients, and some are reserved for peers.
 //!
-//! Each connection takes an open file, of which the process may have so many. Once clients have all of theirs, a connection is
-//! accepted on probation: it is a peer's if its first bytes say so, and is closed if they say otherwise, or do not come in time.
-//! So however many clients there are, a member's links come up again, and a new node can attach.
+//! Each connection takes an open file, and the number of open files is limited. When clients have taken all of theirs, the server
+//! accepts the next connection on probation: if its first bytes are a peer's, it stays; if they are not, or come too late, the
+//! server closes it. So a member's links come up again, and a new node can attach, however many clients there are.
 
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
@@ -14,16 +14,17 @@ use super::Shell;
 use super::link::Link;
 use crate::limits::{FILES_RESERVED, PEER_PLACES};
 
-/// How long a connection on probation may take to say that it is a peer's.
+/// How long a connection on probation may take to prove that it comes from a peer.
 const PROBATION: Duration = Duration::from_secs(1);
-/// The same, while another waits for its place: enough for a way around the world that was begun before it was accepted.
+/// The same while another connection waits for the place: enough for bytes from the other side of the world that were sent before
+/// the server accepted.
 const PROBATION_SHORT: Duration = Duration::from_millis(100);
-/// Time between two looks for a free place.
+/// Time between two attempts to find a free place.
 const RETRY: Duration = Duration::from_millis(5);
-/// Time between two attempts to accept when that fails.
+/// Time to the next attempt after accepting has failed.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How many connections there may be.
+/// How many connections clients and peers may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Places {
     clients: usize,
@@ -31,14 +32,15 @@ pub struct Places {
 }
 
 impl Places {
-    /// Those of a process that may have so many files open. The log, which fails for good without, must find its own.
+    /// The places of a process that may open this many files. Some files are left for the log, which would fail for good without
+    /// them.
     fn of(files: u64) -> Places {
         let all = usize::try_from(files.saturating_sub(FILES_RESERVED).max(files / 2)).unwrap_or(usize::MAX);
         let peers = PEER_PLACES.min(all / 4);
         Places { clients: all - peers, peers }
     }
 
-    /// Those of this process.
+    /// The places of this process.
     pub fn of_this_process() -> Places {
         Places::of(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))
     }
@@ -48,15 +50,15 @@ impl Places {
     }
 }
 
-/// As many open files as the hard limit allows: each connection is one.
+/// Raises the limit of open files to the hard limit, because each connection takes one.
 pub fn raise_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
-    // If it is refused, there are fewer places.
+    // If the system refuses, there are fewer places.
     let _raised = setrlimit(Resource::Nofile, limit);
 }
 
-/// Accepts connections, until the server stops.
+/// Accepts connections until the server stops.
 pub async fn accept(shell: &Rc<Shell>, listener: TcpListener) {
     let places = shell.places;
     while !shell.stopping.get() {
@@ -77,7 +79,7 @@ pub async fn accept(shell: &Rc<Shell>, listener: TcpListener) {
                 let conn = shell.replica.borrow_mut().open();
                 let link = Link::start(shell, conn, stream, clients >= places.clients);
                 if link.on_probation() {
-                    // What waits for its end must not keep its file open.
+                    // This task must not keep the connection's file open.
                     let link = Rc::downgrade(&link);
                     shell.probation.borrow_mut().push_back((Instant::now(), Weak::clone(&link)));
                     let s = Rc::clone(shell);
@@ -95,14 +97,14 @@ pub async fn accept(shell: &Rc<Shell>, listener: TcpListener) {
     }
 }
 
-/// How many connections are on probation.
+/// Returns how many connections are on probation.
 fn probationers(shell: &Shell) -> usize {
     let mut probation = shell.probation.borrow_mut();
     probation.retain(|(_, link)| link.upgrade().is_some_and(|link| link.on_probation()));
     probation.len()
 }
 
-/// All places are taken: ends the oldest probation that has lasted long enough.
+/// Called when all places are taken: ends the oldest probation that has lasted long enough.
 async fn make_place(shell: &Shell) {
     if probationers(shell) == 0 {
         shell.say(&format!(
@@ -116,7 +118,7 @@ async fn make_place(shell: &Shell) {
         && since.elapsed() >= PROBATION_SHORT
     {
         turn_away(shell, &link);
-        // Its place is free when both of its tasks have ended.
+        // The place becomes free when both of the connection's tasks have ended.
         tokio::task::yield_now().await;
     }
     tokio::time::sleep(RETRY).await;
@@ -138,7 +140,7 @@ pub fn turn_away(shell: &Shell, link: &Link) {
 mod tests {
     use super::*;
 
-    /// With few open files clients must not get them all, and with many the peers' share must not grow.
+    /// Few open files must not all go to clients, and many must not raise the peers' share.
     #[test]
     fn peers_have_no_place() {
         assert_eq!(Places::of(80), Places { clients: 30, peers: 10 });

@@ -1,21 +1,22 @@
-//! The address that a node advertises: the other nodes dial it, and clients find it in `/ctl`.
+//! Chooses the address that a node advertises: the other nodes dial it, and clients find it in `/ctl`.
 //!
-//! The first of these that there is:
+//! The first row that applies counts:
 //!
-//! | | |
+//! | source | address |
 //! |---|---|
-//! | `-advertise` | as it was given; a name is not looked up |
+//! | `-advertise` | as given; no name is looked up |
 //! | `-l` with an address | that address |
-//! | the address of the last start | if it is still one of this machine |
+//! | the last start | the address chosen then, if this machine still has it |
 //! | the way to a node of `-a` | the address from which this node reached the node that let it in |
-//! | the way to a known node | the address from which the kernel would reach it |
+//! | the way to a known node | the address from which the kernel would reach that node |
 //! | the default route | the address from which the kernel would reach the rest of the world |
-//! | the only address | of the machine, loopback apart |
+//! | the machine | its only address except loopback |
 //!
-//! Only a server that listens on all addresses comes beyond the second line. If none of them holds, the start fails: a wildcard means
-//! another machine to each node that dials it. For the same reason loopback is advertised only by a server that listens on it.
+//! Only a server that listens on all addresses needs the rows after the second. If no row applies, the start fails: a wildcard
+//! would mean a different machine to each node that dials it. For the same reason only a server that listens on loopback advertises
+//! loopback.
 //!
-//! What is chosen is kept in the identity file, so that a machine whose routes change keeps its address.
+//! The choice is kept in the identity file, so a machine whose routes change keeps its address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -25,20 +26,20 @@ use nix::net::if_::InterfaceFlags;
 use super::StartError;
 use crate::address::{Address, Advertise};
 
-/// Addresses that are kept for documentation, and so are on nobody's own network: the kernel reaches them by its default route.
+/// Addresses reserved for documentation, so they are on no local network: the kernel reaches them by its default route.
 const ELSEWHERE: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
-/// A temporary address of IPv6 (RFC 8981), in the flags of `/proc/net/if_inet6`.
+/// The flag of a temporary IPv6 address (RFC 8981) in `/proc/net/if_inet6`.
 const TEMPORARY: u32 = 1;
 
-/// A machine's own address.
+/// An address of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Local {
     interface: String,
     ip: IpAddr,
 }
 
-/// A node's own addresses: where it listens, and what that leaves open.
+/// The node's own addresses: the listener, and the address that the flags settle, if they do.
 #[derive(Debug)]
 pub struct Own {
     listener: SocketAddr,
@@ -46,12 +47,12 @@ pub struct Own {
 }
 
 impl Own {
-    /// Of a node that listens at `listener`, with what `-advertise` says.
+    /// For a node that listens at `listener`; `given` is the value of `-advertise`.
     pub fn new(listener: SocketAddr, given: Option<&Advertise>) -> Own {
         Own { listener, given: given.map(|given| given.at(listener.port())) }
     }
 
-    /// Whether a connection to this address would lead to this node itself.
+    /// Returns whether a connection to this address would lead to this node itself.
     pub fn is_at(&self, socket: &SocketAddr) -> bool {
         let ip = socket.ip().to_canonical();
         let everywhere = || ip.is_loopback() || ip.is_unspecified() || locals().iter().any(|local| local.ip == ip);
@@ -59,7 +60,8 @@ impl Own {
         socket.port() == self.listener.port() && (ip == listened || (listened.is_unspecified() && everywhere()))
     }
 
-    /// The address that holds whatever the network looks like; or the one of the last start, if this machine has it still.
+    /// Returns the address that does not depend on the network, or else the address of the last start, if this machine still has
+    /// it.
     pub fn settled(&self, kept: &str) -> Option<Address> {
         if self.given.is_some() {
             return self.given.clone();
@@ -73,15 +75,16 @@ impl Own {
         (has_it_still && self.is_reached_at(ip)).then(|| kept.with_port(self.listener.port()))
     }
 
-    /// The address from which a node was reached, if others can use it.
+    /// Returns the address from which this node reached another, if others can use it.
     pub fn on_the_way(&self, from: SocketAddr) -> Option<Address> {
         self.usable(from)
     }
 
-    /// The address from which the kernel would reach these nodes, else the rest of the world; else the only one.
+    /// Returns the address from which the kernel would reach these nodes, or else the rest of the world, or else the machine's only
+    /// address.
     ///
     /// # Errors
-    /// If there is none, or no telling which.
+    /// If the machine has no address that others can reach, or has several and no default route.
     pub fn by_route<'a>(&self, known: impl IntoIterator<Item = &'a Address>) -> Result<Address, StartError> {
         let known = known.into_iter().filter_map(Address::ip).filter(|ip| !ip.is_loopback());
         let by_route = known.chain(ELSEWHERE).filter_map(way_to).find_map(|way| self.usable(permanent(way)));
@@ -109,7 +112,7 @@ impl Own {
         )))
     }
 
-    /// An address of this machine with the port of the listener, if the listener is reached there from other machines.
+    /// Returns an address of this machine with the listener's port, if other machines reach the listener there.
     fn usable(&self, local: SocketAddr) -> Option<Address> {
         let ip = local.ip().to_canonical();
         if !self.is_reached_at(ip) {
@@ -118,17 +121,17 @@ impl Own {
         let mut socket = if ip.is_ipv4() { SocketAddr::new(ip, 0) } else { local };
         socket.set_port(self.listener.port());
         let address = self.spell(socket);
-        // A link-local address is of use only with its zone.
+        // A link-local address is useless without its zone.
         (!(ip.is_ipv6() && is_link_local(ip)) || address.zone().is_some()).then_some(address)
     }
 
-    /// Whether other machines reach the listener at an address of this one.
+    /// Returns whether other machines reach the listener at this address.
     fn is_reached_at(&self, ip: IpAddr) -> bool {
         let of_its_family = ip.is_ipv4() || self.listener.is_ipv6();
         of_its_family && !ip.is_unspecified() && !ip.is_loopback() && !ip.is_multicast()
     }
 
-    /// A socket's address, with the name of its interface in the place of a number, which is another on each machine.
+    /// Returns a socket's address with the name of its interface as zone; the interface's number differs between machines.
     fn spell(&self, socket: SocketAddr) -> Address {
         let address = Address::from(socket);
         if address.zone().is_none() {
@@ -148,7 +151,7 @@ fn is_link_local(ip: IpAddr) -> bool {
     }
 }
 
-/// The address from which the kernel would reach another. No packet is sent: a socket is only told where it would send to.
+/// Returns the address from which the kernel would reach `ip`. Connecting a UDP socket sends no packet.
 fn way_to(ip: IpAddr) -> Option<SocketAddr> {
     let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).ok()?;
@@ -156,7 +159,7 @@ fn way_to(ip: IpAddr) -> Option<SocketAddr> {
     socket.local_addr().ok()
 }
 
-/// All addresses of this machine whose interfaces are up.
+/// Returns all addresses of this machine whose interfaces are up.
 fn locals() -> Vec<Local> {
     let Ok(interfaces) = getifaddrs() else { return Vec::new() };
     let up = interfaces.filter(|interface| interface.flags.contains(InterfaceFlags::IFF_UP));
@@ -169,7 +172,7 @@ fn locals() -> Vec<Local> {
     local.collect()
 }
 
-/// In the place of a temporary IPv6 address, which is another tomorrow, one that its interface has for good.
+/// Replaces a temporary IPv6 address, which will change, with a permanent one of the same interface.
 fn permanent(way: SocketAddr) -> SocketAddr {
     let table = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
     let of_line = |line: &str| {
@@ -198,7 +201,7 @@ mod tests {
         own(listener, given).settled(kept).map(|address| address.to_string())
     }
 
-    /// Behind address translation only the operator knows the address; a name is for the others to look up.
+    /// Behind address translation only the operator knows the address. A name is for the others to look up.
     #[test]
     fn what_was_given_is_not_advertised_as_it_is() {
         for (given, wanted) in [("db-1", "db-1:80"), ("db-1:81", "db-1:81"), ("10.0.0.1", "10.0.0.1:80")] {
@@ -211,7 +214,7 @@ mod tests {
     fn a_wildcard_or_a_strange_address_is_advertised() {
         assert_eq!(settled("10.0.0.1:80", None, "10.0.0.2:80").as_deref(), Some("10.0.0.1:80"));
         assert_eq!(settled("127.0.0.1:80", None, "").as_deref(), Some("127.0.0.1:80"));
-        // Nobody's, a name, loopback, none: none of them is this machine's for others.
+        // A foreign address, a name, loopback, a wildcard, an invalid text: other machines cannot reach this one there.
         for kept in ["192.0.2.7:80", "db-1:80", "127.0.0.1:80", "0.0.0.0:80", "[::1]:80", "", "x y"] {
             for wildcard in ["0.0.0.0:80", "[::]:80"] {
                 assert_eq!(settled(wildcard, None, kept), None, "{kept}");
@@ -234,7 +237,7 @@ mod tests {
         }
     }
 
-    /// A node that is told the addresses of all, its own among them, must not wait for itself.
+    /// A node that is given the addresses of all nodes, including its own, must not wait for itself.
     #[test]
     fn a_node_takes_itself_for_another() {
         let own_at = |listener: &str, socket: &str| own(listener, None).is_at(&socket.parse().unwrap());

@@ -1,7 +1,7 @@
-//! Attaching to a cluster: asks the nodes at the addresses that are known, one after the other, until one lets this node in.
+//! Attaches to a cluster: asks the nodes at the known addresses one after the other, until one lets this node in.
 //!
-//! This is done before anything is served, with sockets of tokio: what is said is a few frames, and an attempt that takes too long
-//! can simply be dropped. All names are looked up side by side; one whose look-up takes long is passed over until it is there.
+//! This happens before the server serves anybody, with tokio's sockets: the exchange is a few frames, and an attempt that takes too
+//! long can simply be dropped. All name look-ups run in parallel; a round skips a name whose look-up takes long.
 
 use std::io;
 use std::time::Duration;
@@ -19,9 +19,9 @@ use crate::replica::join::{Answer, Joiner};
 
 /// How long a node may take to let this one in: its cluster commits that.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long one of its addresses may take to accept the connection.
+/// How long an address may take to accept the connection.
 const CONNECT: Duration = Duration::from_secs(1);
-/// How long a round waits for a name that is still being looked up.
+/// How long a round waits for a name look-up.
 const LOOKUP: Duration = Duration::from_secs(1);
 /// Time between two rounds.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -34,30 +34,30 @@ pub struct Welcome {
     pub cluster_id: u64,
     /// The cluster's name.
     pub cluster: String,
-    /// The address that it advertises.
+    /// The address that this node advertises.
     pub advertised: Address,
 }
 
-/// What came of asking a node.
+/// The outcome of asking a node.
 enum Asked {
     Answer(Answer, Address),
     /// The address is this node's own.
     Myself,
-    /// Asking again will not help.
+    /// Asking again will not help, for this reason.
     Never(String),
 }
 
-/// A node to be asked.
+/// A node to ask.
 struct Target<'a> {
     address: &'a Address,
     lookup: Option<Lookup>,
 }
 
-/// Asks until one lets it in. Where the node is found by others is said by `advertised`; if that is not settled yet, by the way to the
-/// node that answers.
+/// Asks until a node lets this one in; without limit. The address to advertise is `advertised`, or, if that is `None`, the address
+/// from which this node reaches the node that answers.
 ///
 /// # Errors
-/// A line that says why none will.
+/// A line for the operator, if asking again will not help.
 pub async fn attach(
     joiner: &Joiner,
     own: &Own,

@@ -1,4 +1,4 @@
-//! Connections to peers: their names are looked up anew each time, and nothing waits for that but the dial itself.
+//! Connections to peers. Each dial looks the name up again; only the dial waits for the look-up.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -11,10 +11,10 @@ use crate::address::Address;
 use crate::client::dial::{Patience, connect, connect_any};
 use crate::client::resolve;
 
-/// The look-up of a name may take longer than a connection: a name server that does not answer costs the system 5 s.
+/// A look-up may take longer than connecting: the system waits 5 s for a name server that does not answer.
 const PATIENCE: Patience = Patience { lookup: Duration::from_secs(20), connect: Duration::from_secs(1) };
 
-/// Makes ready for the look-ups of names. Their threads run where the one runs that starts the first of them: off the server's core.
+/// Starts the thread for name look-ups from a thread that keeps off `core`. So the look-ups stay off the server's core too.
 ///
 /// # Errors
 /// If the system refuses a thread.
@@ -24,7 +24,7 @@ pub fn prepare(core: Option<usize>) -> Result<(), StartError> {
         resolve::prepare();
     };
     let thread = std::thread::Builder::new().spawn(start).map_err(|e| StartError::no_thread(&e))?;
-    // It ends at once, and cannot panic.
+    // The thread ends at once, and cannot panic.
     let _ended = thread.join();
     Ok(())
 }
@@ -32,22 +32,22 @@ pub fn prepare(core: Option<usize>) -> Result<(), StartError> {
 /// Dials peers.
 #[derive(Debug)]
 pub struct Dialer {
-    /// Addresses that the operator gave, at which there may be an original: what is there was not asked yet.
+    /// Addresses from the operator where an original may run: no server there has been asked yet.
     unasked: RefCell<BTreeSet<String>>,
 }
 
 impl Dialer {
-    /// With the addresses of `-a`, and those at which this node has found members before.
+    /// `given` are the addresses of `-a`, `members` those at which this node has found members before.
     pub fn new(given: &[Address], members: &[String]) -> Dialer {
         let given = given.iter().map(Address::to_string);
         Dialer { unasked: RefCell::new(given.filter(|address| !members.contains(address)).collect()) }
     }
 
-    /// Connects to a peer.
+    /// Connects to a peer. Dropping the future ends the attempt.
     ///
     /// # Errors
-    /// If `addr` is not an address, cannot be looked up, does not accept a connection, or if what listens there does not prove to be a
-    /// node of this program.
+    /// If `addr` is not an address, cannot be looked up, or does not accept a connection, or if the server there does not prove to
+    /// be a node of this program.
     pub async fn dial(&self, addr: &str) -> io::Result<std::net::TcpStream> {
         let address: Address = addr.parse().map_err(io::Error::other)?;
         let mut stream = connect(&address, PATIENCE).await?;
@@ -57,7 +57,7 @@ impl Dialer {
             self.unasked.borrow_mut().remove(addr);
             stream = connect_any(&[socket], PATIENCE.connect).await?;
         }
-        // What tokio has made is handed over to the ring.
+        // Hand tokio's socket over to the ring.
         stream.into_std()
     }
 }

@@ -29,7 +29,7 @@ use crate::replica::members::FOUNDER;
 use crate::replica::rebuild::Rebuild;
 use crate::replica::{Recovered, Standing};
 
-/// The file that is locked while a server runs.
+/// The file that a running server locks.
 const LOCK: &str = "lock";
 /// Where files are set aside.
 const DAMAGED: &str = "damaged";
@@ -46,7 +46,7 @@ pub struct Opened {
     pub recovered: Recovered,
     /// For writing.
     pub disk: Disk,
-    /// Where others find the node.
+    /// The address at which others find the node.
     pub advertised: Address,
     /// Lines for the operator.
     pub report: Vec<String>,
@@ -56,13 +56,13 @@ pub struct Opened {
     pub lock: File,
 }
 
-/// Opens the data directory, making it if it is not there, of a node whose own addresses are `own`. One that is of no cluster yet
-/// founds one or attaches to one, which may take as long as that cannot be reached.
+/// Opens the data directory, and creates it if it is missing. `own` are the node's own addresses. A node that belongs to no cluster
+/// yet founds or joins one, which takes as long as the cluster is unreachable.
 ///
-/// Nothing is written before it is clear that the node starts with what is there.
+/// Writes nothing before it is clear that the node can start with what the directory contains.
 ///
 /// # Errors
-/// When it cannot be read or written, another server uses it, its data cannot be relied on, or the cluster refuses it.
+/// If the directory cannot be read or written, another server uses it, its data cannot be trusted, or the cluster refuses the node.
 pub async fn open(options: &Options, own: &Own) -> Result<Opened, StartError> {
     let dir = &options.dir;
     make(dir).map_err(|e| cannot("make", dir, &e))?;
@@ -127,14 +127,14 @@ fn sync_parent(dir: &Path) -> io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
-/// Whether the file system of a directory forgets all when the machine restarts.
+/// Returns whether the directory's file system is in memory, and so loses all data when the machine restarts.
 fn is_in_memory(dir: &Path) -> bool {
-    // Numbers of statfs(2): tmpfs, ramfs.
+    // The numbers of tmpfs and ramfs in statfs(2).
     const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58F6];
     rustix::fs::statfs(dir).is_ok_and(|stat| u64::try_from(stat.f_type).is_ok_and(|number| IN_MEMORY.contains(&number)))
 }
 
-/// Takes the lock; `None` if its file is not there and `create` does not say that it is to be made. Nothing is written.
+/// Takes the lock. `None` if its file is missing and `create` is false. Writes nothing into the file.
 fn lock(dir: &Path, create: bool) -> Result<Option<File>, StartError> {
     let path = dir.join(LOCK);
     let opened = File::options().read(true).write(true).create(create).truncate(false).open(&path);
@@ -146,7 +146,7 @@ fn lock(dir: &Path, create: bool) -> Result<Option<File>, StartError> {
     if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         let mut pid = String::new();
         let holder = match file.read_to_string(&mut pid) {
-            // It may still be that of an earlier server.
+            // The id in the file may still be that of an earlier server.
             Ok(_) if pid.trim().parse::<u32>().is_ok_and(|pid| Path::new(&format!("/proc/{pid}")).exists()) => {
                 format!("process {}", pid.trim())
             }
@@ -160,7 +160,7 @@ fn lock(dir: &Path, create: bool) -> Result<Option<File>, StartError> {
     Ok(Some(file))
 }
 
-/// Writes this process's id into the lock.
+/// Writes this process's id into the lock file.
 fn say_whose(mut lock: &File) -> io::Result<()> {
     lock.set_len(0)?;
     lock.rewind()?;
@@ -209,7 +209,7 @@ fn refused(dir: &Path, refused: &Refused) -> StartError {
 struct Opener<'a> {
     options: &'a Options,
     own: &'a Own,
-    /// Where others find the node, once that is settled.
+    /// The address at which others find the node, once it is settled.
     advertised: Option<Address>,
     disk: Disk,
     lock: Option<File>,
@@ -222,7 +222,7 @@ impl Opener<'_> {
         let dir = &self.options.dir;
         self.lock = lock(dir, false)?;
         if self.lock.is_none() {
-            // A directory that is refused does not even get a lock; what was seen is looked at again when it is locked.
+            // A directory that is refused does not even get a lock file. After locking, look again.
             let plan = self.look()?;
             self.settle_address(&plan)?;
             self.lock = lock(dir, true)?;
@@ -248,7 +248,7 @@ impl Opener<'_> {
         Ok((identity, recovered, advertised))
     }
 
-    /// Finds out where others find this node, unless that depends on the node that lets it in. Nothing is changed.
+    /// Finds the address at which others find this node, unless it depends on the node that lets this one in. Changes nothing.
     fn settle_address(&mut self, plan: &Plan) -> Result<(), StartError> {
         let (identity, joins) = match plan {
             Plan::Resume(identity, _) | Plan::Begin(identity) | Plan::Salvage(identity, _) => (Some(identity), false),
@@ -265,11 +265,11 @@ impl Opener<'_> {
         Ok(())
     }
 
-    /// Where others find this node; it is kept for the next start, and said.
+    /// Returns the address at which others find this node; keeps it for the next start, and reports it.
     fn advertise(&mut self, identity: &mut Identity) -> Result<Address, StartError> {
         let advertised = match self.advertised.take() {
             Some(advertised) => advertised,
-            // The name service has it found a cluster.
+            // The name service has let this node found a cluster.
             None => self.own.by_route([])?,
         };
         let text = advertised.to_string();
@@ -281,7 +281,7 @@ impl Opener<'_> {
         Ok(advertised)
     }
 
-    /// What is to be done with what the directory holds. Nothing is changed.
+    /// Decides what to do with the directory's contents. Changes nothing.
     fn look(&self) -> Result<Plan, StartError> {
         let told = Told {
             cluster: self.options.cluster.as_deref(),
@@ -295,7 +295,7 @@ impl Opener<'_> {
         boot::look(&told, &self.listing()?, &mut read).map_err(|why| refused(&self.options.dir, &why))
     }
 
-    /// The directory is this process's from here on: says so in its lock, and finds out how it can be written to.
+    /// Claims the directory for this process: writes its id into the lock, and finds out how files can be written.
     async fn claim(&mut self) -> Result<(), StartError> {
         let dir = &self.options.dir;
         say_whose(self.lock.as_ref().expect("it is locked")).map_err(|e| cannot("lock", dir, &e))?;
@@ -333,7 +333,7 @@ impl Opener<'_> {
                 ));
                 self.anew().await?
             }
-            // Under its own raft id it might deny what it has acknowledged.
+            // With its old raft id the node might deny what it has acknowledged.
             Plan::ComeBack(mut identity, damage) => {
                 super::say(&format!(
                     "the data in {dir} cannot be used: {}; it is moved to {DAMAGED}/ there, and this node comes back from the others",
@@ -353,7 +353,7 @@ impl Opener<'_> {
         Ok((identity, recovered))
     }
 
-    /// Nobody can tell any more which node this is: it begins as a new one.
+    /// Nobody can tell which node this was: it begins as a new one.
     async fn anew(&mut self) -> Result<Identity, StartError> {
         let unnamed = self.founder()?;
         for file in self.listing()? {
@@ -465,7 +465,7 @@ impl Opener<'_> {
             if log::name::parse(&name) == Name::Other {
                 continue;
             }
-            // A link is followed.
+            // A symbolic link is followed.
             let meta = fs::metadata(self.disk.path(&name)).map_err(|e| refused(dir, &unread(&name, &e)))?;
             if !meta.is_file() {
                 let line = format!("{name} is not a file; move it away. Nothing was changed.");
@@ -522,7 +522,7 @@ impl Opener<'_> {
 
     // ---- recovery ----
 
-    /// Goes on with what the files hold.
+    /// Continues with the data in the files.
     async fn resume(&mut self, identity: &Identity, held: Held, began: Instant) -> Result<Recovered, StartError> {
         let found = &held.found;
         for step in &found.steps {
@@ -568,7 +568,7 @@ impl Opener<'_> {
                 .map_err(|e| self.error(&format!("sync {name}"), &e)),
             Step::SetAside(name) => self.set_aside(name, identity),
             Step::Remove(name) => match fs::remove_file(self.disk.path(name)) {
-                // The trial of the disk has left one, and removed it this time.
+                // An earlier probe of the disk left the file, and this start's probe removed it.
                 Err(e) if e.kind() != io::ErrorKind::NotFound => Err(self.error(&format!("remove {name}"), &e)),
                 _ => Ok(()),
             },

@@ -1,15 +1,14 @@
-//! The disk: carries out what the log and the snapshots ask for, and ends the process when it cannot.
+//! The disk: carries out what the log and the snapshots ask for, and ends the process if it fails.
 //!
-//! A failed write or sync is fatal, for nobody knows then what is durable; it is never tried again. Want of space is
-//! not a failure: it shows where files are made (a segment, a snapshot), not where the log is written, and is tried
-//! again until there is space.
+//! A failed write or sync is fatal and never retried, because nobody knows afterwards what is durable. Lack of space is not a
+//! failure: it shows when a file is made (a segment, a snapshot), not when the log is written, and the server retries until there
+//! is space.
 //!
-//! What may take long in the kernel (opening and making files, syncs, renames, removals) goes through the ring, as the writes do: the
-//! loop waits for none of them, and goes on when the disk does not answer. How long that lasts is the replica's concern
-//! (`replica/disk_watch.rs`).
+//! Slow operations (opening and making files, syncs, renames, removals) go through the ring, as the writes do: the loop waits for
+//! none of them, and continues if the disk does not answer. The replica measures how long that lasts (`replica/disk_watch.rs`).
 //!
-//! The log is written with one O_DIRECT|O_DSYNC write a batch into a segment that was filled with zeros, and synced,
-//! beforehand. Where the file system refuses O_DIRECT, with a buffered write and fdatasync.
+//! Each batch takes one O_DIRECT|O_DSYNC write to the log, into a segment that was filled with zeros and synced beforehand. If the
+//! file system refuses O_DIRECT, the server uses a buffered write and fdatasync.
 
 use std::cell::RefCell;
 use std::io;
@@ -77,7 +76,7 @@ pub fn is_full(e: &io::Error) -> bool {
 }
 
 impl Disk {
-    /// The files of `dir`, of which it is not known yet how they can be written: see [`Disk::probe`].
+    /// Makes a `Disk` for `dir`. [`Disk::probe`] then finds out how its files can be written.
     pub fn new(dir: &Path) -> Disk {
         Disk { dir: dir.to_path_buf(), direct: true, segment: RefCell::new(None) }
     }
@@ -85,7 +84,7 @@ impl Disk {
     /// Finds out how files of the directory can be written.
     ///
     /// # Errors
-    /// When not even a small file can be written there.
+    /// If not even a small file can be written there.
     pub async fn probe(&mut self) -> io::Result<()> {
         self.direct = true;
         let path = self.path(&name::temporary(name::PROBE));
@@ -136,7 +135,7 @@ impl Disk {
         // A new file, not one of the same name that a killed process may still be writing to.
         let mut options = fs::OpenOptions::new();
         let file = options.write(true).create_new(create).custom_flags(flags).mode(0o600).open(path).await?;
-        // SAFETY: the file is open as long as the borrowed descriptor is used, which is in the next statement only.
+        // SAFETY: the borrowed descriptor is used only in the next statement, while the file is open.
         let fd = unsafe { BorrowedFd::borrow_raw(file.as_raw_fd()) };
         // Held as long as a write to it is in flight, even when this process is gone: see directory.rs.
         flock(fd, FlockOperation::NonBlockingLockExclusive)?;
@@ -396,7 +395,7 @@ async fn write_snapshots(shell: &Rc<Shell>) {
     }
 }
 
-/// Waits until there is room for the snapshot that the leader wants to send.
+/// Waits until the disk has room for the snapshot that the leader wants to send.
 async fn wait_for_room(shell: &Rc<Shell>) {
     loop {
         tokio::time::sleep(RETRY).await;

@@ -1,7 +1,7 @@
-//! The end of a server that was asked to stop: what it waits for, and how long.
+//! What a stopping server waits for, and how long.
 //!
-//! It waits for what gets on, and for nothing else: each of the three below is given up once it has stood still for its
-//! patience. A client that does not read, or a write that no majority can commit, holds up the end no longer than that.
+//! The server waits only for work that makes progress: it gives each of the three kinds below up once that has made none for its
+//! patience. So a client that does not read, or a write that no majority can commit, delays the end no longer than that.
 
 use std::time::{Duration, Instant};
 
@@ -9,17 +9,17 @@ use super::Shell;
 
 /// A write of the log that does not end: the disk may be slow, or stuck.
 const DISK: Duration = Duration::from_secs(3);
-/// Mutations that do not commit, and a hand-over that does not happen, beside the longest that a follower waits for its leader:
-/// another node may be about to lead.
+/// Mutations that do not commit, and a hand-over that does not happen. The longest time that a follower waits for its leader is
+/// added: another node may be about to lead.
 const CLUSTER: Duration = Duration::from_millis(100);
 /// Answers of which no client takes another byte.
 const CLIENTS: Duration = Duration::from_millis(400);
-/// The longest that it waits for all of it, even if all of it gets on: a client could take a byte now and then for ever.
+/// The longest wait in all, even with progress: a client could take a byte now and then for ever.
 const ALL: Duration = Duration::from_secs(8);
-/// Time between two looks.
+/// Time between two checks.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Whether something gets on: how far it was, and since when.
+/// Tracks progress: the last position, and the time at which it was reached.
 struct Watch<T> {
     at: Option<T>,
     since: Instant,
@@ -30,7 +30,7 @@ impl<T: PartialEq> Watch<T> {
         Watch { at: None, since: now }
     }
 
-    /// Whether it has moved within `patience`; `at` is how far it is.
+    /// Returns whether the position has changed within `patience`; `at` is the present position.
     fn moves(&mut self, at: T, now: Instant, patience: Duration) -> bool {
         if self.at.as_ref() != Some(&at) {
             (self.at, self.since) = (Some(at), now);
@@ -39,7 +39,7 @@ impl<T: PartialEq> Watch<T> {
     }
 }
 
-/// Waits until everything is finished that can be.
+/// Waits until all work is finished or given up, at most 8 s.
 pub async fn finish(shell: &Shell) {
     let began = Instant::now();
     let (mut disk, mut cluster, mut clients) = (Watch::new(began), Watch::new(began), Watch::new(began));
@@ -50,7 +50,7 @@ pub async fn finish(shell: &Shell) {
         let cluster = (left.mutations > 0 || left.leads)
             && cluster.moves((left.mutations, left.applied, left.term), now, CLUSTER + 2 * shell.election);
         let clients = left.output > 0 && clients.moves(shell.taken.get(), now, CLIENTS);
-        // The last words to the peers.
+        // Let the last frames to the peers leave.
         let peers = shell.sending.get() > 0 && !left.is_anything() && now < began + CLIENTS;
         if (disk || cluster || clients || peers) && now < began + ALL {
             tokio::time::sleep(LOOK).await;
@@ -72,7 +72,7 @@ pub async fn finish(shell: &Shell) {
 mod tests {
     use super::*;
 
-    /// What gets on slowly must not be given up, and what stands still not be waited for.
+    /// Slow progress must not be given up, and a standstill must not be waited for.
     #[test]
     fn patience_is_for_the_whole_and_not_for_a_step() {
         let began = Instant::now();

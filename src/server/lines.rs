@@ -1,15 +1,15 @@
-//! Lines for the operator: a bounded buffer, and a thread of its own that writes it to stderr.
+//! The operator's log: a bounded buffer, and a thread that writes it to stderr.
 //!
-//! stderr may be a pipe that nobody reads, or a file on a disk that hangs, and a write to it then takes for ever. So nobody who
-//! says a line waits for it. What the buffer cannot take is counted, and the count is said when stderr takes lines again. What
-//! is said too often is counted as well: see `repeats`.
+//! stderr may be a pipe that nobody reads, or a file on a disk that hangs, and a write to it may never end. So no caller waits for
+//! it. Lines that do not fit into the buffer are dropped and counted, and the log says how many as soon as stderr takes lines
+//! again. Repeated lines are counted as well: see `repeats`.
 //!
-//! The thread is started before the server pins itself to its core, since a thread starts on the cores of the one that starts
-//! it; and it keeps off that core, if it may use another.
+//! The thread starts before the server pins itself to its core, because a new thread starts on the cores of the thread that starts
+//! it. It keeps off the server's core, if it may use another.
 //!
 //! Invariants:
 //! * the lock is never held during a write;
-//! * after the first line that was lost, all are lost until the buffer was taken: so the count stands where they are missing.
+//! * once a line is dropped, all lines are, until the thread takes the buffer: so the count stands where the lines are missing.
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -20,25 +20,25 @@ use super::repeats::Repeats;
 use super::{StartError, pin};
 use crate::limits::LINES_MAX;
 
-/// How long the end of the process waits for stderr to take another piece.
+/// How long a process that ends waits for stderr to take another piece.
 const PATIENCE: Duration = Duration::from_millis(300);
-/// How long it waits for that in all.
+/// How long it waits in all.
 const PATIENCE_IN_ALL: Duration = Duration::from_secs(1);
-/// Time between two attempts to write to a stderr that would block.
+/// Time between two attempts to write when stderr would block.
 const RETRY: Duration = Duration::from_millis(20);
-/// Bytes of one write: what a pipe takes whole.
+/// Bytes of one write: a pipe takes this many at once.
 const PIECE: usize = 4096;
 
-/// Says a line on stderr, without waiting for it: see [`finish`].
+/// Logs a line to stderr without waiting; [`finish`] waits for it.
 pub fn say(line: &str) {
     match shared() {
         Some(lines) => lines.say(line),
-        // No thread could be made. The server does not start then; this line says so.
+        // The thread could not be started. The server does not start then; this line says so.
         None => drop(write_to_stderr(format!("doozerd: {line}\n").as_bytes())),
     }
 }
 
-/// Says all lines of a text, as [`say`] does, however often they were said.
+/// Logs all lines of a text as [`say`] does, but without the limit on repeated lines.
 pub fn say_text(text: &str) {
     if let Some(lines) = shared() {
         let mut state = lines.state();
@@ -50,7 +50,7 @@ pub fn say_text(text: &str) {
 /// Starts the thread that writes, if no line has started it yet.
 ///
 /// # Errors
-/// If the system refuses another thread.
+/// If the system refuses a thread.
 pub fn start() -> Result<(), StartError> {
     match shared() {
         Some(_) => Ok(()),
@@ -66,9 +66,9 @@ pub fn keep_off(core: usize) {
     }
 }
 
-/// Gives stderr a short time to take what was said; to be called before the process ends.
+/// Gives stderr up to 1 s to take the remaining lines. Call it before the process ends.
 pub fn finish() {
-    // If nothing was said, there is no thread to start for it.
+    // If nothing was logged, there is no thread, and none is needed.
     if let Some(Some(lines)) = SHARED.get() {
         lines.finish();
     }
@@ -85,7 +85,7 @@ fn shared() -> Option<&'static Lines> {
     })
 }
 
-/// Writes without the lock of `std::io::Stderr`: a panic, whose message takes that lock, would wait for this write.
+/// Writes without the lock of `std::io::Stderr`. A panic takes that lock for its message, and would have to wait for this write.
 fn write_to_stderr(bytes: &[u8]) -> io::Result<usize> {
     Ok(rustix::io::write(io::stderr().as_fd(), bytes)?)
 }
@@ -99,20 +99,20 @@ struct Lines {
 #[derive(Default)]
 struct State {
     text: Vec<u8>,
-    /// Lines that did not fit behind the text.
+    /// Lines dropped after the text.
     lost: u64,
     repeats: Repeats,
-    /// The text that was taken out is being written.
+    /// True while the thread writes text that it took out.
     writing: bool,
-    /// Pieces that were written.
+    /// Number of pieces written.
     pieces: u64,
-    /// A core to keep off.
+    /// A core that the thread keeps off.
     avoid: Option<usize>,
 }
 
 impl State {
     fn push(&mut self, line: &str) {
-        // A line of the buffer is one line of the log, whatever others' words are in it.
+        // One call makes one line, even if the text of others in it contains line breaks.
         let line = line.replace(['\n', '\r'], " ");
         if self.lost > 0 || self.text.len() + line.len() > LINES_MAX {
             self.lost += 1;
@@ -134,7 +134,7 @@ impl Default for Lines {
 
 impl Lines {
     fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing is left half done in it.
+        // A panic leaves nothing half done in the state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -147,7 +147,7 @@ impl Lines {
         if state.repeats.allows(self.now_ms(), line) {
             state.push(line);
         }
-        // Also for a line that is counted: the thread has to know when the count is due.
+        // Wake the thread for a counted line too: it must know when to log the count.
         self.changed.notify_all();
     }
 
@@ -167,7 +167,7 @@ impl Lines {
         }
     }
 
-    /// Writes what is said, for ever. `write` takes the front of some bytes, and says of how many.
+    /// Writes lines, for ever. `write` takes the first bytes of its argument and returns how many.
     fn write(&self, mut write: impl FnMut(&[u8]) -> io::Result<usize>) {
         let mut lost = 0;
         loop {
@@ -186,7 +186,7 @@ impl Lines {
         }
     }
 
-    /// Waits for something to write, and takes it: text, and the number of lines that were lost behind it.
+    /// Waits for something to write, and takes it: the text, and the number of lines dropped after it.
     fn take(&self) -> (Vec<u8>, u64) {
         let mut state = self.state();
         loop {
@@ -220,7 +220,7 @@ impl Lines {
                     self.state().pieces += 1;
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                // Whoever made it so that it does not block shares it with this process: it may be free soon.
+                // Another process that shares stderr has made it non-blocking; stderr may take bytes again soon.
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(RETRY),
                 _ => return lines_of(text),
             }
@@ -244,14 +244,14 @@ mod tests {
 
     use super::*;
 
-    /// Lines with a writer that hands each piece over and then waits until it is told how it ended.
+    /// Returns lines whose writer hands over each piece and waits to learn the outcome of its write.
     fn lines() -> (&'static Lines, mpsc::Receiver<String>, mpsc::Sender<io::Result<()>>) {
         let lines: &'static Lines = Box::leak(Box::default());
         let (piece, pieces) = mpsc::channel();
         let (outcome, outcomes) = mpsc::channel::<io::Result<()>>();
         std::thread::spawn(move || {
             lines.write(|bytes| {
-                // The test has ended when nobody takes it.
+                // The test is over if nobody receives.
                 drop(piece.send(String::from_utf8_lossy(bytes).into_owned()));
                 outcomes
                     .recv()
@@ -266,14 +266,13 @@ mod tests {
         (lines, pieces, outcome)
     }
 
-    /// A stderr that takes nothing must neither hold up who speaks nor fill the memory; and what was lost has to be said where
-    /// it is missing.
+    /// A stderr that takes nothing must neither delay callers nor fill the memory, and the log must say where lines are missing.
     #[test]
     fn who_speaks_waits_for_stderr() {
         let (lines, pieces, outcome) = lines();
         lines.say("first");
         assert_eq!(pieces.recv().unwrap(), "doozerd: first\n");
-        // The write of that does not end. Letters, so that each is a kind of its own.
+        // That write does not end. The words consist of letters, so that each is a kind of its own.
         let word = |i: usize| {
             format!("{}{} {}", char::from(b'a' + u8::try_from(i % 26).unwrap()), "x".repeat(i / 26), "y".repeat(8000))
         };
@@ -287,7 +286,7 @@ mod tests {
         let began = Instant::now();
         lines.finish();
         assert!(began.elapsed() < 10 * PATIENCE_IN_ALL, "the end waits for ever");
-        // It takes lines again.
+        // stderr takes lines again.
         let mut said = String::new();
         while !said.contains("lost because") {
             outcome.send(Ok(())).unwrap();
@@ -314,7 +313,7 @@ mod tests {
         assert!(lines.state().is_done());
     }
 
-    /// Who speaks last before the end, from whatever thread, must be heard.
+    /// The last lines before the end must come out, whichever thread logs them.
     #[test]
     fn the_last_line_is_lost_at_the_end() {
         let written = Arc::new(Mutex::new(Vec::new()));

@@ -38,7 +38,7 @@ pub struct Link {
     /// What its receive buffer holds of the budget of all.
     pub held: Cell<usize>,
     closed: Cell<bool>,
-    /// It may stay only if it is a peer's: see `accept`.
+    /// Only a peer's connection may stay: see `accept`.
     probation: Cell<bool>,
     /// Tasks that have not come to their end.
     tasks: Cell<u8>,
@@ -80,7 +80,7 @@ impl Link {
         link
     }
 
-    /// Whether it is open, and not known yet to be a peer's, which it has to be.
+    /// Returns whether the connection is open and has not proved yet that it comes from a peer, though it must.
     pub fn on_probation(&self) -> bool {
         self.probation.get() && !self.closed.get()
     }
@@ -190,7 +190,7 @@ impl Link {
         }
     }
 
-    /// Sends all bytes, and counts those that a client takes.
+    /// Sends all bytes, and counts each part that a client takes.
     async fn write(&self, shell: &Shell, mut buffer: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
         let mut at = 0;
         while at < buffer.len() {
@@ -209,7 +209,7 @@ impl Link {
     }
 }
 
-/// Whose connection it is, by its first bytes.
+/// Who is at the other end, according to the first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum First {
     Peer,
@@ -230,7 +230,7 @@ fn first(bytes: &[u8]) -> First {
 mod tests {
     use super::*;
 
-    /// The bytes of a peer may come one by one; those of a client must be known at the first.
+    /// A peer's bytes may come one by one; a client's first byte must show that it is a client's.
     #[test]
     fn a_client_is_taken_for_a_peer() {
         let mut bytes = PREAMBLE.to_vec();

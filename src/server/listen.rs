@@ -7,20 +7,20 @@ use super::{BACKLOG, KEEPALIVE, StartError};
 use crate::address::Listen;
 use crate::client::resolve::Lookup;
 
-/// How long a busy port is asked for: the kernel takes down the ring of a server that was killed only after its end.
+/// How long to retry a busy port: the kernel takes the ring of a killed server down only after that server's end.
 const PORT_PATIENCE: Duration = Duration::from_secs(2);
-/// How long the look-up of a name may take.
+/// How long a name look-up may take.
 const LOOKUP: Duration = Duration::from_secs(30);
 
-/// Listens on the first of the host's addresses that is free. It may wait for a name server, or for a port.
+/// Listens on the first free address of the host. May wait for a name server (up to 30 s) or for a port (up to 2 s).
 ///
 /// # Errors
-/// If the host has no address of this machine, or the port is taken.
+/// If this machine has none of the host's addresses, or the port is taken.
 pub async fn listen(address: &Listen) -> Result<TcpListener, StartError> {
     let wrong =
         |why: String| StartError::new(format!("-l {address}: {why}; give an address of this machine as HOST:PORT"));
     let addresses: Vec<SocketAddr> = match address.host() {
-        // As in Go: all addresses of the machine.
+        // All addresses of the machine, as in Go.
         None => vec![(Ipv6Addr::UNSPECIFIED, address.port()).into(), (Ipv4Addr::UNSPECIFIED, address.port()).into()],
         Some(host) => Lookup::begin(host, address.port()).wait(LOOKUP).await.map_err(|e| wrong(e.to_string()))?,
     };
@@ -55,7 +55,7 @@ pub async fn listen(address: &Listen) -> Result<TcpListener, StartError> {
     }
 }
 
-/// Sets what the accepted connections inherit: answers leave at once, and a peer that is lost without a word is noticed.
+/// Sets options that accepted connections inherit: no delay for answers, and keep-alive to notice a dead peer.
 fn set_up(listener: &TcpListener) -> rustix::io::Result<()> {
     use rustix::net::sockopt;
     rustix::net::listen(listener, BACKLOG)?;

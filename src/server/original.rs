@@ -1,8 +1,8 @@
-//! Telling a node of this program from an original server, before it is spoken to as a peer.
+//! Tells a node of this program from an original server before speaking to it as a peer.
 //!
-//! The original of 2011 to 2013 dies of the first bytes of the peer protocol, which it reads as a frame of a negative length. So a
-//! server at an address of `-a` is asked an ordinary request first, on a connection of its own: STATS, which this program answers, be
-//! it with a refusal, and which the original does not know.
+//! The first bytes of the peer protocol kill the original of 2011 to 2013, which reads them as a frame of a negative length. So the
+//! node first sends an ordinary request to a server at an address of `-a`, on a connection of its own. It sends STATS: this program
+//! answers STATS, even if only with a refusal, and the original does not know the verb.
 
 use std::io;
 use std::time::Duration;
@@ -14,31 +14,31 @@ use tokio::time::timeout;
 use crate::wire::frame::{self, Split};
 use crate::wire::{ErrCode, Request, Response, Verb};
 
-/// How long the answer may take. A node that has no data yet answers only when its cluster has sent it some.
+/// How long the answer may take. A node without data answers only when its cluster has sent it some.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Why an original is left alone, for the operator.
+/// Tells the operator why the node leaves an original alone.
 pub const CANNOT_JOIN: &str =
     "it is an original doozerd (of 2011 to 2013), which cannot be joined; give the address of a node of this program";
 
-/// What answers at an address.
+/// What runs at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// An original.
+    /// An original server.
     Original,
-    /// Something that a peer's first bytes do not harm, most likely a node of this program: it answers, or closes the connection.
+    /// A server that a peer's first bytes do not harm, most likely a node of this program: it answered, or closed the connection.
     Other,
-    /// It did not answer in time.
+    /// A server that did not answer in time.
     Silent,
-    /// What it says is not the protocol.
+    /// A server that does not speak the protocol.
     Stranger,
 }
 
 impl Kind {
-    /// Whether a peer's first bytes may be sent there. What is silent may be an original that is busy with another client.
+    /// Checks that a peer's first bytes may be sent there. A silent server may be an original that is busy with another client.
     ///
     /// # Errors
-    /// If not: why, for the operator.
+    /// If they may not, with the reason for the operator.
     pub fn may_be_a_node(self) -> io::Result<()> {
         let why = match self {
             Kind::Other => return Ok(()),
@@ -50,7 +50,7 @@ impl Kind {
     }
 }
 
-/// Asks the server at the other end of a new connection what it is.
+/// Asks the server at the other end of a new connection what it is. Takes up to 1 s.
 pub async fn ask(mut stream: TcpStream) -> Kind {
     timeout(PATIENCE, converse(&mut stream)).await.unwrap_or(Kind::Silent)
 }
@@ -75,7 +75,7 @@ async fn converse(stream: &mut TcpStream) -> Kind {
             Err(_) => return Kind::Stranger,
         }
         match stream.read_buf(&mut bytes).await {
-            // A node that has no room for clients closes their connections, and still takes its peers.
+            // A node that has no room for clients closes their connections, and still accepts its peers.
             Ok(0) | Err(_) => return Kind::Other,
             Ok(_) => {}
         }

@@ -1,4 +1,4 @@
-//! Pins the thread that serves to a core, and keeps the others off it.
+//! Pins the serving thread to a core, and keeps other threads off that core.
 
 use std::sync::OnceLock;
 
@@ -6,7 +6,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::StartError;
 
-/// The cores that the process was given.
+/// The cores that the process could use at its start.
 static GIVEN: OnceLock<CpuSet> = OnceLock::new();
 
 /// Pins the calling thread, and the threads that the kernel makes for its ring, to `core`.
@@ -28,10 +28,10 @@ pub fn pin(core: usize) -> Result<(), StartError> {
     sched_setaffinity(None, &only).map_err(|e| StartError::new(format!("cannot pin the server to core {core}: {e}")))
 }
 
-/// Gives the calling thread all cores again that the process was given: what it starts in its place pins itself anew.
+/// Lets the calling thread use all of the process's cores again; a program started in its place pins itself anew.
 pub fn unpin() {
     if let Some(given) = GIVEN.get() {
-        // Without it, the other threads of that share the core.
+        // If it fails, the new program's other threads share the core.
         let _refused = sched_setaffinity(None, given);
     }
 }
@@ -41,7 +41,7 @@ pub fn keep_off(core: usize) {
     let Ok(mut cores) = sched_getaffinity(None) else { return };
     if core < CpuSet::MAX_CPU && cores.count() > 1 {
         cores.unset(core);
-        // It is a courtesy to the thread that serves.
+        // If it fails, the threads share the core.
         let _refused = sched_setaffinity(None, &cores);
     }
 }

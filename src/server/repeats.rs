@@ -1,9 +1,9 @@
-//! A bound on how often the same is said: lines beyond it are counted, and the count is said instead.
+//! Limits how often the log repeats a line: further lines are counted, and the log says how many there were.
 //!
-//! It applies to every line, so no caller needs a counter of its own. Two lines are the *same* if their text is, and of one
-//! *kind* if they differ only in words with a digit (addresses, ids, numbers). Each text and each kind has a window of
-//! [`WINDOW_MS`] that its first line opens. Within it, [`SAME`] equal lines and [`KIND`] lines of a kind are said; at its end,
-//! one line says how many more there were. While they keep coming, that line is all that is said, once a window.
+//! The limit applies to every line, so no caller needs a counter of its own. Two lines are the *same* if their texts are equal, and
+//! of one *kind* if they differ only in words with a digit (addresses, ids, numbers). The first line of each text and of each kind
+//! opens a window of [`WINDOW_MS`]. A window passes [`SAME`] equal lines and [`KIND`] lines of a kind; at its end one line says how
+//! many more there were. While the lines keep coming, the log gets only that one line per window.
 
 use std::collections::BTreeMap;
 
@@ -11,16 +11,16 @@ use crate::limits;
 
 /// Length of a window, in milliseconds.
 pub const WINDOW_MS: u64 = 10_000;
-/// Equal lines that are said in a window.
+/// Equal lines that a window passes.
 const SAME: u32 = 3;
-/// Lines of one kind that are said in a window: enough for one about each node of a cluster.
+/// Lines of one kind that a window passes: enough for one about each node of a cluster.
 const KIND: u32 = 64;
-/// Texts and kinds that are remembered at once. A line beyond them is of a kind that it shares with all such lines.
+/// Texts and kinds remembered at once. All lines beyond them share one kind.
 const REMEMBERED: usize = 1024;
 
 const _: () = assert!(limits::NODES_MAX <= KIND as usize && SAME <= KIND);
 
-/// What was said in the windows that are open.
+/// The open windows.
 #[derive(Debug, Default)]
 pub struct Repeats {
     open: BTreeMap<String, Window>,
@@ -29,17 +29,17 @@ pub struct Repeats {
 #[derive(Debug)]
 struct Window {
     ends_ms: u64,
-    /// Lines that may still be said in it.
+    /// Lines that this window still passes.
     left: u32,
-    /// Lines that were counted instead, and the last of them.
+    /// Number of lines counted instead, and the last of them.
     counted: u64,
     last: String,
 }
 
 impl Repeats {
-    /// Whether a line is to be said now. If not, it is counted.
+    /// Returns whether to log a line now. If not, the line is counted.
     pub fn allows(&mut self, now_ms: u64, line: &str) -> bool {
-        // A text cannot begin with a line break, so a kind is never taken for one.
+        // A text never begins with a line break, so it never equals a kind.
         let mut kind = String::from("\n");
         for word in line.split(' ') {
             let varies = word.bytes().any(|byte| byte.is_ascii_digit());
@@ -62,7 +62,7 @@ impl Repeats {
         false
     }
 
-    /// Ends the windows that are over, or all of them, and returns a line for each in which lines were counted.
+    /// Closes the windows that are over, or all of them. Returns a line for each window that counted any.
     pub fn end(&mut self, now_ms: u64, all: bool) -> Vec<String> {
         let mut lines = Vec::new();
         self.open.retain(|_, window| {
@@ -75,14 +75,14 @@ impl Repeats {
             }
             let more = if counted == 1 { "once more".into() } else { format!("{counted} times more") };
             lines.push(format!("{more} within {} s, this or its like: {}", WINDOW_MS / 1000, window.last));
-            // They may go on: the next window begins with nothing left.
+            // More may follow: the next window passes none of them.
             window.ends_ms = now_ms + WINDOW_MS;
             true
         });
         lines
     }
 
-    /// When the next line of [`Repeats::end`] is due, if one is.
+    /// When the next line of [`Repeats::end`] is due; `None` if there is none.
     pub fn due_ms(&self) -> Option<u64> {
         self.open.values().filter(|window| window.counted > 0).map(|window| window.ends_ms).min()
     }
@@ -92,7 +92,7 @@ impl Repeats {
 mod tests {
     use super::*;
 
-    /// A line that comes forty times in six seconds must not fill the log, nor its number get lost.
+    /// A line that comes forty times in six seconds must not fill the log, and the log must say how often it came.
     #[test]
     fn the_same_line_floods_the_log() {
         let mut repeats = Repeats::default();
@@ -101,15 +101,15 @@ mod tests {
         assert_eq!(repeats.due_ms(), Some(WINDOW_MS));
         assert!(repeats.end(WINDOW_MS - 1, false).is_empty());
         assert_eq!(repeats.end(WINDOW_MS, false), ["37 times more within 10 s, this or its like: no room"]);
-        // It goes on: one line a window.
+        // The lines continue: the log gets one line per window.
         assert!((0..40).all(|i| !repeats.allows(WINDOW_MS + i, "no room")));
         assert_eq!(repeats.end(2 * WINDOW_MS, false).len(), 1);
-        // A quiet window, and it is said at once again.
+        // After a quiet window, the line is logged at once again.
         assert!(repeats.end(3 * WINDOW_MS, false).is_empty());
         assert!(repeats.allows(3 * WINDOW_MS, "no room"));
     }
 
-    /// Lines that differ in a number alone flood as well; but each node of a large cluster must have its own.
+    /// Lines that differ only in a number flood the log too. But each node of a large cluster must get its own line.
     #[test]
     fn a_number_makes_a_line_another_kind() {
         let mut repeats = Repeats::default();
@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(lines, ["936 times more within 10 s, this or its like: closed 10.0.0.1:999"]);
     }
 
-    /// Lines that hold others' words are as many as those like: neither memory nor the log may follow.
+    /// Other people's words make endlessly many different lines: they must fill neither the memory nor the log.
     #[test]
     fn words_of_others_fill_the_memory() {
         let mut repeats = Repeats::default();

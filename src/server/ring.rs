@@ -1,8 +1,8 @@
-//! The ring: whether there can be one, and if not, why, and what to do.
+//! Checks whether io_uring works, and if not, says why and what to do.
 //!
-//! A small ring is set up first and asked for a no-op, since a system call that is forbidden would else show as a server that does
-//! not answer. Then the runtime makes its own, of the full size; that may have to wait until the kernel has taken down the ring
-//! of a server that was killed, which counts as locked memory until then.
+//! The server first sets a small ring up and submits a no-op, because a forbidden system call would otherwise look like a server
+//! that does not answer. Then the runtime makes its own ring, of the full size. It may have to wait until the kernel has taken down
+//! the ring of a killed server, which counts as locked memory until then.
 
 use std::io;
 use std::thread::sleep;
@@ -13,14 +13,14 @@ use rustix::process::{Resource, getrlimit};
 
 use super::StartError;
 
-/// Submission queue entries of the ring; a turn with more is submitted in parts.
+/// Submission queue entries of the ring; a turn with more of them submits in parts.
 const ENTRIES: u32 = 2048;
-/// The same of the ring that is only tried.
+/// Submission queue entries of the trial ring.
 const ENTRIES_TRIED: u32 = 8;
-/// How long locked memory is waited for, and time between two attempts.
+/// How long to wait for locked memory, and the time between two attempts.
 const PATIENCE: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(100);
-/// The oldest kernel that the server is made for.
+/// The oldest kernel that the server supports.
 const OLDEST: (u32, u32) = (6, 1);
 
 fn builder(entries: u32) -> Builder {
@@ -29,10 +29,10 @@ fn builder(entries: u32) -> Builder {
     ring
 }
 
-/// Makes the runtime.
+/// Makes the runtime. Waits up to 2 s if the limit of locked memory is too low.
 ///
 /// # Errors
-/// If io_uring is unavailable: one line with the reason and the remedy. It takes up to 2 s if too little memory may be locked.
+/// If io_uring is unavailable: one line with the reason and the remedy.
 pub fn runtime() -> Result<tokio_uring::Runtime, StartError> {
     let refused = |refusal: &Refusal| StartError::new(refusal.line(&Facts::of_this_machine()));
     attempt(ENTRIES_TRIED).map_err(|refusal| refused(&refusal))?;
@@ -40,17 +40,17 @@ pub fn runtime() -> Result<tokio_uring::Runtime, StartError> {
     loop {
         match tokio_uring::Runtime::new(tokio_uring::builder().entries(ENTRIES).uring_builder(&builder(ENTRIES))) {
             Ok(runtime) => return Ok(runtime),
-            // An attempt that fails leaves a few files open: so there are not many.
+            // A failed attempt leaves a few files open, so there are only a few attempts.
             Err(error) if error.kind() == io::ErrorKind::OutOfMemory && Instant::now() < deadline => sleep(RETRY),
             Err(error) => return Err(refused(&Refusal { call: Call::Setup, error })),
         }
     }
 }
 
-/// Sets up a ring of the server's size, carries out a no-op, and takes the ring down.
+/// Sets a ring of the server's size up, carries out a no-op, and takes the ring down.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error, if any of the system calls fails.
 pub fn try_ring() -> io::Result<()> {
     attempt(ENTRIES).map_err(|refusal| refusal.error)
 }
@@ -65,7 +65,7 @@ fn attempt(entries: u32) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The system calls that the server needs. It has nothing to register.
+/// The system calls that the server needs. The server registers nothing with the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Call {
     Setup,
@@ -78,17 +78,17 @@ struct Refusal {
     error: io::Error,
 }
 
-/// What tells the reasons of a refusal apart.
+/// The facts that tell the reasons of a refusal apart.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Facts {
-    /// The kernel's release, and the first two numbers of it.
+    /// The kernel's release, and its first two numbers.
     release: String,
     version: Option<(u32, u32)>,
     /// `kernel.io_uring_disabled`.
     disabled: Option<u8>,
-    /// A seccomp filter is in force.
+    /// True if a seccomp filter is in force.
     filtered: bool,
-    /// Locked memory that this process may have, in bytes.
+    /// Locked memory that this process may use, in bytes.
     memlock: Option<u64>,
 }
 
@@ -110,7 +110,7 @@ impl Facts {
 }
 
 impl Refusal {
-    /// The reason, and the remedy.
+    /// Returns a line with the reason and the remedy.
     fn line(&self, facts: &Facts) -> String {
         use io::ErrorKind::{InvalidInput, OutOfMemory, PermissionDenied, Unsupported};
         let Refusal { call, error } = self;
@@ -159,7 +159,7 @@ mod tests {
         Refusal { call, error: io::Error::from_raw_os_error(errno) }.line(facts)
     }
 
-    /// Each reason has a remedy of its own; that of another would send the operator the wrong way.
+    /// Each reason has its own remedy; the remedy for another reason would mislead the operator.
     #[test]
     fn the_remedy_is_that_of_another_reason() {
         let plain = Facts { release: "6.12.1".into(), version: Some((6, 12)), disabled: Some(0), ..Facts::default() };

@@ -1,15 +1,15 @@
-//! Signals: a thread of its own hears them, so they are heard whatever the loop does (recovery, a name look-up).
+//! Signals. A thread of its own receives them, so the server reacts to them even while the loop is busy (recovery, a name look-up).
 //!
-//! | signal | while it starts | while it serves | while it stops |
+//! | signal | while starting | while serving | while stopping |
 //! |---|---|---|---|
-//! | SIGTERM, SIGINT | it ends at once, with 0: there is nothing to finish | it stops in order | it ends at once, with 128 + the signal |
-//! | SIGHUP, SIGUSR1, SIGUSR2 | a line | a line | a line |
+//! | SIGTERM, SIGINT | ends at once, with 0: there is nothing to finish | stops cleanly | ends at once, with 128 + the signal |
+//! | SIGHUP, SIGUSR1, SIGUSR2 | logs a line | logs a line | logs a line |
 //! | SIGXFSZ | nothing: the write that is too large fails, and the server says so | the same | the same |
 //!
-//! All others do what the kernel does by default: SIGQUIT ends the server with a core dump, for a debugger. However it ends, what
-//! it has acknowledged is durable.
+//! All other signals have the kernel's default effect: SIGQUIT ends the server with a core dump, for a debugger. However the server
+//! ends, the writes that it has acknowledged are durable.
 //!
-//! The thread is started before the server pins itself to a core: see `lines`.
+//! The thread starts before the server pins itself to a core: see `lines`.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,17 +20,17 @@ use tokio::sync::Notify;
 
 use super::{StartError, lines, pin, say};
 
-/// Signals so close behind the first are that one: `timeout` and terminals send it to the process and to its group.
+/// A signal so soon after the first counts as the same one: `timeout` and terminals send it to the process and to its group.
 const ONE: Duration = Duration::from_millis(50);
 
-/// What a request to stop means.
+/// What a request to stop does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// There is nothing to finish.
+    /// Ends the process: there is nothing to finish.
     Starting,
-    /// It has to be done in order.
+    /// Stops the server cleanly.
     Serving,
-    /// It was asked for then.
+    /// Ends the process: the first request to stop came at this time.
     Stopping(Instant),
 }
 
@@ -40,11 +40,11 @@ struct Shared {
     stop: Notify,
 }
 
-/// The requests to stop. They are heard from the moment that this is made.
+/// The requests to stop. The server hears them as soon as this value exists.
 #[derive(Clone, Debug)]
 pub struct StopRequests(Arc<Shared>);
 
-/// What is done about a request.
+/// The reaction to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
     End,
@@ -68,10 +68,10 @@ impl Phase {
 }
 
 impl StopRequests {
-    /// Begins to hear signals, with a thread that keeps off `core`.
+    /// Starts to listen for signals, on a thread that keeps off `core`.
     ///
     /// # Errors
-    /// If the system refuses a thread or the signals.
+    /// If the system refuses a thread or the signal handlers.
     pub fn hear(core: Option<usize>) -> Result<StopRequests, StartError> {
         let failed = |e: io::Error| StartError::new(format!("cannot wait for signals: {e}"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
@@ -90,12 +90,12 @@ impl StopRequests {
         Ok(requests)
     }
 
-    /// From now on there may be something to finish: a request to stop is one to [`StopRequests::wait`] for.
+    /// From now on a request to stop does not end the process, but completes [`StopRequests::wait`].
     pub fn begin_serving(&self) {
         *self.0.phase.lock().unwrap_or_else(PoisonError::into_inner) = Phase::Serving;
     }
 
-    /// Waits for a request to stop.
+    /// Waits for a request to stop. It may be dropped and called again: a request is not lost.
     pub async fn wait(&self) {
         self.0.stop.notified().await;
     }
@@ -123,7 +123,7 @@ struct Heard {
     hangup: Signal,
     user1: Signal,
     user2: Signal,
-    /// Registered for its handler alone.
+    /// Registered only to have a handler.
     _file_size: Signal,
 }
 
@@ -155,11 +155,11 @@ impl Heard {
     }
 }
 
-/// Ends the process, whatever its other threads do.
+/// Ends the process, even if other threads are busy.
 fn end_at_once(status: i32) -> ! {
     lines::finish();
-    // SAFETY: it takes no pointer, and nothing runs after it. `std::process::exit` would run handlers beside the threads, which
-    // go on meanwhile.
+    // SAFETY: the call takes no pointer, and nothing runs after it. `std::process::exit` would run exit handlers while the other
+    // threads still run.
     unsafe { libc::_exit(status) }
 }
 
@@ -167,7 +167,7 @@ fn end_at_once(status: i32) -> ! {
 mod tests {
     use super::*;
 
-    /// What `timeout` sends twice is one request; what an operator sends twice is not.
+    /// `timeout` sends the same signal twice: that is one request. An operator who sends it twice makes two.
     #[test]
     fn a_second_request_is_not_told_from_an_echo() {
         let now = Instant::now();

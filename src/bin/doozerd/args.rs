@@ -162,7 +162,7 @@ pub struct TuneArgs {
 /// Parses the command line.
 ///
 /// # Errors
-/// On wrong flags; or if help was asked for, which is the error's text then.
+/// On wrong flags; also if help was requested, in which case the error holds the help text.
 pub fn parse() -> Result<Command, clap::Error> {
     let words = normalize(std::env::args_os());
     if words.get(1).is_some_and(|word| word == "tune") {
@@ -171,11 +171,11 @@ pub fn parse() -> Result<Command, clap::Error> {
     Args::try_parse_from(words).map(|args| Command::Serve(Box::new(args)))
 }
 
-/// Flags that are on or off.
+/// Flags without a value.
 const SWITCHES: &[&str] = &["v", "salvage", "json", "help", "h"];
 
-/// Writes every flag with two dashes, for the original's take one as well; and a switch that has a value as Go's do, `-v=true`,
-/// without it, or not at all.
+/// Writes every flag with two dashes, because the original accepts one dash as well. Rewrites a switch with a value in Go's style:
+/// `-v=true` becomes `--v`, `-v=false` is dropped.
 fn normalize(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut only_operands = false;
     let two_dashes = |(i, arg): (usize, OsString)| {
@@ -197,7 +197,7 @@ fn normalize(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     args.into_iter().enumerate().filter_map(two_dashes).collect()
 }
 
-/// A switch with a value, as Go reads it; another value is none, and refused as such.
+/// Reads a switch with a value as Go does. Returns `None` for any other value, which the parser then refuses.
 fn switch(flag: &OsString) -> Option<(&'static str, bool)> {
     let (name, value) = flag.to_str()?.strip_prefix("--")?.split_once('=')?;
     let name = SWITCHES.iter().find(|switch| **switch == name)?;
@@ -230,7 +230,7 @@ mod tests {
         }
     }
 
-    /// Go's switches may have a value; what is no such value must not be taken for one.
+    /// Go's switches may have a value, but no other value may be read as one.
     #[test]
     fn a_switch_of_go_is_refused() {
         for (word, on) in
@@ -244,18 +244,18 @@ mod tests {
         for word in ["-v=yes", "-salvage=", "--v=2"] {
             assert!(parse_from(&[word]).is_err(), "{word}");
         }
-        // A value that looks like one is a value.
+        // The value of a flag may look like a switch.
         assert_eq!(parse_from(&["-c", "v=true"]).unwrap().cluster.as_deref(), Some("v=true"));
     }
 
-    /// What is no flag's is put aside, wherever it stands; the flags around it hold.
+    /// Words that belong to no flag are set aside, wherever they stand; the flags around them still count.
     #[test]
     fn a_stray_argument_hides_a_flag() {
         let args = parse_from(&["stray", "-hist", "10", "other"]).unwrap();
         assert_eq!((args.history, args.stray), (10, vec![OsString::from("stray"), OsString::from("other")]));
     }
 
-    /// A mistyped flag must not be taken for something else, nor what is no number for a default.
+    /// A mistyped flag must not be read as another flag, nor a malformed number as a default.
     #[test]
     fn wrong_flags_are_refused() {
         for args in [&["-nope"][..], &["-hist", "-5"], &["-hist", "many"], &["-core", "-1"]] {

@@ -62,7 +62,7 @@ fn tune(args: args::TuneArgs) -> ExitCode {
     print(&text, u8::from(tune::is_bad(&findings)))
 }
 
-/// Prints on stdout, and returns `status`; 2 if stdout does not take it.
+/// Prints on stdout and returns `status`, or 2 if stdout cannot be written.
 fn print(text: &str, status: u8) -> ExitCode {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -75,7 +75,7 @@ fn print(text: &str, status: u8) -> ExitCode {
     }
 }
 
-/// A help text, with its colours for a terminal.
+/// Renders a help text, with colours if stdout is a terminal.
 fn render(help: &clap::Error) -> String {
     let text = help.render();
     if std::io::stdout().is_terminal() { text.ansi().to_string() } else { text.to_string() }
