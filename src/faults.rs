@@ -213,8 +213,8 @@ faults! {
     PromotedUnseen in "replica/membership.rs",
     /// A node that comes back without its data gets its old raft id. Breaks: a raft id never stands for less than it acknowledged.
     OldIdGivenBack in "replica/members.rs",
-    /// The leader's promotion puts a standby into a slot that was emptied, filled or deleted after the leader had proposed it.
-    /// Breaks: a change of the members holds at its place in the history.
+    /// A standby is promoted into a slot that was emptied, filled or deleted after the leader had proposed the promotion. Breaks: a
+    /// change of the members holds at its place in the history.
     SlotChangeUnnoticed in "replica/members.rs",
     /// The slots are not looked for in a snapshot's tree: servers judge a change of the members differently. Breaks: one history.
     SlotsForgotten in "replica/members.rs",

@@ -1,26 +1,27 @@
 //! The replica: one server's part in the cluster, without a socket, a disk or a clock.
 //!
-//! It is told what happened (bytes came, a write is durable, time has passed) and says what is to be done (bytes to
-//! send, blocks to write). All of a turn of the loop comes first, then [`Replica::turn`] once: the mutations of the turn
-//! become one batch, one raft entry, one write.
+//! The shell tells the replica what happened (bytes came, a write is durable, time has passed), and the replica answers what to do
+//! (bytes to send, blocks to write). The shell first reports everything that a turn of the loop brings, then calls
+//! [`Replica::turn`] once: the mutations of the turn become one batch, one raft entry, one write.
 //!
 //! ```text
 //! receive -> request -+- read, wait ------------------------------> desk -> output
 //!                     +- mutation -> gather -> turn: propose -> log -> written -> commit -> apply -> output
 //! ```
 //!
-//! Read in this order: [`session`] (connections), `requests` (what they ask), [`desk`] and `slots` (reads and waits), [`batch`] (what is proposed),
-//! [`forward`] (to whom, and how often), [`group`] and [`entries`] (raft), [`machine`] and [`members`] (what is applied), [`snapshot`] (the
-//! state, to a file and back), [`rebuild`] (the state, from the disk), [`boot`] (what a start does with the data), `introduce` (what it says of itself). For the cluster: [`mesh`] and
-//! [`routes`] (links), `peers` (what comes over them), `quorum` (who leads, and whether writes are taken), [`membership`] and
-//! `stewardship` (what the leader does about the members), `disk_watch` and `readiness` (whether the others can rely on this node),
-//! [`transfer`], `catch_up` and `backoff` (snapshots to peers), [`join`] (how a node gets its raft id). Beside all of it: [`stages`] (where the time
-//! of a commit goes) and `figures` (what is told of it).
+//! Read in this order: [`session`] (connections), `requests` (what they ask), [`desk`] and `slots` (reads and waits), [`batch`]
+//! (the proposed mutations), [`forward`] (sends them to the leader, and again if needed), [`group`] and [`entries`] (raft),
+//! [`machine`] and [`members`] (apply), [`snapshot`] (the state, to a file and back), [`rebuild`] (the state, from the disk),
+//! [`boot`] (what a start does with the data), `introduce` (the node's entries about itself). For the cluster: [`mesh`] and
+//! [`routes`] (links), `peers` (the frames of peers), `quorum` (who leads, and whether writes are accepted), [`membership`] and
+//! `stewardship` (how the leader manages the members), `disk_watch` and `readiness` (whether the others can rely on this node),
+//! [`transfer`], `catch_up` and `backoff` (snapshots to peers), [`join`] (how a node gets its raft id). Beside all of them:
+//! [`stages`] (where a commit spends its time) and `figures` (the statistics).
 //!
 //! Invariants:
-//! * nothing is answered before what it promises is durable: the log says what is ([`crate::log::Durable`]), and only
-//!   that releases raft's readies;
-//! * a mutation that was received is proposed, whether or not its sender still lives;
+//! * the replica answers nothing before the data behind the answer is durable: the log says what is ([`crate::log::Durable`]), and
+//!   only that releases raft's readies;
+//! * a mutation that was received is proposed, even if its client has gone;
 //! * everything is deterministic: the same inputs in the same order give the same outputs.
 
 mod backoff;
@@ -155,25 +156,25 @@ pub enum Fate {
     Rejoin,
 }
 
-/// What a replica that is to stop has not finished, and how far it is.
+/// The work that a stopping replica has not finished, and its progress.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Unfinished {
-    /// A write of the log is under way.
+    /// True while a write of the log is under way.
     pub writing: bool,
-    /// Mutations taken here that are not applied.
+    /// Number of mutations accepted here and not applied yet.
     pub mutations: usize,
-    /// This node leads, and another could.
+    /// True if this node leads and another could.
     pub leads: bool,
     /// Output that clients have not taken, in bytes.
     pub output: usize,
-    /// Index of the last entry that is applied here.
+    /// Index of the last entry applied here.
     pub applied: u64,
-    /// The term.
+    /// The current term.
     pub term: u64,
 }
 
 impl Unfinished {
-    /// Whether there is anything left to finish.
+    /// Returns whether any work is unfinished.
     pub fn is_anything(&self) -> bool {
         self.writing || self.mutations > 0 || self.leads || self.output > 0
     }
@@ -203,7 +204,7 @@ impl Recovered {
     }
 }
 
-/// See the module.
+/// One server's part in the cluster: a state machine that takes events and returns what to do.
 pub struct Replica {
     config: Config,
     origin: Origin,
@@ -231,7 +232,7 @@ pub struct Replica {
     recovered_revision: i64,
     snapshots: snapshot::Snapshots,
     next_pulse_ms: u64,
-    /// What is left of the turn's work of applying: see [`limits::APPLY_TURN`].
+    /// How much more the turn may apply: see [`limits::APPLY_TURN`].
     applies: usize,
     /// Applied entries that are kept for peers, in bytes.
     keep: usize,
@@ -241,16 +242,17 @@ pub struct Replica {
     now_ms: u64,
     mesh: Mesh,
     forward: Forward,
-    /// Snapshots that are being sent to peers, one each.
+    /// Snapshots being sent to peers, one for each.
     sending: Vec<Sending>,
     transfers: u64,
-    /// Peers that got a snapshot up to this entry, and until when entries are kept for them.
+    /// For each peer that got a snapshot: its id, the entry up to which it got one, and the time until which entries are kept for
+    /// it.
     held: Vec<(u64, u64, u64)>,
-    /// Peers that did not take a snapshot.
+    /// Peers that a snapshot could not be sent to.
     backoff: Backoff,
     /// The last transfer that this node gave up as receiver, and why.
     given_up: Option<(u64, ChunkFailure)>,
-    /// There is no room for the leader's snapshot until so many bytes are free.
+    /// Bytes that must be free on the disk before the leader's snapshot fits; `None` if there is room.
     no_room: Option<u64>,
     /// A snapshot from the leader that is durable, and not gone on from.
     arrived: Option<catch_up::Arrived>,
@@ -258,23 +260,23 @@ pub struct Replica {
     heard: BTreeMap<u64, u64>,
     /// The term that this node leads, once it sees to the members.
     led: Option<u64>,
-    /// The leader is gone, and another is to be elected at once.
+    /// Set when the leader is gone and the voters must elect another at once.
     urgent: Option<Urgent>,
     /// The tick in which this node last stood for that.
     stood: Option<u64>,
     /// Since when no majority is in reach, and no leader.
     lost_since: Option<u64>,
     leaderless_since: Option<u64>,
-    /// Writes are refused: there is no quorum.
+    /// True while writes are refused because there is no quorum.
     closed: bool,
-    /// A majority was in reach, or a leader known, since the start.
+    /// True once a majority was reachable, or a leader known, since the start.
     met: bool,
-    /// Writes are refused: the disk is stuck.
+    /// True while writes are refused because the disk is stuck.
     disk_stuck: bool,
     disk: DiskWatch,
-    /// When the disk was last slow.
+    /// When the disk was last slow, in milliseconds.
     disk_slow_ms: u64,
-    /// Nodes that say that their disk is stuck: since when, and whether the operator knows.
+    /// Nodes that report a stuck disk: since when, and whether the operator knows.
     stuck_peers: BTreeMap<u64, (u64, bool)>,
     readiness: Readiness,
     /// Leader and term, as last said.
@@ -417,7 +419,7 @@ impl Replica {
         self.recovered_revision
     }
 
-    /// How many entries of the log are not known to be committed: they are applied when a majority confirms them.
+    /// Returns how many entries of the log are not known to be committed. They are applied when a majority confirms them.
     pub fn unconfirmed(&self) -> u64 {
         self.group.last_index().saturating_sub(self.group.applied())
     }
@@ -454,7 +456,7 @@ impl Replica {
         self.machine.store.pin_to(pin, rev);
     }
 
-    /// Raft's term and vote that are durable here. A later boot of this node may not have less: others rely on them.
+    /// Returns raft's durable term and vote. A later boot of this node must not have less, because others rely on them.
     pub fn promised(&self) -> (u64, u64) {
         self.group.promised()
     }
@@ -474,7 +476,7 @@ impl Replica {
         self.desk.sessions.count()
     }
 
-    /// How many of them are links of peers.
+    /// Returns how many of the connections are links to peers.
     pub fn peer_connections(&self) -> usize {
         self.mesh.connections()
     }
@@ -582,8 +584,8 @@ impl Replica {
         self.desk.sessions.take_resumed(into);
     }
 
-    /// The connection to close because all together have too much unsent output, if that is so: one that takes nothing of its own,
-    /// while answers to others wait for room. Where there is far too much, the one with the most.
+    /// Returns the connection to close if all connections together have too much unsent output. If answers to others wait for room,
+    /// that is a connection whose client takes nothing. If the output is far above the limit, it is the one with the most.
     pub fn over_output_limit(&self) -> Option<Conn> {
         let sessions = &self.desk.sessions;
         let over = sessions.buffered() > limits::OUTPUT_MAX;
@@ -699,8 +701,8 @@ impl Replica {
             || self.sending.iter().any(Sending::wants_slice)
     }
 
-    /// Lets raft go on until it has nothing more to do, but for applying what the turn has no time for: one who has fallen behind may
-    /// have very much of that.
+    /// Runs raft until it has nothing more to do. Entries for which the turn has no time stay unapplied: a node that has fallen
+    /// behind may have very many.
     fn advance(&mut self) {
         loop {
             self.group.pump(&mut Staging(&mut self.log));
@@ -749,7 +751,7 @@ impl Replica {
         }
     }
 
-    /// Applies an entry, and gives the number of commands that it held.
+    /// Applies an entry, and returns the number of its commands.
     fn apply(&mut self, entry: &Entry) -> usize {
         if let Some(change) = change_of(entry) {
             self.apply_change(&change);
@@ -853,7 +855,7 @@ impl Replica {
         self.resume_stalled();
     }
 
-    /// The disk has ended something. Writes are taken again at once if that was what they waited for.
+    /// The disk has finished some work. If writes waited only for that, they are accepted again at once.
     fn disk_has_done(&mut self, work: Work) {
         self.disk.end(work, self.now_ms);
         self.disk_stuck &= self.disk.is_stuck(self.now_ms);
@@ -981,8 +983,8 @@ impl Replica {
         old
     }
 
-    /// The snapshot could not be written, for want of space. Whether it was this node's own: one that is being received is reported
-    /// to its sender, and comes again when there is room, see [`Replica::needs_room`].
+    /// Reports that the snapshot could not be written because there is no space. Returns true if it was this node's own snapshot. A
+    /// received one is reported to its sender, and comes again when there is room: see [`Replica::needs_room`].
     pub fn snapshot_failed(&mut self) -> bool {
         self.disk_has_done(Work::Snapshot);
         let received = self.snapshots.receiving().map(|receiving| (receiving.from, receiving.transfer));
@@ -998,20 +1000,21 @@ impl Replica {
         self.desk.sessions.buffered()
     }
 
-    /// What is not finished.
+    /// Returns the work that is not finished.
     pub fn unfinished(&self) -> Unfinished {
         Unfinished {
             writing: self.writing,
             mutations: self.pending.len(),
             leads: self.is_to_hand_over(),
-            // Answers that are still to be composed are some.
+            // Answers that are not composed yet count as output.
             output: self.buffered().max(usize::from(self.owes_answers())),
             applied: self.group.applied(),
             term: self.group.term(),
         }
     }
 
-    /// Nothing is on its way to the disk, and no client's mutation is unanswered, nor is a client that reads owed another answer.
+    /// Returns whether nothing is unfinished: no write of the log, no client's mutation, no answer to a client that reads, no
+    /// hand-over, and no wait for members that are catching up.
     pub fn is_quiet(&self) -> bool {
         !self.writing
             && self.pending.is_empty()
@@ -1021,7 +1024,7 @@ impl Replica {
             && !self.awaits_others()
     }
 
-    /// Clients who read are to be answered, and the answers are not composed.
+    /// Returns whether clients that read are owed answers that are not composed yet.
     fn owes_answers(&self) -> bool {
         self.desk.owes_answers() || self.machine.store.has_woken()
     }

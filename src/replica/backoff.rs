@@ -1,8 +1,8 @@
-//! Peers that did not take a snapshot: when it is sent to them again, and what was said of that.
+//! Decides when to send a snapshot again to a peer that did not take it, and which failures the operator has heard of.
 //!
-//! A snapshot is hundreds of megabytes, and most reasons for which a peer gives one up last for a while: its disk is full, or stands
-//! still. So each failure doubles the pause before the next attempt, up to [`PAUSE_MAX_MS`]. The pause ends at once when the peer is
-//! started anew, or says that it has room again.
+//! A snapshot is hundreds of megabytes, and most reasons for a failure last for a while: the peer's disk is full, or does not
+//! answer. So each failure doubles the pause before the next attempt, up to [`PAUSE_MAX_MS`]. The pause ends at once when the peer
+//! restarts, or says that it has room again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,19 +19,19 @@ pub struct Backoff {
 
 #[derive(Debug)]
 struct Peer {
-    /// The boot in which it failed.
+    /// The boot of the peer in which the snapshot failed.
     epoch: u64,
     /// The next pause.
     pause_ms: u64,
     until_ms: u64,
-    /// It says that it has no room.
+    /// True while the peer says that it has no room.
     no_room: bool,
-    /// Why it failed, as it was last said.
+    /// The last reason that the operator was told.
     told: String,
 }
 
 impl Backoff {
-    /// A peer, in its boot `epoch`, did not take a snapshot. Whether this is news, which is to be said.
+    /// Records that a peer in its boot `epoch` did not take a snapshot. Returns whether the operator should be told.
     pub fn failed(&mut self, peer: u64, epoch: u64, why: &str, now_ms: u64) -> bool {
         let entry = self.entry(peer, epoch, now_ms);
         entry.until_ms = now_ms + entry.pause_ms;
@@ -41,7 +41,7 @@ impl Backoff {
         is_news
     }
 
-    /// What a peer says of itself now: its boot, and whether it has no room for a snapshot.
+    /// Records a peer's present boot, and whether it has no room for a snapshot.
     pub fn hear(&mut self, peer: u64, epoch: u64, no_room: bool, now_ms: u64) {
         if no_room {
             self.entry(peer, epoch, now_ms).no_room = true;
@@ -58,7 +58,7 @@ impl Backoff {
         }
     }
 
-    /// One that is heard of for the first time is asked after the shortest pause.
+    /// A peer seen for the first time gets the shortest pause.
     fn entry(&mut self, peer: u64, epoch: u64, now_ms: u64) -> &mut Peer {
         self.peers.entry(peer).or_insert_with(|| Peer {
             epoch,
@@ -69,22 +69,22 @@ impl Backoff {
         })
     }
 
-    /// A peer has taken a snapshot.
+    /// Records that a peer has taken a snapshot.
     pub fn done(&mut self, peer: u64) {
         self.peers.remove(&peer);
     }
 
-    /// Forgets peers.
+    /// Keeps only the peers for which `keep` returns true.
     pub fn retain(&mut self, keep: impl Fn(u64) -> bool) {
         self.peers.retain(|peer, _| keep(*peer));
     }
 
-    /// Whether a failure was said: another attempt is not worth a word before it succeeds.
+    /// Returns whether the operator was told of a failure. If so, further attempts are not logged before one succeeds.
     pub fn was_told(&self, peer: u64) -> bool {
         self.peers.get(&peer).is_some_and(|known| !known.told.is_empty())
     }
 
-    /// Peers to which no snapshot is sent now.
+    /// Returns the peers that get no snapshot now.
     pub fn paused(&self, now_ms: u64) -> BTreeSet<u64> {
         self.peers.iter().filter(|(_, known)| now_ms < known.until_ms).map(|(peer, _)| *peer).collect()
     }
@@ -98,7 +98,7 @@ mod tests {
         (0..).find(|ms| backoff.paused(from_ms + ms).is_empty()).unwrap()
     }
 
-    /// A peer whose disk is full was sent 150 MB every 27 seconds, for as long as that lasted.
+    /// A peer whose disk was full got 150 MB every 27 seconds for as long as that lasted.
     #[test]
     fn a_peer_that_cannot_take_a_snapshot_is_sent_it_again_and_again() {
         let mut backoff = Backoff::default();
@@ -117,7 +117,7 @@ mod tests {
         assert!(backoff.paused(now).is_empty() && !backoff.was_told(2));
     }
 
-    /// Who has room again, or was started anew, does not wait for the end of a long pause.
+    /// A peer that has room again, or has restarted, must not wait for the end of a long pause.
     #[test]
     fn a_peer_that_has_room_again_waits_for_the_end_of_its_pause() {
         for by_boot in [false, true] {
@@ -137,7 +137,7 @@ mod tests {
         }
     }
 
-    /// A new leader has seen no failure, and hears only that the peer has no room: it tries that out, but not at once.
+    /// A new leader has seen no failure, and hears only that the peer has no room: it tries to send, but not at once.
     #[test]
     fn a_new_leader_believes_nothing() {
         let mut backoff = Backoff::default();

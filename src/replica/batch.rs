@@ -88,12 +88,12 @@ pub struct Gather {
     /// Sequence number of the next command.
     next: u64,
     count: u32,
-    /// What it takes to apply them: see [`limits::BATCH_WORK`].
+    /// The work of applying the commands: see [`limits::BATCH_WORK`].
     work: usize,
     bytes: Vec<u8>,
 }
 
-/// What a command takes whose path has so many bytes.
+/// Returns the work of a command whose path has this many bytes.
 fn work(path: usize) -> usize {
     1 + path / limits::WORK_PATH
 }
@@ -114,8 +114,8 @@ impl Gather {
         self.bytes.len()
     }
 
-    /// Whether a command of that size still fits into this batch without exceeding `limit` bytes, and the work of a batch. A first
-    /// command always does: its size is bounded by the limits of paths and values.
+    /// Returns whether a command of this size fits into the batch without exceeding `limit` bytes, or the work of a batch. The
+    /// first command always fits: the limits of paths and values bound its size.
     pub fn fits(&self, path: usize, value: usize, limit: usize) -> bool {
         self.count == 0
             || (self.bytes.len() + COMMAND + path + value <= limit && self.work + work(path) <= limits::BATCH_WORK)
@@ -238,7 +238,7 @@ pub fn verify(batch: &[u8]) -> Result<Parcel, BadBatch> {
     if sane && fits && count == parcel.count { Ok(parcel) } else { Err(BadBatch::Count) }
 }
 
-/// How many commands a batch with one parcel holds, by its own word.
+/// Returns how many commands a batch with one parcel has, according to its header.
 pub fn count(batch: &[u8]) -> usize {
     let count = batch.get(HEADER + PARCEL_COUNT..HEADER + PARCEL_BYTES).and_then(|bytes| bytes.try_into().ok());
     count.map_or(0, |bytes| u32::from_le_bytes(bytes) as usize)

@@ -1,21 +1,21 @@
-//! The start of a node, as far as it is a matter of what its data directory holds: [`look`] reads, and says what is to be done, as a
-//! [`Plan`] or as a [`Refused`]. The server and the simulator carry that out.
+//! Decides how a node starts with the contents of its data directory. [`look`] reads the directory and returns a [`Plan`] or a
+//! [`Refused`]; the server and the simulator carry it out.
 //!
 //! Invariants:
-//! * [`look`] changes nothing, and a refusal is final: a node that is refused has written nothing.
-//! * Only proven damage, [`log::Damage`], leads to data that is moved or changed. Every other reason to refuse leaves it as it is, for
-//!   the data may be whole: a newer program, another user or a repaired disk reads it.
+//! * [`look`] changes nothing, and a refusal is final: a refused node has written nothing.
+//! * Data is moved or changed only after proven damage, [`log::Damage`]. For every other reason to refuse, the data stays as it is,
+//!   because it may be whole: a newer program, another user or a repaired disk can read it.
 //!
-//! What is done about each finding is the table [`DECISIONS`]:
+//! The table [`DECISIONS`] maps each finding to what the node does:
 //!
-//! | found | node | done |
+//! | found | node | what the node does |
 //! |---|---|---|
-//! | damage | alone; `--salvage`, and something precedes the damage | it goes on with what precedes |
-//! | damage | a voter or a standby that the others can spare, and it knows where they are | it comes back from them |
-//! | damage of the identity | told where its cluster is (`-a`) | it attaches as a new node |
-//! | damage | any other | exit status 65 |
-//! | a newer version, another node's file, contents that make no sense | any | exit status 65 |
-//! | another cluster than that of `-c`, a file that cannot be read, or is no file | any | exit status 1 |
+//! | damage | alone; `--salvage`, and there is data before the damage | continues with the data before the damage |
+//! | damage | a voter or standby that the others can spare, and that knows where they are | comes back from them |
+//! | damage of the identity | started with the cluster's address (`-a`) | attaches as a new node |
+//! | damage | any other | exits with status 65 |
+//! | a newer version, another node's file, impossible contents | any | exits with status 65 |
+//! | another cluster than that of `-c`, a file that is unreadable or not a regular file | any | exits with status 1 |
 
 use std::fmt;
 
@@ -26,51 +26,51 @@ use super::snapshot::BadSnapshot;
 use super::{Recovered, group};
 use crate::log::{self, Damage, FileInfo, Identity, Log, Params, Refusal, Survey, name};
 
-/// Exit status of a server that could not start for what surrounds it.
+/// Exit status of a server that could not start because of its surroundings: the flags, the machine, the network.
 pub const EXIT_START: u8 = 1;
 /// Exit status of a server whose data cannot be used (EX_DATAERR of sysexits.h).
 pub const EXIT_DATA: u8 = 65;
 
-/// What keeps a node from starting with its data.
+/// A reason why a node cannot start with its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// Proven damage: a crash cannot have left it so.
+    /// Proven damage: no crash can have caused it.
     Damage,
-    /// A format that this program does not know, as another version has written it.
+    /// A format that this program does not know, because another version wrote it.
     Version,
-    /// A file of another node, of this cluster or of another.
+    /// A file of another node, of this cluster or another.
     OtherNode,
-    /// The node is of another cluster than it was told.
+    /// The node belongs to another cluster than the one named at its start.
     OtherCluster,
-    /// All checksums are right, and what they cover makes no sense: a fault of the program that wrote it.
+    /// All checksums are right, but the contents are impossible: the program that wrote them has a bug.
     Contents,
-    /// A file may not be read.
+    /// A permission to read a file is missing.
     Denied,
-    /// Reading fails.
+    /// Reading a file fails.
     Unreadable,
-    /// Something else than a file bears the name of one.
+    /// The name of a file belongs to something that is not a file.
     NotAFile,
 }
 
-/// What the node is to its cluster, and what it may do if its data is damaged.
+/// The node's role in its cluster, which decides what it may do if its data is damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// The only voter of its cluster.
     Alone,
     /// One of two voters: both are needed.
     OneOfTwo,
-    /// A standby, or one of at least three voters, that knows where others are.
+    /// A standby, or one of at least three voters, that knows where other nodes are.
     Spare,
-    /// The same, but it knows of nobody.
+    /// A standby, or one of at least three voters, that knows no other node.
     Lost,
-    /// Nobody can tell any more which node it was; it was told where its cluster is.
+    /// The node's name is lost; it was told where its cluster is.
     Nameless,
-    /// Nobody can tell any more which node it was.
+    /// The node's name is lost, and it was not told where its cluster is.
     Nobody,
 }
 
 impl Part {
-    /// What the identity says, with whether the node was told where others are (`-a`).
+    /// Reads the role from the identity. `attaches`: the node was told where others are (`-a`).
     fn of(identity: &Identity, attaches: bool) -> Part {
         match (identity.voter, identity.voters) {
             (true, 0..=1) => Part::Alone,
@@ -81,16 +81,16 @@ impl Part {
     }
 }
 
-/// What is done about a finding.
+/// What a node does about a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// The node does not start, and touches nothing.
     Exit(u8),
-    /// It goes on with what precedes the damage.
+    /// The node continues with the data before the damage.
     Salvage,
-    /// It sets its data aside, and comes back from the others under another raft id.
+    /// The node sets its data aside, and comes back from the others under another raft id.
     ComeBack,
-    /// It sets its data aside, and attaches as a new node.
+    /// The node sets its data aside, and attaches as a new node.
     Attach,
 }
 
@@ -98,20 +98,20 @@ pub enum Decision {
 pub struct DecisionRow {
     /// What was found.
     pub found: &'static [Finding],
-    /// What the node is.
+    /// The node's role.
     pub part: &'static [Part],
-    /// Whether `--salvage` was given, and something precedes the damage.
+    /// Whether `--salvage` was given and there is data before the damage.
     pub salvage: &'static [bool],
-    /// What is done.
+    /// What the node does.
     pub decision: Decision,
 }
 
 const ANY: &[Part] = &[Part::Alone, Part::OneOfTwo, Part::Spare, Part::Lost, Part::Nameless, Part::Nobody];
 const EITHER: &[bool] = &[false, true];
 
-/// What is done about a finding.
+/// What a node does about each finding: exactly one row applies.
 pub const DECISIONS: &[DecisionRow] = &[
-    // The operator gives up what follows the damage, of which nobody else has a copy.
+    // The operator gives up the data after the damage; no other node has a copy of it.
     DecisionRow { found: &[Finding::Damage], part: &[Part::Alone], salvage: &[true], decision: Decision::Salvage },
     DecisionRow {
         found: &[Finding::Damage],
@@ -119,10 +119,10 @@ pub const DECISIONS: &[DecisionRow] = &[
         salvage: &[false],
         decision: Decision::Exit(EXIT_DATA),
     },
-    // The others have all that it has acknowledged, and can elect a leader without it. Under its old raft id it might deny what it
-    // has acknowledged, so it never goes on with less.
+    // The others have everything that the node has acknowledged, and can elect a leader without it. Under its old raft id the node
+    // might deny what it acknowledged, so it never continues with less.
     DecisionRow { found: &[Finding::Damage], part: &[Part::Spare], salvage: EITHER, decision: Decision::ComeBack },
-    // The other voter alone is no majority: it could not let this one back in.
+    // The other voter alone is not a majority, so it could not let this one back in.
     DecisionRow {
         found: &[Finding::Damage],
         part: &[Part::OneOfTwo, Part::Lost, Part::Nobody],
@@ -130,14 +130,14 @@ pub const DECISIONS: &[DecisionRow] = &[
         decision: Decision::Exit(EXIT_DATA),
     },
     DecisionRow { found: &[Finding::Damage], part: &[Part::Nameless], salvage: EITHER, decision: Decision::Attach },
-    // The program that wrote it can read it.
+    // The program that wrote the data can read it.
     DecisionRow {
         found: &[Finding::Version, Finding::OtherNode, Finding::Contents],
         part: ANY,
         salvage: EITHER,
         decision: Decision::Exit(EXIT_DATA),
     },
-    // The flags, the rights or the disk are to be mended, not the data.
+    // The flags, the permissions or the disk need repair, not the data.
     DecisionRow {
         found: &[Finding::OtherCluster, Finding::Denied, Finding::Unreadable, Finding::NotAFile],
         part: ANY,
@@ -146,7 +146,7 @@ pub const DECISIONS: &[DecisionRow] = &[
     },
 ];
 
-/// The row's answer.
+/// Returns the decision of the row that applies.
 #[must_use]
 pub fn decide(found: Finding, part: Part, salvage: bool) -> Decision {
     let row = DECISIONS
@@ -158,9 +158,9 @@ pub fn decide(found: Finding, part: Part, salvage: bool) -> Decision {
 /// Why a file could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadError {
-    /// The rights to it are missing; else the disk has failed.
+    /// True if a permission is missing; otherwise the disk has failed.
     pub denied: bool,
-    /// What the system said.
+    /// The system's error message.
     pub said: String,
 }
 
@@ -182,15 +182,15 @@ pub struct Refused {
     pub found: Finding,
     /// The exit status.
     pub status: u8,
-    /// The line.
+    /// The line for the operator.
     pub line: String,
 }
 
 impl Refused {
-    /// A refusal for anything but damage, whoever the node is.
+    /// Makes a refusal that is the same for every role.
     ///
     /// # Panics
-    /// If it is for damage.
+    /// If `found` is damage.
     #[must_use]
     pub fn for_all(found: Finding, line: String) -> Refused {
         assert!(found != Finding::Damage, "damage is decided about with what the node is");
@@ -209,10 +209,10 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// What the data directory is used for.
+/// What to do with the data directory.
 #[derive(Debug)]
 pub enum Plan {
-    /// It is empty: make a new node.
+    /// The directory is empty: make a new node.
     New,
     /// The identity is damaged: set everything aside, and attach as a new node.
     Attach(Box<Damage>),
@@ -220,7 +220,7 @@ pub enum Plan {
     Join(Identity),
     /// The node has never had a log: begin one.
     Begin(Identity),
-    /// Go on with what the files hold.
+    /// Continue with the data in the files.
     Resume(Identity, Box<Held>),
     /// The node's data is damaged: give up the raft id, set the data aside, and join again.
     ComeBack(Identity, Box<Damage>),
@@ -228,11 +228,11 @@ pub enum Plan {
     Salvage(Identity, Box<Damage>),
 }
 
-/// What the files of a node hold.
+/// The data in a node's files.
 pub struct Held {
     machine: Machine,
     start: group::Start,
-    /// What has to be done before [`Held::resume`], and what there is to say.
+    /// The steps that come before [`Held::resume`], and lines for the operator.
     pub found: log::Recovered,
 }
 
@@ -243,7 +243,7 @@ impl fmt::Debug for Held {
 }
 
 impl Held {
-    /// Where the replica goes on, once the steps are carried out.
+    /// Returns where the replica continues, once the steps are carried out.
     #[must_use]
     pub fn resume(self, params: Params) -> Recovered {
         let Held { machine, start, found } = self;
@@ -253,16 +253,16 @@ impl Held {
     }
 }
 
-/// What a node is told at its start.
+/// What a node knows at its start beside its data.
 #[derive(Clone, Copy, Debug)]
 pub struct Told<'a> {
-    /// The cluster's name, to be checked.
+    /// The cluster's name, to check; `None` if none was given.
     pub cluster: Option<&'a str>,
-    /// It is told where others are.
+    /// True if the node was told where others are (`-a`).
     pub attaches: bool,
-    /// It is to go on with what precedes damage.
+    /// True for `--salvage`.
     pub salvage: bool,
-    /// How many past revisions are to stay readable.
+    /// How many past revisions stay readable.
     pub history: u64,
     /// How many bytes of applied entries are kept for peers, at most.
     pub keep: usize,
@@ -270,10 +270,10 @@ pub struct Told<'a> {
     pub seed: u64,
 }
 
-/// Reads what a data directory holds, and says what is to be done. Nothing is changed.
+/// Reads the data directory and decides what to do. Changes nothing.
 ///
 /// # Errors
-/// If the node does not start with it.
+/// If the node cannot start with this data.
 pub fn look(told: &Told<'_>, listing: &[FileInfo], read: &mut log::Read<'_, ReadError>) -> Result<Plan, Refused> {
     let survey = log::survey(listing);
     let identity = match &survey {
@@ -326,17 +326,17 @@ pub fn look(told: &Told<'_>, listing: &[FileInfo], read: &mut log::Read<'_, Read
     }
 }
 
-/// Makes sure that no file is another node's or of another version.
+/// Checks that no file belongs to another node or another version.
 fn inspect(
     node: Option<&log::NodeId>,
     listing: &[FileInfo],
     read: &mut log::Read<'_, ReadError>,
 ) -> Result<(), Refused> {
-    // Of damage more is known when all has been read.
+    // Reading everything later tells more about damage, so damage is no error here.
     log::inspect(node, listing, read).or_else(|refusal| damage_of(refusal).map(|_damage| ()))
 }
 
-/// What the files hold, or what of them is damaged.
+/// Returns the data in the files, or the damage.
 fn recover(
     told: &Told<'_>,
     identity: &Identity,
@@ -345,7 +345,7 @@ fn recover(
 ) -> Result<Result<Held, Box<Damage>>, Refused> {
     let mut rebuild = Rebuild::new(identity.node, told.history).keeping(told.keep);
     let found = log::recover(&identity.node, listing, read, &mut |event| rebuild.take(event));
-    // That a snapshot is another node's, or of another version, may be told only by what is in it: it goes before any damage.
+    // Only a snapshot's contents tell that it is another node's, or of another version. That comes before any damage.
     if let Some(unusable) = rebuild.failure()
         && matches!(finding(unusable), Finding::Version | Finding::OtherNode)
     {
@@ -359,7 +359,7 @@ fn recover(
     Ok(Ok(Held { machine, start, found }))
 }
 
-/// The damage, if it is that.
+/// Returns the damage, or a refusal for any other reason.
 fn damage_of(refusal: Refusal<ReadError>) -> Result<Box<Damage>, Refused> {
     let found = match &refusal {
         Refusal::Damage(_) => Finding::Damage,
@@ -394,7 +394,7 @@ fn finding(unusable: &Unusable) -> Finding {
 }
 
 fn damaged(damage: &Damage, status: u8, part: Part) -> Refused {
-    // The others' copies are better than what precedes the damage.
+    // The others' copies are better than the data before the damage.
     let damage = match part {
         Part::Alone => damage.clone(),
         _ => Damage { salvage: None, ..damage.clone() },

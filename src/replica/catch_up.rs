@@ -23,19 +23,19 @@ pub(super) struct Arrived {
     machine: Machine,
 }
 
-/// Why a snapshot is not sent any further.
+/// Why the sending of a snapshot ends.
 enum End {
-    /// The peer has all of it.
+    /// The peer has the whole snapshot.
     Done,
-    /// It cannot arrive any more: why, if that is to be said.
+    /// The snapshot cannot arrive any more; the reason, if it is worth a line.
     Void(Option<&'static str>),
-    /// The peer does not take it.
+    /// The peer does not take the snapshot.
     Failed(String),
 }
 
 impl Replica {
     pub(super) fn begin_sending(&mut self, to: u64) {
-        // raft asks for another only when the one before is of no use.
+        // raft asks for another snapshot only when the previous one is useless.
         if let Some(at) = self.sending.iter().position(|sending| sending.to == to) {
             self.end_sending(at, &End::Void(None));
         }
@@ -58,14 +58,15 @@ impl Replica {
         self.sending.push(sending.quietly(quiet));
     }
 
-    /// Whether another snapshot may be begun: they are sent one after the other, but nobody waits for one that makes no progress.
+    /// Returns whether another snapshot may begin. Snapshots are sent one after the other, but one that makes no progress holds up
+    /// nobody.
     fn may_send(&self) -> bool {
         self.group.is_leader()
             && self.sending.len() < limits::TRANSFERS_MAX
             && self.sending.iter().all(|sending| sending.is_stalled(self.now_ms))
     }
 
-    /// Reads off and sends the next slice of each snapshot.
+    /// Reads and sends the next slice of each snapshot.
     pub(super) fn send_chunks(&mut self) {
         // Also before this node has committed anything as leader: it may need the one that is behind for that.
         let may_send = self.may_send();
@@ -91,13 +92,13 @@ impl Replica {
         self.see_to_sending();
     }
 
-    /// A peer has given up a snapshot that it is being sent.
+    /// A peer has given up a snapshot that this node sends it.
     pub(super) fn chunk_failed(&mut self, from: u64, transfer: u64, reason: ChunkFailure) {
         let Some(at) = self.sending_to(from, transfer) else { return };
         self.end_sending(at, &End::Failed(reason.to_string()));
     }
 
-    /// Ends the transfers that are over, and lets others begin whose pause is.
+    /// Ends the transfers that are over, and allows those whose pause has ended.
     pub(super) fn see_to_sending(&mut self) {
         let mut at = 0;
         while at < self.sending.len() {
@@ -115,7 +116,7 @@ impl Replica {
         self.group.deny_snapshot(self.backoff.paused(self.now_ms));
     }
 
-    /// Whether a transfer is over.
+    /// Returns why a transfer is over, or `None` if it is not.
     fn end_of(&mut self, at: usize) -> Option<End> {
         let sending = &mut self.sending[at];
         if !self.group.is_leader() {
@@ -164,7 +165,7 @@ impl Replica {
         sending.end(&mut self.machine.store);
     }
 
-    /// The entry from which on the log is kept in memory for peers that are, or were, sent a snapshot.
+    /// Returns the first entry that the log keeps in memory for peers that are being sent, or have been sent, a snapshot.
     pub(super) fn hold(&mut self) -> u64 {
         let (group, now) = (&self.group, self.now_ms);
         let sent = self.sending.iter().map(|sending| sending.index).min().unwrap_or(u64::MAX);
@@ -179,7 +180,7 @@ impl Replica {
     pub(super) fn chunk(&mut self, from: u64, transfer: u64, chunk: Chunk) {
         self.hear(from);
         if let Some((_, reason)) = self.given_up.filter(|(given_up, _)| *given_up == transfer) {
-            // The word of that got lost.
+            // The sender did not get the failure: say it again.
             self.fail(from, transfer, reason);
         } else if let Some(receiving) = self.snapshots.receiving()
             && receiving.from == from
@@ -213,14 +214,14 @@ impl Replica {
         let _lost = self.mesh.send(&mut self.desk.sessions, to, |route, out| peer::encode(route, &frame, out));
     }
 
-    /// Gives up a snapshot that another node sends, and tells it why.
+    /// Gives up a snapshot that another node sends, and tells that node why.
     fn fail(&mut self, to: u64, transfer: u64, reason: ChunkFailure) {
         self.given_up = Some((transfer, reason));
         let frame = Frame::ChunkFailed { transfer, reason };
         let _lost = self.mesh.send(&mut self.desk.sessions, to, |route, out| peer::encode(route, &frame, out));
     }
 
-    /// The snapshot that is being received finds no room on the disk. What was written of it is free again; that much was not enough.
+    /// The disk has no room for the snapshot that this node receives. `written` bytes of it are free again, and were not enough.
     pub(super) fn no_room_for_received(&mut self, from: u64, transfer: u64, written: u64) {
         let needed = written + limits::SNAPSHOT_RESERVE;
         if self.no_room.is_none() {
@@ -235,13 +236,13 @@ impl Replica {
         self.fail(from, transfer, ChunkFailure::NoRoom);
     }
 
-    /// So many bytes have to be free on the disk before a snapshot can be received: [`Replica::there_is_room`] is to be called when
-    /// they are.
+    /// Returns how many bytes must be free on the disk before this node can receive a snapshot, or `None` if it is not short of
+    /// room. The shell calls [`Replica::there_is_room`] when they are free.
     pub fn needs_room(&self) -> Option<u64> {
         self.no_room
     }
 
-    /// The room that was needed is there.
+    /// The disk has the room that [`Replica::needs_room`] asked for.
     pub fn there_is_room(&mut self) {
         if self.no_room.take().is_some() {
             self.lines.push("there is room for a snapshot again".into());

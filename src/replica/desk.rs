@@ -1,16 +1,17 @@
-//! The desk: answers every request that needs no log, at once or when its time comes.
+//! The desk: answers every request that does not need the log, at once or later.
 //!
-//! Reads run against the store in the turn in which they come. One that asks for a revision of the future, and a WAIT
-//! that finds nothing, is parked with the store; a scan that would hold up the loop is put aside and goes on a slice a
-//! turn. Each parked request has a token, which the store gives back when it wakes it.
+//! Reads run against the store in the turn in which they come. A read of a future revision, and a WAIT that finds nothing, are
+//! parked with the store. A scan that would hold up the loop is put aside, and continues with a slice each turn. Each parked
+//! request has a token, which the store gives back when it wakes the request.
 //!
-//! One write can wake any number of waits, and each can ask for a large value. So a turn takes only so many off the store, and composes
-//! only so many bytes. An answer for which there is no room in the turn, in its session's output or in the output of all is a note of
-//! a few bytes ([`Deferred`]). The sessions with notes are served in a round, an answer each. While a note waits for its turn the history
-//! is kept for it, though not for ever: a client that does not read must not make the history grow.
+//! One write can wake any number of waits, and each can ask for a large value. So a turn takes a limited number of waits off the
+//! store, and composes a limited number of bytes. If an answer has no room in the turn, in its session's output or in the output of
+//! all sessions, the desk keeps a note of a few bytes instead ([`Deferred`]). The desk serves the sessions with notes in rotation,
+//! one answer at a time. The history is kept for waiting notes, but not for ever: a client that does not read must not make the
+//! history grow.
 //!
-//! Invariants: a token in the store's hands belongs to a parked request, for a session's end cancels them all, those of a session
-//! with very many a slice a turn; a session with full output gets no answer composed, only noted.
+//! Invariants: a token that the store has belongs to a parked request, since the end of a session cancels all its requests (a slice
+//! a turn if there are very many); for a session with full output the desk composes no answer, and only keeps a note.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -33,11 +34,11 @@ const SCAN_BUDGET: usize = 2_000;
 const MATCH_BUDGET: usize = 50_000;
 /// Entries that one of them may visit before it is another session's turn.
 const SCAN_SLICE: usize = 250;
-/// A value costs as much of the turn's budget as another request for each so many bytes.
+/// This many bytes of a value cost the turn's budget as much as a request.
 const CHARGED: usize = 512;
-/// So many bytes of a path cost as much as another request.
+/// This many bytes of a path cost as much as a request.
 const PATH_CHARGED: usize = 64;
-/// So many of the requests that a session has parked are cancelled as soon as it ends.
+/// This many of a session's parked requests are cancelled as soon as the session ends; the rest follow in slices.
 const CANCELS_AT_ONCE: usize = 256;
 /// What a parked request is taken to cost beside its path.
 const PARKED_OVERHEAD: usize = 256;
@@ -120,13 +121,13 @@ impl Deferred {
         }
     }
 
-    /// The revision that its answer is read at.
+    /// Returns the revision at which the answer is read.
     fn rev(&self) -> i64 {
         let (Deferred::Event { rev, .. } | Deferred::Read { rev, .. }) = self;
         *rev
     }
 
-    /// How many bytes its answer may have.
+    /// Returns the size of the answer in bytes, or an upper bound.
     fn size(&self, store: &Store, scratch: &mut Vec<u8>) -> usize {
         match self {
             Deferred::Event { rev, .. } => store.event(*rev, scratch).map_or(0, |event| event.value.len()),
@@ -140,18 +141,18 @@ impl Deferred {
     }
 }
 
-/// What keeps the history for the notes: the revisions that they need, and a pin at the first.
+/// The revisions of the history that the notes need, and the pin that keeps them.
 #[derive(Debug, Default)]
 struct Held {
-    /// How many notes need a revision, and since when it is kept.
+    /// For each revision: how many notes need it, and since when it is kept.
     notes: BTreeMap<i64, (usize, u64)>,
-    /// Those that are kept, and not given up.
+    /// The revisions that are still kept.
     kept: BTreeSet<i64>,
     pin: Option<(PinId, i64)>,
 }
 
 impl Held {
-    /// One more note needs `rev`.
+    /// Counts one more note that needs `rev`.
     fn add(&mut self, store: &mut Store, rev: i64, now_ms: u64) {
         let (count, _) = self.notes.entry(rev).or_insert((0, now_ms));
         *count += 1;
@@ -161,7 +162,7 @@ impl Held {
         }
     }
 
-    /// So many notes less need `rev`. The pin is moved by [`Held::move_pin`].
+    /// Counts one note less that needs `rev`. The caller then calls [`Held::move_pin`].
     fn remove(&mut self, rev: i64) {
         if let Some((count, _)) = self.notes.get_mut(&rev) {
             *count -= 1;
@@ -172,7 +173,7 @@ impl Held {
         }
     }
 
-    /// Time has passed: what was kept for long is not kept any longer.
+    /// Gives up the revisions that have been kept for too long.
     fn expire(&mut self, now_ms: u64) {
         while let Some(first) = self.kept.first()
             && self.notes.get(first).is_none_or(|(_, since)| now_ms.saturating_sub(*since) >= limits::ANSWER_PIN_MS)
@@ -181,7 +182,7 @@ impl Held {
         }
     }
 
-    /// Has the store keep the history from the first that is kept on.
+    /// Moves the store's pin to the first revision that is still kept.
     fn move_pin(&mut self, store: &mut Store) {
         let first = self.kept.first().copied();
         if self.pin.map(|(_, at)| at) == first {
@@ -189,7 +190,7 @@ impl Held {
         }
         let old = self.pin.take();
         if let Some(first) = first {
-            // A pin does not go back.
+            // A pin cannot move back.
             let pin = match old {
                 Some((pin, at)) if at <= first => pin,
                 _ => store.pin().0,
@@ -232,7 +233,7 @@ struct Parked {
     work: Work,
 }
 
-/// See the module.
+/// Answers the requests that do not need the log.
 #[derive(Debug, Default)]
 pub struct Desk {
     /// The connections.
@@ -241,15 +242,15 @@ pub struct Desk {
     parked_bytes: usize,
     /// Sessions with scans that were put aside and room for their answers, each once; some may be gone.
     runnable: VecDeque<Conn>,
-    /// Sessions with deferred answers and room for them, each once; and those for whose answers the output of all has no room.
+    /// Sessions with deferred answers and room for them, each once. `crowded` are those that wait for room in the output of all.
     owed: VecDeque<Conn>,
     crowded: VecDeque<Conn>,
     held: Held,
-    /// What sessions have left behind that is to be cancelled: the tokens of what they had parked.
+    /// Tokens of parked requests that closed sessions have left behind, still to be cancelled.
     left: BTreeMap<Conn, Vec<usize>>,
-    /// Sessions whose waits are to be dropped, and how many of their parked requests were not looked at.
+    /// Ended sessions whose waits are to be dropped, and how many of their parked requests have not been looked at.
     ending: VecDeque<(Conn, usize)>,
-    /// What is left of the turn's budgets: for requests, for bytes of answers, for those who are woken.
+    /// The rest of the turn's budgets: for requests, for bytes of answers, for waking.
     budget: usize,
     answers: usize,
     wakes: usize,
@@ -289,7 +290,7 @@ impl Desk {
             || self.sessions.is_late()
     }
 
-    /// It is so many milliseconds after some moment of the past.
+    /// Sets the time, in milliseconds since some fixed moment.
     pub fn tick(&mut self, store: &mut Store, now_ms: u64) {
         self.now_ms = now_ms;
         self.sessions.set_now(now_ms);
@@ -315,18 +316,18 @@ impl Desk {
         }
     }
 
-    /// Answers are to be composed for clients who read.
+    /// Returns whether clients that read are owed answers that are not composed yet.
     pub fn owes_answers(&self) -> bool {
         !self.owed.is_empty()
     }
 
-    /// Answers wait until some of the output was sent.
+    /// Returns whether answers wait until some output is sent.
     pub fn is_crowded(&self) -> bool {
         !self.crowded.is_empty()
     }
 
-    /// Takes the share of the turn's budget that a request of so many bytes has; `false` if the budget is used up, and the connection
-    /// paused.
+    /// Charges a request of this many bytes to the turn's budget. Returns `false`, and pauses the connection, if the budget is used
+    /// up.
     pub fn charge(&mut self, conn: Conn, bytes: usize) -> bool {
         if self.budget == 0 {
             self.sessions.pause(conn, Pause::Turn);
@@ -337,7 +338,7 @@ impl Desk {
         true
     }
 
-    /// Takes off the turn's budget what it costs to find a path, or to compile a glob: there may be thousands of components in it.
+    /// Charges the budget for finding a path or compiling a glob, which can have thousands of components.
     pub fn charge_path(&mut self, path: &[u8]) {
         self.budget = self.budget.saturating_sub(path.len() / PATH_CHARGED);
     }
@@ -364,7 +365,7 @@ impl Desk {
         }
     }
 
-    /// Goes on with cancelling what sessions have left behind, and the waits of those that have ended.
+    /// Continues to cancel the requests of closed sessions, and the waits of ended ones.
     pub fn run_cancels(&mut self, store: &mut Store) {
         let mut budget = limits::CANCELS_TURN;
         self.cancel_left(store, &mut budget);
@@ -398,7 +399,7 @@ impl Desk {
         self.queue_answers(conn);
     }
 
-    /// Puts a session with deferred answers into the round, unless it is there.
+    /// Puts a session with deferred answers into the rotation, unless it is there.
     fn queue_answers(&mut self, conn: Conn) {
         if let Some(session) = self.sessions.get(conn)
             && !session.owed
@@ -410,8 +411,8 @@ impl Desk {
         }
     }
 
-    /// Composes answers that were deferred: one of a session, one of another, until the turn's share of them is used up. Some is left
-    /// for those who are woken in this turn.
+    /// Composes deferred answers, one session after the other, until half of the turn's share is used up. The rest is for the
+    /// requests that this turn wakes.
     pub fn run_answers(&mut self, store: &mut Store) {
         while self.answers > limits::ANSWERS_TURN / 2
             && let Some(conn) = self.owed.pop_front()
@@ -440,15 +441,15 @@ impl Desk {
         self.held.move_pin(store);
     }
 
-    /// Whether an answer of so many bytes may be composed now: the turn has room for it, and the output of all. A client to whom nothing
-    /// is to be sent gets a small answer in any case.
+    /// Returns whether an answer of this many bytes may be composed now: the turn and the output of all sessions need room for it.
+    /// A client without unsent output gets a small answer even if the output of all is full.
     fn may_compose(&mut self, conn: Conn, size: usize) -> bool {
         let waits = self.sessions.get(conn).is_some_and(|session| session.unsent() > 0);
         self.answers > 0
             && (self.sessions.buffered() + size <= limits::OUTPUT_SOFT || (size <= limits::ANSWER_SMALL && !waits))
     }
 
-    /// Takes off the turn's budget what an answer of so many bytes costs.
+    /// Charges an answer of this many bytes to the turn's budget.
     fn spend(&mut self, conn: Conn, size: usize) {
         let is_first = self.sessions.get(conn).is_some_and(|session| !session.dirty());
         let cost = size + limits::ANSWER_COST + if is_first { limits::SEND_COST } else { 0 };
@@ -555,7 +556,7 @@ impl Desk {
                 match answer_walk(&mut self.sessions, &self.path, conn, tag, large, answer) {
                     Walked::Answered(size) if size > limits::ANSWER_SMALL => self.spend(conn, size),
                     Walked::Answered(_) => {}
-                    // Where it is found is remembered: finding it again costs little.
+                    // The path is remembered, so finding it again costs little.
                     Walked::TooLarge => self.defer(store, conn, Deferred::Read { tag, op, path: path.into(), rev }),
                     Walked::More(state) => {
                         if self.may_park(conn, tag, path.len()) {
@@ -578,7 +579,7 @@ impl Desk {
         let answer = store.wait(&glob, rev, self.next_token() as u64, &mut budget);
         self.budget -= before - budget;
         match answer {
-            // Nobody has to wait for those whom events have woken.
+            // A fresh WAIT need not queue behind those that events have woken.
             Wait::Event { rev } => self.event_in_turn(store, conn, tag, rev, limits::ANSWER_SMALL),
             Wait::TooLate => self.fail(conn, tag, ErrCode::TooLate),
             Wait::Waiting(waiter) => {
@@ -610,7 +611,7 @@ impl Desk {
         }
     }
 
-    /// Wakes what applied mutations have woken, as many as the turn has room for: the others stay with the store.
+    /// Wakes the requests for which applied mutations have come, as many as the turn has room for; the others stay with the store.
     pub fn wake(&mut self, store: &mut Store) {
         if self.wakes == 0 || !store.has_woken() {
             return;
@@ -622,7 +623,7 @@ impl Desk {
             let (Woken::Event { token, .. } | Woken::Revision { token, .. }) = w;
             let parked = self.unpark(usize::try_from(token).expect("a token is an index"));
             let conn = parked.conn;
-            // It may be on its way to be cancelled.
+            // The request may be about to be cancelled.
             if self.sessions.get(conn).is_none_or(|session| session.ended() || session.gone()) {
                 self.sessions.touch(conn);
                 continue;
@@ -671,7 +672,7 @@ impl Desk {
         }
     }
 
-    /// The store has gone on from a later state of the same history, which knows nothing of pins. Scans go on against it.
+    /// The store was replaced with a later state of the same history, which has no pins. Scans continue on it.
     pub fn succeeded(&mut self, store: &mut Store) {
         self.held.pin = None;
         self.held.move_pin(store);
@@ -781,8 +782,8 @@ impl Desk {
         }
     }
 
-    /// Answers a WAIT as [`Desk::event`] does, behind the answers of the session that were deferred: a client that asks for one event
-    /// after the other gets them in this order.
+    /// Answers a WAIT as [`Desk::event`] does, but after the session's deferred answers: a client that asks for one event after the
+    /// other gets them in this order.
     fn event_in_turn(&mut self, store: &mut Store, conn: Conn, tag: Option<i32>, rev: i64, at_once: usize) {
         if self.sessions.get(conn).is_some_and(|session| !session.deferred.is_empty()) {
             self.defer(store, conn, Deferred::Event { tag, rev });
@@ -791,8 +792,8 @@ impl Desk {
         }
     }
 
-    /// Answers a WAIT with the event of `rev`, now or when there is room for it. There is room in any case for a value of no more than
-    /// `at_once` bytes.
+    /// Answers a WAIT with the event of `rev`, now or when there is room for the answer. A value of at most `at_once` bytes never
+    /// waits for room.
     fn event(&mut self, store: &mut Store, conn: Conn, tag: Option<i32>, rev: i64, at_once: usize) {
         if self.full(conn) {
             if faults::is_armed(Fault::EventDropped) {
@@ -887,10 +888,10 @@ impl Desk {
         parked
     }
 
-    /// Goes on with dropping what waits for the future, of sessions that have ended; their scans of the present go on.
+    /// Continues to drop the waits of ended sessions; their scans of the present continue.
     fn cancel_waits(&mut self, store: &mut Store, budget: &mut usize) {
         while let Some((conn, left)) = self.ending.pop_front() {
-            // Those that were answered meanwhile have moved others to their places, but only to lower ones.
+            // Requests answered meanwhile have moved others to their places, but only to lower ones.
             let count = self.sessions.get(conn).map_or(0, |session| session.parked.len());
             let mut left = left.min(count);
             while left > 0 {
@@ -918,17 +919,17 @@ impl Desk {
     }
 }
 
-/// What became of a WALK.
+/// The outcome of a WALK.
 enum Walked {
-    /// It was answered, with a value of so many bytes.
+    /// The WALK was answered, with a value of this many bytes.
     Answered(usize),
-    /// The answer is large, and was not composed.
+    /// The answer is large and may not be composed now.
     TooLarge,
-    /// It is to be continued.
+    /// The scan has to continue.
     More(WalkState),
 }
 
-/// Answers a WALK whose match is at `path`, unless it is to be continued, or its answer is large and is not to be composed.
+/// Answers a WALK whose match is at `path`, unless the scan has to continue, or the answer is large and `large` is false.
 fn answer_walk(
     sessions: &mut Sessions,
     path: &[u8],

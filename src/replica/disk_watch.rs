@@ -1,38 +1,38 @@
-//! The disk, as the replica sees it: what it was asked to do, and for how long that has been under way.
+//! Watches the disk: what it was asked to do, and for how long.
 //!
-//! A disk that does not answer returns no error: a write just does not end. Nothing that rests on this node's log can go on then, and
-//! only the clock tells. The replica takes four steps, each after a longer time:
+//! A disk that does not answer returns no error: a write just does not end. Nothing that depends on this node's log can proceed
+//! then, and only the clock reveals it. The replica reacts in four steps, each after a longer time:
 //!
-//! | after | what |
+//! | after | what the node does |
 //! |---|---|
-//! | [`limits::DISK_SLOW_MS`] | the node says so to the others (`FLAG_STUCK`): nobody hands leadership to it |
-//! | [`limits::DISK_HAND_OVER_MS`] | as leader it hands over, if enough of the others are well |
-//! | [`limits::DISK_SAID_MS`] | it tells the operator |
-//! | [`limits::DISK_REFUSED_MS`] | it takes no more writes: they are refused with READONLY and the reason |
+//! | [`limits::DISK_SLOW_MS`] | tells the others (`FLAG_STUCK`), so nobody hands leadership to it |
+//! | [`limits::DISK_HAND_OVER_MS`] | hands over if it leads, and if enough of the others have working disks |
+//! | [`limits::DISK_SAID_MS`] | tells the operator |
+//! | [`limits::DISK_REFUSED_MS`] | refuses new writes with READONLY and the reason |
 //!
-//! A segment or a snapshot is large, and may take longer: what is under way there counts after [`limits::DISK_FILE_MS`], and refuses
-//! writes only if the log has no room without it.
+//! A segment or a snapshot is large and may take longer: it counts as stuck after [`limits::DISK_FILE_MS`], and writes are refused
+//! only if the log has no room without it.
 //!
-//! The clock is that of the ticks: an age is known to one tick. A loop that was held up does not count
-//! ([`DiskWatch::stalled`]): the disk may have ended its work meanwhile, and the loop has not heard of it yet.
+//! Time advances in ticks, so an age is accurate to one tick. Time in which the loop was held up does not count
+//! ([`DiskWatch::stalled`]): the disk may have finished its work without the loop noticing.
 
 use crate::limits;
 
-/// What the disk was asked to do.
+/// Work that the disk was asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Work {
     /// A write of the log.
     Write,
-    /// The next segment of the log is made.
+    /// The making of the log's next segment.
     Segment,
-    /// A part of a snapshot is written, or its file gets its name.
+    /// Writing a part of a snapshot, or renaming its file.
     Snapshot,
 }
 
 impl Work {
     const ALL: [Work; 3] = [Work::Write, Work::Segment, Work::Snapshot];
 
-    /// After how many milliseconds the operator is told.
+    /// Returns after how many milliseconds the operator is told.
     fn said_after(self) -> u64 {
         if self == Work::Write { limits::DISK_SAID_MS } else { limits::DISK_FILE_MS }
     }
@@ -45,7 +45,7 @@ impl Work {
         }
     }
 
-    /// What it means.
+    /// Says what the delay means for users.
     fn effect(self) -> &'static str {
         match self {
             Work::Write => "reads go on, writes wait, and new writes are refused if it lasts",
@@ -55,33 +55,33 @@ impl Work {
     }
 }
 
-/// What is under way, and what was said of it.
+/// The work under way, and what the operator was told about it.
 #[derive(Debug, Default)]
 pub(super) struct DiskWatch {
-    /// Since when each kind of work is under way, in the order of [`Work::ALL`].
+    /// The time at which each kind of work began, in the order of [`Work::ALL`].
     since: [Option<u64>; 3],
-    /// What the operator was told of each kind, if that is not over.
+    /// What the operator was told about each kind, until the problem is over.
     said: [Option<Said>; 3],
-    /// The log has no room until the segment that is being made is there.
+    /// True while the log has no room until the next segment is ready.
     starved: bool,
 }
 
-/// The operator was told that something does not end.
+/// A problem that the operator was told about.
 #[derive(Clone, Copy, Debug)]
 struct Said {
-    /// For how long the slowest piece of work was under way.
+    /// How long the slowest piece of work took, or has taken.
     longest_ms: u64,
-    /// When it ended.
+    /// When the work ended; `None` while it is under way.
     ended: Option<u64>,
 }
 
 impl DiskWatch {
-    /// The disk is asked for something.
+    /// The disk starts some work.
     pub(super) fn begin(&mut self, work: Work, now_ms: u64) {
         self.since[work as usize] = Some(now_ms);
     }
 
-    /// The disk has done it, or has said why it did not.
+    /// The disk has finished the work, or has failed with an error.
     pub(super) fn end(&mut self, work: Work, now_ms: u64) {
         let age = self.age(work, now_ms);
         self.since[work as usize] = None;
@@ -91,14 +91,14 @@ impl DiskWatch {
         }
     }
 
-    /// The loop was held up for so many milliseconds: nobody knows what the disk did meanwhile.
+    /// The loop was held up for this many milliseconds, and nobody knows what the disk did meanwhile.
     pub(super) fn stalled(&mut self, ms: u64) {
         for since in self.since.iter_mut().flatten() {
             *since += ms;
         }
     }
 
-    /// Whether the log waits for the segment that is being made.
+    /// Sets whether the log waits for the next segment.
     pub(super) fn set_starved(&mut self, starved: bool) {
         self.starved = starved;
     }
@@ -107,7 +107,7 @@ impl DiskWatch {
         self.since[work as usize].map_or(0, |since| now_ms.saturating_sub(since))
     }
 
-    /// For how many milliseconds the present write of the log has been under way; 0 without one.
+    /// Returns how long the current write of the log has taken, in milliseconds; 0 without one.
     pub(super) fn write_age_ms(&self, now_ms: u64) -> u64 {
         self.age(Work::Write, now_ms)
     }
@@ -116,30 +116,30 @@ impl DiskWatch {
         self.starved && self.age(Work::Segment, now_ms) >= limits::DISK_FILE_MS
     }
 
-    /// Whether the others should not rely on this disk.
+    /// Returns whether the others should not rely on this disk.
     pub(super) fn is_slow(&self, now_ms: u64) -> bool {
         self.write_age_ms(now_ms) >= limits::DISK_SLOW_MS || self.is_starving(now_ms)
     }
 
-    /// Whether a leader should let another lead.
+    /// Returns whether a leader should hand over.
     pub(super) fn should_hand_over(&self, now_ms: u64) -> bool {
         self.write_age_ms(now_ms) >= limits::DISK_HAND_OVER_MS || self.is_starving(now_ms)
     }
 
-    /// Whether writes are refused.
+    /// Returns whether writes are refused.
     pub(super) fn is_stuck(&self, now_ms: u64) -> bool {
         self.write_age_ms(now_ms) >= limits::DISK_REFUSED_MS || self.is_starving(now_ms)
     }
 
-    /// Why writes are refused.
+    /// Returns the reason why writes are refused.
     pub(super) fn reason(&self, dir: &str, now_ms: u64) -> String {
         let work = if self.is_starving(now_ms) { Work::Segment } else { Work::Write };
         let (name, age) = (work.name(), self.age(work, now_ms));
         format!("the disk of this node is stuck: {name} in {dir} has taken {age} ms so far; try another node, or later")
     }
 
-    /// What the operator is to be told now: once that something does not end, and once that it has ended. A disk that gets stuck again
-    /// within [`limits::DISK_WELL_MS`] is not said to be well in between.
+    /// Adds the lines that the operator should read now: one when some work does not end, and one when it has ended. If the disk
+    /// gets stuck again within [`limits::DISK_WELL_MS`], no line says that it works in between.
     pub(super) fn tell(&mut self, dir: &str, now_ms: u64, lines: &mut Vec<String>) {
         for work in Work::ALL {
             let (name, age) = (work.name(), self.age(work, now_ms));
@@ -176,7 +176,7 @@ mod tests {
         lines
     }
 
-    /// The others have to know before a leader chooses one of them, and the operator before writes are refused.
+    /// The others must know before a leader chooses one of them, and the operator must know before writes are refused.
     #[test]
     fn each_step_comes_after_the_one_before() {
         let mut watch = DiskWatch::default();
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!([watch.is_slow(9_999), watch.is_stuck(9_999)], [false; 2]);
     }
 
-    /// A disk whose every write takes long would fill the operator's log with two lines a write.
+    /// A disk whose every write takes long would fill the operator's log with two lines for each write.
     #[test]
     fn a_disk_that_is_slow_again_and_again_is_said_once() {
         let mut watch = DiskWatch::default();
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(told(&mut watch, 61_050), [""; 0]);
     }
 
-    /// A segment that takes long is of no importance as long as the present one has room.
+    /// A slow segment does not matter as long as the current one has room.
     #[test]
     fn a_segment_in_the_making_refuses_writes_only_when_the_log_has_no_room() {
         let mut watch = DiskWatch::default();

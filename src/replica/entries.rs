@@ -28,7 +28,7 @@ struct Inner {
     before: (u64, u64),
     entries: VecDeque<Entry>,
     bytes: usize,
-    /// Whether a snapshot can be sent now, and the nodes to which none is.
+    /// Whether a snapshot can be sent now, and the nodes that get none.
     snapshots: bool,
     without_snapshot: BTreeSet<u64>,
     /// Index and term of the last applied entry.
@@ -118,7 +118,7 @@ impl Entries {
         self.inner.borrow_mut().snapshots = allowed;
     }
 
-    /// [`raft::Storage::snapshot`] gives none for these nodes.
+    /// Makes [`raft::Storage::snapshot`] return no snapshot for these nodes.
     pub fn deny_snapshot(&self, nodes: BTreeSet<u64>) {
         self.inner.borrow_mut().without_snapshot = nodes;
     }

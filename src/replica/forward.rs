@@ -14,7 +14,7 @@ use super::machine::Machine;
 use crate::faults::{self, Fault};
 use crate::limits;
 
-/// See the module.
+/// This node's mutations on their way to the leader, and those of others on their way into its log.
 #[derive(Debug, Default)]
 pub struct Forward {
     /// Own parcels that are not wholly applied.

@@ -62,7 +62,7 @@ pub struct Group {
     applied_term: u64,
     /// A snapshot that is durable and known to the log, but not gone on from.
     installed: Option<(u64, u64)>,
-    /// Term and vote that are durable.
+    /// The durable term and vote.
     promised: (u64, u64),
 }
 
@@ -76,7 +76,7 @@ struct Waiting {
     messages: Vec<Message>,
     /// Index and term of the snapshot that it holds.
     snapshot: Option<(u64, u64)>,
-    /// Raft's term and vote.
+    /// Raft's term and vote in this ready.
     vote: (u64, u64),
 }
 
@@ -89,11 +89,11 @@ pub struct Progress {
     pub replicating: bool,
 }
 
-/// How many entries a peer may be behind to count as caught up: it gets the rest while the next entry is committed.
+/// How many entries a peer that counts as caught up may lack: it gets them while the next entry is committed.
 const NEAR: u64 = 64;
 
 impl Progress {
-    /// Whether the peer has nearly everything up to the entry `committed`.
+    /// Returns whether the peer has nearly everything up to the entry `committed`.
     pub fn is_near(self, committed: u64) -> bool {
         self.replicating && self.matched + NEAR >= committed
     }
@@ -203,7 +203,7 @@ impl Group {
         self.node.raft.term
     }
 
-    /// Term and vote that are durable: what was said to others rests on them, so no later boot may have less.
+    /// Returns the durable term and vote. Messages to other nodes rest on them, so no later boot may have less.
     pub fn promised(&self) -> (u64, u64) {
         self.promised
     }
@@ -432,13 +432,13 @@ impl Group {
     pub fn take_installed(&mut self) -> Option<(u64, u64)> {
         let (index, term) = self.installed.take()?;
         (self.applied, self.applied_term) = (index, term);
-        // It covers what was committed before it and not applied.
+        // The snapshot covers entries that were committed before it and not applied.
         self.committed.retain(|entry| entry.index > index);
         self.node.advance_apply_to(index);
         Some((index, term))
     }
 
-    /// Whether committed entries are to be applied.
+    /// Returns whether committed entries wait to be applied.
     pub fn has_committed(&self) -> bool {
         !self.committed.is_empty()
     }
@@ -467,10 +467,10 @@ impl Group {
         self.jitter();
     }
 
-    /// Asserts that raft counts the votes of just those members that the state names: else two majorities may have nobody in common.
+    /// Asserts that raft counts the votes of exactly the members in the state: otherwise two majorities might not overlap.
     ///
     /// # Panics
-    /// When it does not.
+    /// If raft counts other votes.
     pub fn assert_members(&self, of_state: &ConfState) {
         let sorted = |ids: &[u64]| {
             let mut ids = ids.to_vec();
@@ -492,7 +492,7 @@ impl Group {
         self.entries.allow_snapshot(allowed);
     }
 
-    /// No snapshot may be asked for to these nodes now.
+    /// Makes raft get no snapshot for these nodes.
     pub fn deny_snapshot(&mut self, nodes: BTreeSet<u64>) {
         self.entries.deny_snapshot(nodes);
     }
@@ -567,8 +567,8 @@ mod tests {
     use super::*;
     use crate::log::{Log, Params};
 
-    /// A leader answers a node that was restarted meanwhile. Contexts are counted anew in each boot, so the late answer bears the
-    /// context of another read, which may only be answered at a later index.
+    /// A leader answers a node that has restarted meanwhile. Each boot counts contexts anew, so the late answer has the context of
+    /// another read, which may need a later index.
     #[test]
     fn the_answer_to_a_read_of_an_earlier_boot_or_of_another_node_answers_one_of_this_boot() {
         let conf_state = ConfState::from((vec![1, 2, 3], vec![]));

@@ -168,7 +168,7 @@ impl Change {
     }
 }
 
-/// See the module.
+/// The members, standbys and slots of the cluster; part of the replicated state.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Members {
     conf: ConfState,

@@ -32,24 +32,24 @@ pub struct View<'a> {
     pub election_ms: u64,
 }
 
-/// How the voters are beside one of them.
+/// The condition of all voters except one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Others {
-    /// How many voters there are, with that one.
+    /// The number of all voters, including that one.
     pub all: usize,
-    /// Others that have what is committed.
+    /// Other voters that have everything that is committed.
     pub ready: usize,
-    /// Others that are about to get it.
+    /// Other voters that will have it soon.
     pub behind: usize,
 }
 
 impl Others {
-    /// They can commit without that one.
+    /// Returns whether the others can commit without that one now.
     pub fn suffice(self) -> bool {
         self.ready > self.all / 2
     }
 
-    /// They soon can.
+    /// Returns whether the others can soon commit without that one.
     pub fn will_suffice(self) -> bool {
         self.ready + self.behind > self.all / 2
     }
@@ -155,9 +155,9 @@ impl View<'_> {
     }
 }
 
-/// Why a client may not put the node out of a slot: the others that are within reach could not go on without it. `None` as well
-/// where the slot's revision is greater than `rev`, the one that the client gave: such a request changes nothing and is answered
-/// with REV_MISMATCH, whatever is within reach.
+/// Returns why a client may not take the node out of a slot: the other reachable members could not continue without it. Returns
+/// `None` also if the slot's revision is greater than the client's `rev`: such a request changes nothing and is answered with
+/// REV_MISMATCH, whether or not a majority is reachable.
 pub fn objection(members: &Members, slot: &[u8], rev: i64, reaches: impl Fn(u64) -> bool) -> Option<String> {
     let id = members.voter_in(slot)?;
     if rev != -1 && members.slots().get(slot).is_some_and(|slot| rev < slot.rev) {
@@ -354,8 +354,8 @@ mod tests {
         assert_eq!(objection(&cluster.members, &slot(7), -1, |_| false), None, "nobody is in it");
     }
 
-    /// `doozer add /ctl/cal/1`, where slot 1 exists, was refused with words about the quorum: the operator looked for a fault of
-    /// the network where the slot had long been there.
+    /// `doozer add /ctl/cal/1` was refused with words about the quorum although slot 1 existed: the operator looked for a fault of
+    /// the network.
     #[test]
     fn a_slot_of_another_revision_is_a_mismatch_and_no_matter_of_the_quorum() {
         let cluster = Cluster::new(3, 0);

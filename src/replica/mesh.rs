@@ -1,19 +1,19 @@
-//! The mesh: links to the other nodes, and what goes over them.
+//! The mesh: links to the other nodes, and the frames on them.
 //!
-//! Every node keeps a link to every other: a connection to the same port as clients have, which whoever has none dials. Both
-//! sides say who they are, and a link that is not of the same cluster is refused with a word that both write to their logs.
-//! Over its links a node says which links it has ([`routes`](super::routes)); what is for a node without a link to this one is passed on along
-//! the shortest path. So raft and the forwarded writes see a network in which whoever is connected at all is connected to all.
+//! Every node keeps a link to every other node. A link is a connection to the port that clients use; a node without a link to a
+//! peer dials it. Both sides say who they are. If they belong to different clusters, the link is refused, and both sides log why.
+//! Each node tells its peers which links it has ([`routes`](super::routes)), and a frame for a node without a direct link travels
+//! the shortest path. So raft and the forwarded writes see a full network as long as the nodes are connected at all.
 //!
 //! Invariants:
-//! * a link is up when the other side has heard this one: what comes first on an accepted connection may have waited there since long
-//!   before this node began to run, and its sender may have given it up;
-//! * at most one link a peer: of two that were dialed at the same time, both sides keep the one that the smaller id dialed, and of
-//!   two that the same side dialed the later;
-//! * a peer from which nothing was heard for [`Timing::silence_ms`] is taken for lost, and its link closed;
-//! * a node is known by its id, never by its address: whoever answers at an address says who it is, and where it was reached is kept
-//!   beside what it advertises, and dialed as well;
-//! * nothing here is needed for consistency: any frame may be lost, come twice, or late.
+//! * a link is up only when the other side has heard this one: the first frames on an accepted connection may be old, sent before
+//!   this node began to run, and their sender may have given the connection up;
+//! * a peer has at most one link: of two that were dialed at the same time, both sides keep the one that the smaller id dialed; of
+//!   two that the same side dialed, the later one;
+//! * a peer that has been silent for [`Timing::silence_ms`] counts as lost, and its link is closed;
+//! * a node is known by its id, never by its address: the node that answers at an address says who it is. This node remembers where
+//!   it reached a peer, and dials that address as well as the advertised one;
+//! * consistency needs nothing of this: any frame may be lost, duplicated or late.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,22 +29,22 @@ use crate::wire::peer::{self, Frame, Hello, Links, PREAMBLE, Refusal, Route, VER
 pub const FLAG_FULL: u8 = 1;
 /// A node is about to stop.
 pub const FLAG_LEAVING: u8 = 2;
-/// A node has no room for the leader's snapshot. (A version that does not know this flag takes the node for unfit to lead.)
+/// The node has no room for the leader's snapshot. (A version that does not know this flag considers the node unfit to lead.)
 pub const FLAG_NO_ROOM: u8 = 4;
-/// A node has not caught up since its start.
+/// The node has not caught up since its start.
 pub const FLAG_BEHIND: u8 = 8;
-/// A node's disk does not finish a write.
+/// The node's disk does not finish a write.
 pub const FLAG_STUCK: u8 = 16;
 
 /// Time between two attempts to dial a node.
 const DIAL_PAUSE_MS: u64 = 250;
-/// The same for an address of which it is not known whose it is, while there are links to others.
+/// The same for an address whose node is unknown, while there are links to others.
 const SEED_PAUSE_MS: u64 = 1_000;
 /// The same after it has refused.
 const REFUSED_PAUSE_MS: u64 = 2_000;
-/// Time after which a node without a link of its own is said to be relayed: a link that is dialed comes sooner.
+/// Time after which the log says that a node without a direct link is relayed; a link that is being dialed comes sooner.
 const RELAY_SAID_MS: u64 = 2_000;
-/// Under what it is kept that another node claims this one's address: no address and no id.
+/// The key for the report that another node claims this one's address; it is neither an address nor an id.
 const RIVAL: &str = " rival";
 /// Time after which a connection that has not said who it is is closed.
 const HELLO_MS: u64 = 5_000;
@@ -111,7 +111,7 @@ struct Link {
     peer: Option<Peer>,
     /// The address that was dialed, if this side did.
     dialed: Option<String>,
-    /// The other side has said who it is, and not yet shown that it has heard this one.
+    /// True if the other side has said who it is, but has not shown yet that it has heard this one.
     unproven: bool,
     heard_ms: u64,
     sent_ms: u64,
@@ -121,7 +121,7 @@ struct Link {
 struct Peer {
     raft_id: u64,
     node: NodeId,
-    /// The boot in which it speaks: a random number, and how often it was started.
+    /// The peer's boot: a random number, and how many times the node was started.
     life: u64,
     epoch: u64,
     addr: String,
@@ -133,7 +133,7 @@ impl Peer {
     }
 }
 
-/// See the module.
+/// This node's links to the other nodes.
 #[derive(Debug)]
 pub struct Mesh {
     me: Me,
@@ -145,19 +145,19 @@ pub struct Mesh {
     flags: u8,
     /// Where peers say that they are.
     addresses: BTreeMap<u64, String>,
-    /// Where others may be found: the addresses that the operator gave, and those that are known from an earlier start.
+    /// Addresses where others may be: those from the operator, and those known from an earlier start.
     seeds: Vec<String>,
-    /// Who answered at an address that this node dialed, by raft id. It may be another address than the one that the peer advertises,
-    /// which leads nowhere from here if there is address translation in between.
+    /// The raft id of the node that answered at each address that this node dialed. With address translation in between, a peer may
+    /// be reachable here, and not at the address that it advertises.
     answered: BTreeMap<String, u64>,
-    /// Seeds that are dialed though it is not known whose they are, while there are links to others.
+    /// Seeds whose node is unknown, and that are dialed although there are links to others.
     hopes: BTreeSet<String>,
     /// When an address may be dialed again; `u64::MAX` while it is.
     dials: BTreeMap<String, u64>,
     to_dial: Vec<String>,
     /// What was last said of an address, so that it is said once.
     told: BTreeMap<String, String>,
-    /// Who is reached through whom, since when, and whether that was said.
+    /// For each relayed node: through which node, since when, and whether the log says so.
     relayed: BTreeMap<u64, (u64, u64, bool)>,
     lines: Vec<String>,
     now_ms: u64,
@@ -193,13 +193,13 @@ impl Mesh {
         self.routes.reaches(raft_id)
     }
 
-    /// The last boot of a node that is known; 0 if none is.
+    /// Returns the last known boot of a node; 0 if none is known.
     pub fn epoch(&self, raft_id: u64) -> u64 {
         let link = self.up.get(&raft_id).and_then(|conn| self.links.get(conn)?.peer.as_ref());
         link.map_or(0, |peer| peer.epoch).max(self.routes.epoch(raft_id))
     }
 
-    /// What a node says of itself: [`FLAG_FULL`], [`FLAG_LEAVING`], [`FLAG_NO_ROOM`], [`FLAG_BEHIND`], [`FLAG_STUCK`].
+    /// Returns the flags of a node: [`FLAG_FULL`], [`FLAG_LEAVING`], [`FLAG_NO_ROOM`], [`FLAG_BEHIND`], [`FLAG_STUCK`].
     pub fn flags(&self, raft_id: u64) -> u8 {
         self.routes.flags(raft_id)
     }
@@ -230,7 +230,7 @@ impl Mesh {
         self.tell(addr, &format!("cannot reach the node at {addr}: {why}; trying again"));
     }
 
-    /// How many connections are links, also those whose other side has not said yet who it is.
+    /// Returns how many connections are links, including those whose other side has not said yet who it is.
     pub fn connections(&self) -> usize {
         self.links.len()
     }
@@ -261,7 +261,7 @@ impl Mesh {
         }
         let Some(peer) = link.peer.filter(|peer| self.up.get(&peer.raft_id) == Some(&conn)) else { return };
         self.up.remove(&peer.raft_id);
-        // Of two links that were dialed at the same time, the other side may have ended one before it has used the other.
+        // Of two links dialed at the same time, the other side may have closed one before it used the other.
         let same = |of: &Peer| (of.raft_id, of.life) == (peer.raft_id, peer.life);
         let other = self.links.iter().find(|(_, link)| link.unproven && link.peer.as_ref().is_some_and(same));
         if let Some(other) = other.map(|(conn, _)| *conn) {
@@ -329,7 +329,7 @@ impl Mesh {
             && let Some(peer) = link.peer.clone()
         {
             let Ok(received) = peer::decode(bytes) else { return Outcome::End };
-            // One that refuses this side has heard it, too, but there is to be no link.
+            // A node that refuses this side has heard it too, but there will be no link.
             if !matches!(received.frame, Frame::Refuse { .. }) && !self.come_up(sessions, conn, &peer) {
                 return Outcome::Done;
             }
@@ -506,7 +506,7 @@ impl Mesh {
         if raft_id == 0 {
             return Outcome::Done;
         }
-        // The answer to what this side has dialed is of now; what the other side has dialed may have waited here for long.
+        // An answer to a dial is fresh. The first frames of a connection dialed by the other side may have waited here for long.
         if dialed.is_some() {
             self.come_up(sessions, conn, &peer);
         } else if let Some(link) = self.links.get_mut(&conn) {
@@ -515,7 +515,7 @@ impl Mesh {
         Outcome::Done
     }
 
-    /// The other side of a link is there, and has heard this one. Whether the link is wanted: there may be another.
+    /// The other side of a link is there, and has heard this one. Returns whether the link is kept: there may be a better one.
     fn come_up(&mut self, sessions: &mut Sessions, conn: Conn, peer: &Peer) -> bool {
         let dialed = self.links.get(&conn).and_then(|link| link.dialed.clone());
         if let Some(addr) = &dialed {
@@ -555,7 +555,7 @@ impl Mesh {
         true
     }
 
-    /// From now on this is the link to the peer.
+    /// Makes this the link to the peer.
     fn take_up(&mut self, sessions: &mut Sessions, conn: Conn, peer: &Peer) {
         if let Some(link) = self.links.get_mut(&conn) {
             link.unproven = false;
@@ -714,7 +714,7 @@ impl Mesh {
         if self.up.is_empty() {
             wanted.extend(self.seeds.iter().map(|seed| (seed, 0)));
         } else if !wanted.is_empty() {
-            // Who is missed may be at an address of which it is not known whose it is.
+            // A missing node may be at an address whose node is unknown.
             let advertised = |seed: &String| wanted.iter().any(|(addr, _)| *addr == seed);
             let unknown = self.seeds.iter().filter(|seed| !self.answered.contains_key(*seed) && !advertised(seed));
             let unknown: Vec<&String> = unknown.collect();
@@ -748,7 +748,7 @@ impl Mesh {
         }
     }
 
-    /// Says who else claims this node's address. Both are in reach, so neither has taken the place of the other.
+    /// Logs who else claims this node's address. Both nodes are reachable, so neither has replaced the other.
     fn tell_rivals(&mut self, members: &Members) {
         let rival = |(id, member): &(&u64, &Member)| {
             let addr = self.addresses.get(*id).unwrap_or(&member.addr);
@@ -766,7 +766,7 @@ impl Mesh {
         self.tell(RIVAL, &line);
     }
 
-    /// Says who is reached through others, if that lasts: nodes that have just come up have no link to each other yet.
+    /// Logs who is reached through others, if that lasts: nodes that have just started have no links to each other yet.
     fn tell_routes(&mut self, members: &Members) {
         let mut relayed = BTreeMap::new();
         for links in self.routes.others() {
@@ -812,8 +812,8 @@ impl Mesh {
     }
 }
 
-/// Why a link was refused, in the words of the node that refused it. What is to be done about it concerns the other node, which is
-/// told; `None` where it may concern both.
+/// Returns why a link was refused, for the node that refused it. The remedy concerns the other node, which is told it; `None` if
+/// the remedy may concern both.
 fn refused_here(reason: Refusal, hello: &Hello<'_>) -> Option<String> {
     Some(match reason {
         Refusal::Version => format!("it speaks version {} of the peer protocol, this node {VERSION}", hello.version),

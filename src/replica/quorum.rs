@@ -1,7 +1,7 @@
-//! Who leads, and whether writes can be taken: found out from who is in reach, and from whose disk works.
+//! Decides who leads and whether writes are accepted, from who is reachable and whose disk works.
 //!
-//! What is found out here decides how soon the next leader is elected, and whether a write is refused before anything was done
-//! about it. It never decides what is committed.
+//! These decisions affect how soon the next leader is elected, and whether a write is refused before anything was done with it.
+//! They never affect what is committed.
 
 use super::mesh::FLAG_STUCK;
 use super::requests::Asker;
@@ -16,30 +16,32 @@ use crate::wire::{ErrCode, Response};
 const LEADERLESS: u64 = 10;
 /// The same with writes that are not committed for so long, for whatever reason.
 const UNCOMMITTED: u64 = 25;
-/// A node that has met neither a majority nor a leader since its start has not lost them: it says so after so many election time-outs.
+/// A node that has met neither a majority nor a leader since its start has not lost them: it reports their absence only after this
+/// many election time-outs.
 const START: u64 = 3;
 /// When the leader is known to be gone, the other voters stand for election one after the other, so many ticks apart.
 const TURN_TICKS: u64 = 2;
-/// Turns get longer with every election that nobody wins, up to so many times.
+/// The pauses between attempts grow with every failed election, up to this factor.
 const TURNS_LONGEST: u64 = 6;
-/// A peer's disk that is said to be stuck for so long is told to the operator, and its node counted on no more, in milliseconds.
+/// Time after which the operator is told about a peer's stuck disk, and its node no longer counts, in milliseconds.
 const PEER_DISK_MS: u64 = limits::DISK_SAID_MS - limits::DISK_SLOW_MS;
 
-/// The leader is known to be gone: the others elect one of them at once, without waiting for a time-out.
+/// The leader is known to be gone: the others elect a new one at once, without waiting for a time-out.
 ///
-/// They take turns, in the order of their ids. Two of them may stand at the same time all the same, when what one of them sends takes
-/// longer than a turn: then neither may win. So it goes on in the next term, with longer turns, until there is a leader.
+/// They stand for election in turns, in the order of their ids. Two may still stand at the same time if a message takes longer than
+/// a turn, and then perhaps neither wins. So they try again in the next term, with longer turns, until there is a leader.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Urgent {
     term: u64,
-    /// The tick with which the first turn begins.
+    /// The tick at which the first turn begins.
     since: u64,
-    /// Elections that nobody has won.
+    /// Number of failed elections.
     failed: u64,
 }
 
 impl Replica {
-    /// Whether writes are refused: no majority is in reach or nobody leads, for long enough to be sure, or this node's disk is stuck.
+    /// Returns whether writes are refused: for long enough to be sure no majority is reachable or nobody leads, or this node's disk
+    /// is stuck.
     pub fn is_closed(&self) -> bool {
         self.closed || self.disk_stuck
     }
@@ -65,7 +67,7 @@ impl Replica {
         }
         let term = self.group.term();
         if urgent.term != term {
-            // Somebody stands in this term, and has its turn to win.
+            // Somebody stands in this term, and gets time to win.
             let failed = (urgent.failed + 1).min(TURNS_LONGEST - 1);
             *urgent = Urgent { term, since: self.ticks + TURN_TICKS * failed, failed };
         }
@@ -99,7 +101,7 @@ impl Replica {
         });
     }
 
-    /// Finds out whether this node's disk answers, and the others' disks, as they say.
+    /// Checks whether this node's disk answers, and whether the others say that theirs do.
     pub(super) fn watch_disks(&mut self) {
         let now = self.now_ms;
         self.disk.set_starved(self.log.room() == Room::Waiting);
@@ -129,12 +131,12 @@ impl Replica {
         stuck_peers.retain(|id, _| machine.members.nodes().contains_key(id));
     }
 
-    /// Whether a peer has said for a while that its disk is stuck.
+    /// Returns whether a peer has reported a stuck disk for a while.
     fn is_stuck_peer(&self, id: u64) -> bool {
         self.stuck_peers.get(&id).is_some_and(|(_, said)| *said)
     }
 
-    /// Finds out whether there is a quorum, which takes members that are in reach, and whose disks work.
+    /// Checks whether there is a quorum of reachable members whose disks work.
     pub(super) fn watch_quorum(&mut self) {
         let voters = self.machine.members.voters();
         let reached = voters.iter().filter(|v| self.mesh.reaches(**v)).count();
@@ -187,7 +189,7 @@ impl Replica {
         }
     }
 
-    /// Refuses what needs a quorum, and was not sent to anyone yet.
+    /// Refuses requests that need a quorum and have not been sent to anyone.
     fn withdraw(&mut self) {
         self.withdraw_writes(None);
         let asked = self.asked.drain(..).flat_map(|(_, _, syncs)| syncs);
@@ -197,8 +199,8 @@ impl Replica {
         self.resume_stalled();
     }
 
-    /// This node's disk is stuck: a SYNC that waits for what is not applied here may wait for long. A follower cannot even ask: its
-    /// messages leave when its log is durable.
+    /// Refuses SYNCs while this node's disk is stuck, since they might wait for long. A follower cannot even ask the leader: its
+    /// messages leave only when its log is durable.
     pub(super) fn refuse_syncs(&mut self) {
         let mut refused: Syncs = self.reading.drain(..).flat_map(|(_, syncs)| syncs).collect();
         if !self.group.leads() {
@@ -214,7 +216,7 @@ impl Replica {
         }
     }
 
-    /// Refuses the mutations that were not sent to anyone yet, and tells the reason.
+    /// Refuses the mutations that have not been sent to anyone, with the reason.
     fn withdraw_writes(&mut self, reason: Option<&[u8]>) {
         self.stages.withdrawn();
         if faults::is_armed(Fault::ReadonlyThoughSent) {

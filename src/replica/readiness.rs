@@ -1,40 +1,39 @@
-//! Whether this node has caught up since its start: it has applied everything that was committed when it came up.
+//! Decides whether this node has caught up: it has applied everything that was committed when it came up.
 //!
-//! A restarted node serves reads at once, of the state that its own disk holds. It counts for the cluster only later: a majority that
-//! needs it waits until it has what it missed. So it asks the leader, after its start, for the index of the last committed entry (a
-//! read index, as SYNC does), and has caught up when it has applied that. Until then it says to the others that it is behind
-//! (`FLAG_BEHIND`): nobody hands leadership to it, and a node that is to stop waits for it
-//! ([`stewardship`](super::stewardship)).
+//! A restarted node serves reads at once, from its own disk's state. The cluster can rely on the node only later, when it has the
+//! entries that it missed. So after its start the node asks the leader for the index of the last committed entry (a read index, as
+//! SYNC does), and has caught up when it has applied that entry. Until then it tells the others that it is behind (`FLAG_BEHIND`):
+//! nobody hands leadership to it, and a stopping node waits for it ([`stewardship`](super::stewardship)).
 
 use super::Replica;
 use super::introduce::Introduced;
 
-/// How far a node has come since its start.
+/// The node's progress since its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Readiness {
-    /// It does not know yet how far the others are.
+    /// The node does not know yet how far the others are.
     Unknown,
-    /// The leader was asked, under this context, at this time.
+    /// The node asked the leader, with this context, at this time.
     Asked { context: u64, at_ms: u64 },
-    /// It has to apply this entry; the operator knows since when.
+    /// The node has to apply this entry. `said`: the operator was told.
     Behind { index: u64, since_ms: u64, said: bool },
-    /// It has caught up.
+    /// The node has caught up.
     Ready,
 }
 
 impl Replica {
-    /// Whether this node has applied everything that was committed when it came up.
+    /// Returns whether this node has applied everything that was committed when it came up.
     pub fn has_caught_up(&self) -> bool {
         self.readiness == Readiness::Ready
     }
 
-    /// Whether the operator may be told that the node is there. It serves clients, and has caught up; or it cannot, as it reaches no
-    /// majority, or has no room for a write, and serves reads.
+    /// Returns whether to tell the operator that the node is ready. Either it serves clients and has caught up, or it serves reads
+    /// only, because it reaches no majority or its log is full.
     pub fn is_announced(&self) -> bool {
         self.is_stuck() || (self.serving() && (self.has_caught_up() || self.closed))
     }
 
-    /// Asks, waits, and says when this node has caught up.
+    /// Asks the leader, and logs when this node has caught up.
     pub(super) fn see_to_readiness(&mut self) {
         let now = self.now_ms;
         match self.readiness {
@@ -42,7 +41,7 @@ impl Replica {
             Readiness::Asked { at_ms, .. } if now.saturating_sub(at_ms) < self.config.election_ms => {}
             Readiness::Unknown | Readiness::Asked { .. } => {
                 self.readiness = Readiness::Unknown;
-                // A leader answers once it has committed something itself.
+                // A leader answers once it has committed an entry of its own.
                 let me = self.config.raft_id;
                 let answers = self.leader().is_some_and(|leader| leader != me || self.group.leads());
                 if answers && self.introduced == Introduced::Yes && !self.closed {
@@ -72,7 +71,7 @@ impl Replica {
         }
     }
 
-    /// The leader has answered which entry was the last committed one.
+    /// The leader has answered with the index of the last committed entry.
     pub(super) fn learn_committed(&mut self, context: u64, index: u64) {
         if matches!(self.readiness, Readiness::Asked { context: asked, .. } if asked == context) {
             self.readiness = Readiness::Behind { index, since_ms: self.now_ms, said: false };

@@ -19,11 +19,11 @@ use crate::log::{self, Event, NodeId, Record};
 /// Why what was read cannot be used, although all its checksums are right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unusable {
-    /// The contents of a snapshot.
+    /// The contents of a snapshot are unusable.
     Snapshot {
-        /// The last entry that it covers, which names its file.
+        /// The last entry that the snapshot covers; it names the file.
         index: u64,
-        /// What is wrong with them.
+        /// What is wrong with the contents.
         bad: BadSnapshot,
     },
     /// The batch of an entry.
@@ -208,7 +208,7 @@ impl Rebuild {
         }
     }
 
-    /// What was wrong with an event, up to now.
+    /// Returns what was wrong with an event so far.
     pub fn failure(&self) -> Option<&Unusable> {
         self.failed.as_ref()
     }

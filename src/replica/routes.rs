@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::faults::{self, Fault};
 use crate::wire::peer::Links;
 
-/// See the module.
+/// The shortest paths of links to all nodes.
 #[derive(Debug)]
 pub struct Routes {
     me: u64,
@@ -39,7 +39,7 @@ impl Routes {
         if node == self.me { self.own.flags } else { self.heard.get(&node).map_or(0, |links| links.flags) }
     }
 
-    /// The last boot of a node that is known; 0 if none is.
+    /// Returns the last known boot of a node; 0 if none is known.
     pub fn epoch(&self, node: u64) -> u64 {
         self.heard.get(&node).map_or(0, |links| links.epoch)
     }

@@ -1,11 +1,11 @@
-//! Sessions: what the replica knows of each connection. Access, output that is not sent yet, what is outstanding.
+//! Sessions: the state of each connection. Access, unsent output, outstanding requests.
 //!
-//! Back-pressure lives here: a session whose output is over [`OUTPUT_HIGH`] takes no further request until it has been
-//! sent, and answers that come without a request of the moment (events, reads of a future revision) are kept as a few
-//! bytes and composed when there is room. So a client that does not read costs no more than that.
+//! Back-pressure lives here: a session whose unsent output exceeds [`OUTPUT_HIGH`] takes no further request until the output is
+//! sent. Answers that come without a recent request (events, reads of a future revision) are kept as notes of a few bytes, and
+//! composed when there is room. So a client that does not read costs no more than that.
 //!
-//! A client's output is handed out in pieces, and so many bytes of large outputs a turn: handing them to the kernel takes the loop's
-//! time. What is for peers is handed out first, and whole.
+//! A client's large output is handed out in pieces, with a limit for each turn, because handing output to the kernel takes the
+//! loop's time. Output for peers is handed out first, and whole.
 
 use std::collections::VecDeque;
 
@@ -43,12 +43,12 @@ pub struct Session {
     serial: u64,
     /// What it may do now.
     pub access: Access,
-    /// Output, of which the first `taken` bytes were handed out.
+    /// Output; the first `taken` bytes were handed out.
     out: Vec<u8>,
     taken: usize,
-    /// Bytes that were handed out last and are being sent.
+    /// Bytes handed out last and still being sent.
     sending: usize,
-    /// When the last of it was handed out or had been sent.
+    /// When output was last handed out or sent, in milliseconds.
     progress_ms: u64,
     dirty: bool,
     /// Tokens of its parked requests; a parked request knows its place here.
@@ -59,7 +59,7 @@ pub struct Session {
     pub scans: VecDeque<usize>,
     /// It is in the desk's round of sessions with scans.
     pub queued: bool,
-    /// It is in the desk's round of sessions with deferred answers.
+    /// True if the session is in the desk's rotation of sessions with deferred answers.
     pub owed: bool,
     /// Mutations that are not answered yet.
     pub unanswered: usize,
@@ -94,17 +94,17 @@ impl Session {
         self.waiting() >= OUTPUT_HIGH
     }
 
-    /// The client will send no more.
+    /// Returns whether the client will send no more.
     pub fn ended(&self) -> bool {
         self.ended
     }
 
-    /// There is output that the shell was not told of before.
+    /// Returns whether there is output that the shell does not know of.
     pub fn dirty(&self) -> bool {
         self.dirty
     }
 
-    /// Bytes of output that were not handed out.
+    /// Returns how many bytes of output were not handed out.
     fn waiting(&self) -> usize {
         self.out.len() - self.taken
     }
@@ -136,11 +136,11 @@ pub struct Sessions {
     slab: Slab<Session>,
     serial: u64,
     dirty: Vec<Conn>,
-    /// The same of peers, who come first.
+    /// The same for peers, who come first.
     dirty_peers: Vec<Conn>,
-    /// Those for whose output this turn has no room.
+    /// Connections whose output has no room in this turn.
     late: Vec<Conn>,
-    /// Bytes of large outputs that were handed out in this turn.
+    /// Bytes of large outputs handed out in this turn.
     handed: usize,
     now_ms: u64,
     resumed: Vec<Conn>,
@@ -207,7 +207,7 @@ impl Sessions {
         Some(Conn { slot, serial: session.serial })
     }
 
-    /// Of the clients' connections that have taken nothing of their output for long, the one with the most.
+    /// Returns, among the clients' connections that have taken no output for long, the one with the most.
     pub fn stuck(&self) -> Option<Conn> {
         let is_stuck = |s: &Session| {
             !s.peer && s.sending > 0 && self.now_ms.saturating_sub(s.progress_ms) >= limits::OUTPUT_PATIENCE_MS
@@ -216,18 +216,18 @@ impl Sessions {
         Some(Conn { slot, serial: session.serial })
     }
 
-    /// It is so many milliseconds after some moment of the past.
+    /// Sets the time, in milliseconds since some fixed moment.
     pub fn set_now(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
     }
 
-    /// Begins a turn, in which so much output may be handed out again.
+    /// Begins a turn, with a fresh limit for large outputs.
     pub fn begin_turn(&mut self) {
         self.handed = 0;
         self.dirty.append(&mut self.late);
     }
 
-    /// Output waits for the next turn.
+    /// Returns whether output waits for the next turn.
     pub fn is_late(&self) -> bool {
         !self.late.is_empty()
     }
@@ -284,8 +284,8 @@ impl Sessions {
         into.append(&mut self.aborted);
     }
 
-    /// Moves output into `into`, which must be empty and whose room is used for the next. What is large is moved a piece at a time,
-    /// and when the turn's share of that is used up the connection is among those to look at in the next one.
+    /// Moves output into `into`, which must be empty; its capacity is reused. Large output moves in pieces. If the turn's limit is
+    /// used up, the connection comes again in the next turn.
     pub fn output(&mut self, conn: Conn, into: &mut Vec<u8>) -> Output {
         let Some(session) = self.slab.get_mut(conn.slot).filter(|s| s.serial == conn.serial) else {
             return Output::Finish;
@@ -315,7 +315,7 @@ impl Sessions {
             if end == session.out.len() {
                 (session.out, session.taken) = (Vec::new(), 0);
             } else if end > session.out.len() / 2 {
-                // What was handed out is dropped before it can gather.
+                // Drop the bytes that were handed out before they accumulate.
                 session.out.drain(..end);
                 session.taken = 0;
             }
@@ -368,7 +368,8 @@ impl Sessions {
         }
     }
 
-    /// Connections with something to look at since the last call: the links of peers first, for what they bring must not wait.
+    /// Moves the connections that have something to look at since the last call into `into`. Links to peers come first, because
+    /// their frames must not wait.
     pub fn take_dirty(&mut self, into: &mut Vec<Conn>) {
         into.append(&mut self.dirty_peers);
         into.append(&mut self.dirty);

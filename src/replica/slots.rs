@@ -1,5 +1,5 @@
-//! A table that names what it holds by numbers, and whose growth copies nothing: a million requests may be parked, and none of them is
-//! to wait until all the others have been moved to a larger table.
+//! A table of numbered values that grows without copying: a million requests may be parked, and none may wait until all the others
+//! have moved to a larger table.
 
 use std::ops::{Index, IndexMut};
 
@@ -8,14 +8,14 @@ const CHUNK: usize = 1 << 10;
 #[derive(Debug)]
 enum Slot<T> {
     Taken(T),
-    /// With the next free one.
+    /// Free, with the number of the next free slot.
     Free(Option<usize>),
 }
 
-/// A table of values by number. A number is used again once its value was removed.
+/// A table of numbered values. A number is reused once its value was removed.
 #[derive(Debug)]
 pub struct Slots<T> {
-    /// All full but the last, and each with room for `CHUNK` slots from the start.
+    /// All chunks except the last are full, and each has room for `CHUNK` slots from the start.
     chunks: Vec<Vec<Slot<T>>>,
     free: Option<usize>,
     slots: usize,
@@ -29,17 +29,17 @@ impl<T> Default for Slots<T> {
 }
 
 impl<T> Slots<T> {
-    /// How many values there are.
+    /// Returns how many values there are.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// The number that the next value gets.
+    /// Returns the number that the next value gets.
     pub fn vacant(&self) -> usize {
         self.free.unwrap_or(self.slots)
     }
 
-    /// Adds a value, and gives its number.
+    /// Adds a value, and returns its number.
     pub fn insert(&mut self, value: T) -> usize {
         self.len += 1;
         let key = self.vacant();
@@ -65,7 +65,7 @@ impl<T> Slots<T> {
     /// Removes a value.
     ///
     /// # Panics
-    /// When there is none of this number.
+    /// If no value has this number.
     pub fn remove(&mut self, key: usize) -> T {
         let free = self.free;
         let slot = self.slot_mut(key).expect("a value of this number");
@@ -77,7 +77,7 @@ impl<T> Slots<T> {
         value
     }
 
-    /// The value of this number, if there is one.
+    /// Returns the value with this number, if there is one.
     pub fn get(&self, key: usize) -> Option<&T> {
         match self.chunks.get(key / CHUNK)?.get(key % CHUNK)? {
             Slot::Taken(value) => Some(value),
@@ -111,7 +111,7 @@ impl<T> IndexMut<usize> for Slots<T> {
 mod tests {
     use super::*;
 
-    /// A token names one request: no two may have the same at a time, and none may get another's.
+    /// A token names one request: two requests must never share a token, and no request may get another's.
     #[test]
     fn numbers_are_used_again_and_never_twice_at_a_time() {
         let mut slots = Slots::default();

@@ -384,7 +384,7 @@ impl Snapshots {
         self.last_bytes
     }
 
-    /// The snapshot could not be written any further. Returns how many bytes of it were.
+    /// Gives up writing the snapshot, and returns how many of its bytes were written.
     pub fn failed(&mut self, store: &mut Store) -> u64 {
         let written = self.taking.as_ref().map_or(0, |taking| taking.bytes);
         self.abandon(store);

@@ -51,7 +51,7 @@ struct Counts {
     blocks: Histogram,
 }
 
-/// See the module.
+/// Measures where the time of each commit goes.
 pub struct Stages {
     stopwatch: Stopwatch,
     /// When the first command of the batch that is being gathered came.

@@ -20,15 +20,15 @@ pub struct Standing {
     pub peers: Vec<String>,
 }
 
-/// The node was told to stop.
+/// The state of a node that was told to stop.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stopping {
     since_ms: u64,
-    /// It waits for members that are catching up.
+    /// True while the node waits for members that are catching up.
     awaits: bool,
-    /// It has said so.
+    /// True once the log says so.
     said: bool,
-    /// It has said that too few members are left.
+    /// True once the log says that too few members remain.
     warned: bool,
 }
 
@@ -77,8 +77,8 @@ impl Replica {
         };
         let stopping = self.stopping.is_some();
         let leaves = self.stopping.is_some_and(|stopping| !stopping.awaits);
-        // Without its disk this node still sends entries, and counts the others' acknowledgements: alone it may be of more use than
-        // the others without it.
+        // Without its disk this node still sends entries, and counts the others' acknowledgements. If the others do not suffice
+        // without it, the cluster is better off with it.
         let stuck = self.disk.should_hand_over(now) && self.other_voters().suffice();
         let step = match view.heir() {
             Some(heir) if leaves || full || stuck => Step::HandOver(heir),
@@ -155,20 +155,20 @@ impl Replica {
         Some(standing)
     }
 
-    /// The server is to stop: a leader hands over first. Where a majority of the others has not caught up since its own start, the
-    /// node waits for it, as [`Replica::awaits_others`] says.
+    /// Begins to stop: a leader hands over first. If a majority of the others has not caught up since its own start, the node waits
+    /// for it, as [`Replica::awaits_others`] says.
     pub fn begin_stop(&mut self) {
         self.stopping.get_or_insert(Stopping { since_ms: self.now_ms, awaits: false, said: false, warned: false });
         self.see_to_members();
     }
 
-    /// A node that is to stop goes on to serve, for at most [`limits::STOP_CATCH_UP_MS`], as members that the others need are catching
-    /// up.
+    /// Returns whether a stopping node still serves because members that the others need are catching up. True for at most
+    /// [`limits::STOP_CATCH_UP_MS`].
     pub fn awaits_others(&self) -> bool {
         self.stopping.is_some_and(|stopping| stopping.awaits)
     }
 
-    /// How the other voters are, as far as this node knows: of itself, as leader, and from what they say of themselves.
+    /// Returns the condition of the other voters, from this node's knowledge as leader and from their flags.
     fn other_voters(&self) -> Others {
         let (me, now) = (self.config.raft_id, self.now_ms);
         let mut others = Others { all: self.machine.members.voters().len(), ..Others::default() };
@@ -191,7 +191,7 @@ impl Replica {
         others
     }
 
-    /// Finds out whether a node that is to stop has to wait for others, and says so.
+    /// Checks whether a stopping node has to wait for others, and logs it.
     fn see_to_stop(&mut self) {
         let Some(stopping) = self.stopping else { return };
         if !self.machine.members.is_voter(self.config.raft_id) || self.is_alone() {
@@ -202,7 +202,7 @@ impl Replica {
         let in_time = waited < limits::STOP_CATCH_UP_MS;
         let awaits = !others.suffice() && others.will_suffice() && in_time;
         let Others { all, ready, behind } = others;
-        // One that has just caught up may not have said so yet.
+        // A node that has just caught up may not have told yet.
         let says = awaits && !stopping.said && waited >= self.config.election_ms;
         if says {
             self.lines.push(format!(

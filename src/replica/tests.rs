@@ -65,7 +65,7 @@ fn wait(tag: i32, path: &str, rev: i64) -> Request<'_> {
     Request { path: Some(path.as_bytes()), rev: Some(rev), ..request(Verb::Wait, tag) }
 }
 
-/// Where the last whole frame ends.
+/// Returns where the last whole frame ends.
 fn whole(bytes: &[u8]) -> usize {
     let mut at = 0;
     while let Ok(frame::Split::Whole { consumed, .. }) = frame::split(&bytes[at..]) {
@@ -120,7 +120,7 @@ impl Node {
     fn answers(&mut self, conn: Conn) -> (Vec<Answer>, Output) {
         let mut bytes = Vec::new();
         let output = self.replica.output(conn, &mut bytes);
-        // What is large comes in pieces.
+        // A large output comes in pieces.
         while matches!(frame::split(&bytes[whole(&bytes)..]), Ok(frame::Split::Partial { needed: Some(_) })) {
             let mut more = Vec::new();
             self.replica.sent(conn);
@@ -269,8 +269,8 @@ fn the_events_of_a_client_that_does_not_read_take_no_memory() {
     assert_eq!(tags, (0..1000).collect::<Vec<_>>());
 }
 
-/// An event that fell out of the history while its client did not read for long cannot be told any more: the client must hear
-/// that, not silence, and not another event; and the history must not be kept for it for ever.
+/// An event leaves the history because its client did not read for long. The client must get an error, not silence and not another
+/// event, and the history must not be kept for it for ever.
 #[test]
 fn an_event_that_is_gone_before_it_could_be_sent_is_too_late() {
     let mut node = Node::new(5);
@@ -291,7 +291,7 @@ fn an_event_that_is_gone_before_it_could_be_sent_is_too_late() {
     assert_eq!((second.len(), second[0].tag, second[0].err), (1, Some(2), Some(ErrCode::TooLate.code())));
 }
 
-/// A node, a large value, and so many connections that wait for it.
+/// Returns a node, a large value, and many connections that wait for it.
 fn many_wait(history: u64, readers: usize) -> (Node, Vec<Conn>, Vec<u8>) {
     let mut node = Node::new(history);
     let next = node.replica.revision() + 1;
@@ -302,9 +302,9 @@ fn many_wait(history: u64, readers: usize) -> (Node, Vec<Conn>, Vec<u8>) {
     (node, conns, vec![7; limits::VALUE_MAX])
 }
 
-/// One write of a large file for which many wait held up everybody for as long as it took to answer them all. Each turn
-/// composes and hands out a few megabytes, the requests of others are answered in the turn in which they come, and the burst is
-/// nobody's fault: no connection is closed for it.
+/// When one write of a large file woke many waits, everybody had to wait until all were answered. Now each turn composes and hands
+/// out a few megabytes, other requests are answered in the turn in which they come, and no connection is closed because of the
+/// burst.
 #[test]
 fn one_write_that_many_wait_for_is_answered_in_slices() {
     let (mut node, conns, big) = many_wait(100, 40);
@@ -342,8 +342,8 @@ fn one_write_that_many_wait_for_is_answered_in_slices() {
     assert!(got.iter().all(|got| *got > big.len()), "all have been answered: {got:?}");
 }
 
-/// Those who wait for their turn must not pay for it: while the server is busy with a burst of its own the history may move on
-/// beyond the event.
+/// Clients whose turn has not come must not pay for it: while the server is busy with the burst, the history may move on beyond the
+/// event.
 #[test]
 fn an_event_is_kept_for_those_whose_turn_has_not_come() {
     let (mut node, conns, big) = many_wait(3, 40);
@@ -370,7 +370,7 @@ fn an_event_is_kept_for_those_whose_turn_has_not_come() {
     assert_eq!(store.revision() - store.first_revision() + 1, 3, "and is trimmed when they were served");
 }
 
-/// A hundred thousand waits of one connection, woken by one write, or cancelled by its end: so many a turn.
+/// One write wakes a hundred thousand waits of one connection, or the connection's end cancels them: a limited number each turn.
 #[test]
 fn waits_are_woken_and_cancelled_in_slices() {
     for ends in [false, true] {
@@ -409,7 +409,8 @@ fn waits_are_woken_and_cancelled_in_slices() {
     }
 }
 
-/// Answers wait for room that only clients take who do not read: those are closed, one after the other, and nobody who reads.
+/// Answers wait for room that only clients who do not read take up: these are closed, one after the other, and no client that reads
+/// is.
 #[test]
 fn whoever_takes_nothing_makes_room_for_those_who_wait() {
     let most = limits::OUTPUT_SOFT / limits::VALUE_MAX;
@@ -417,7 +418,7 @@ fn whoever_takes_nothing_makes_room_for_those_who_wait() {
     let writer = node.replica.open();
     node.call(writer, set(0, "/big", -1, &big));
     assert!(node.replica.buffered() <= limits::OUTPUT_SOFT, "{}", node.replica.buffered());
-    // All have been handed something, and the last ten nothing.
+    // All except the last ten have been handed output.
     let mut bytes = Vec::new();
     for conn in &conns {
         node.replica.turn();
@@ -495,8 +496,8 @@ fn a_writer_that_is_faster_than_the_disk_is_paused() {
     assert_eq!(used, bytes.len());
 }
 
-/// Applying a batch holds up everybody: one of the smallest writes, or of the deepest paths, must not hold as many as fit into
-/// its bytes.
+/// Applying a batch holds up everybody: a batch of the smallest writes, or of the deepest paths, must not contain as many as fit
+/// into its bytes.
 #[test]
 fn a_batch_holds_a_bounded_amount_of_work() {
     let mut node = Node::new(10);
@@ -510,7 +511,7 @@ fn a_batch_holds_a_bounded_amount_of_work() {
         let mut bytes = Vec::new();
         (0..most + 1_000).for_each(|_| request.encode(&mut bytes));
         let mut used = 0;
-        // Nothing is written meanwhile: the batch gathers for as long as it takes more.
+        // Nothing is written meanwhile, so the batch takes commands for as long as it may.
         loop {
             let receipt = node.replica.receive(conn, &bytes[used..]);
             used += receipt.consumed;
@@ -866,8 +867,8 @@ fn a_strangers_word_that_the_node_was_taken_out_is_not_believed() {
     assert_eq!(node.replica.take_fate(), None);
 }
 
-/// A node that takes long to start finds connections that its peers have dialed meanwhile, one after the other, and given up. Their
-/// greetings were said long ago: each of these links was said to be up, and then to be lost.
+/// A node that starts slowly finds connections that its peers have dialed one after the other, and given up. Their greetings are
+/// old: the log said of each link that it was up, and then that it was lost.
 #[test]
 fn a_link_is_up_that_was_given_up_long_ago() {
     use crate::wire::peer::{self, Frame, Hello, Links, PREAMBLE, Route, VERSION};
@@ -901,7 +902,7 @@ fn a_link_is_up_that_was_given_up_long_ago() {
         assert_eq!(lines(&mut node), [""; 0]);
         assert!(!node.replica.mesh.reaches(2));
     }
-    // One that goes on talking has heard the answer.
+    // A peer that continues to talk has heard the answer.
     let conn = node.replica.open();
     node.replica.receive(conn, &greeting);
     let mut more = Vec::new();

@@ -1,10 +1,10 @@
 //! A snapshot on its way to a peer that is new or too far behind.
 //!
-//! The leader reads its state off, a slice a turn, and sends it in parts; a few are on their way at a time, and one that is not
-//! acknowledged is sent again, over another link if need be. The peer writes the records to a file of its own and builds the
-//! state from them at the same time. The last part is acknowledged when the file is durable; then raft is told.
+//! The leader reads its state, a slice each turn, and sends it in parts. A few parts are under way at a time; a part that is not
+//! acknowledged is sent again, over another link if necessary. The peer writes the records to a file of its own and builds the
+//! state from them at the same time. It acknowledges the last part when the file is durable; then the leader tells raft.
 //!
-//! A transfer is between one boot of the sender and one of the receiver: when either is started anew it is over.
+//! A transfer belongs to one boot of the sender and one of the receiver: it is over when either restarts.
 //!
 //! ```text
 //! part    record*               record   length u32 | bytes
@@ -27,7 +27,7 @@ use crate::wire::peer::ChunkFailure;
 const RESEND_MS: u64 = 1_000;
 /// A transfer that makes no progress for so long is given up.
 const PATIENCE_MS: u64 = 20_000;
-/// One that makes no progress for so long does not keep others waiting: another may begin beside it.
+/// A transfer without progress for this long, in milliseconds, does not keep others waiting: another may begin beside it.
 const STALLED_MS: u64 = 2_000;
 /// Time between two lines that say how far it is.
 const TELL_MS: u64 = 2_000;
@@ -54,9 +54,9 @@ pub struct Sending {
     pub transfer: u64,
     /// The last entry that it covers.
     pub index: u64,
-    /// The receiver's boot; 0 as long as it is not known.
+    /// The receiver's boot; 0 while it is unknown.
     pub epoch: u64,
-    /// Nothing is said of it before it is done.
+    /// True if nothing is logged before the transfer is done.
     quiet: bool,
     source: Option<Source>,
     gathered: Vec<u8>,
@@ -85,8 +85,8 @@ pub enum Progress {
 }
 
 impl Sending {
-    /// Begins to send the state as it is now, which covers the entries up to `at` = (index, term), to the node with raft id and
-    /// boot `to`.
+    /// Begins to send the present state, which covers the entries up to `at` = (index, term), to the node with raft id and boot
+    /// `to`.
     pub fn begin(
         machine: &mut Machine,
         to: (u64, u64),
@@ -123,17 +123,17 @@ impl Sending {
         }
     }
 
-    /// The same, and nothing is said of it before it is done: that it failed before was said.
+    /// Sets whether to log nothing before the transfer is done, because an earlier failure was logged.
     pub fn quietly(self, quiet: bool) -> Sending {
         Sending { quiet, ..self }
     }
 
-    /// Whether another may begin beside it.
+    /// Returns whether another transfer may begin beside this one.
     pub fn is_stalled(&self, now_ms: u64) -> bool {
         self.idle_ms(now_ms) >= STALLED_MS
     }
 
-    /// The receiver runs in this boot now. Whether the transfer is over by that.
+    /// Returns whether the transfer is over because the receiver, now in boot `epoch`, has restarted.
     pub fn is_of_earlier_boot(&mut self, epoch: u64) -> bool {
         if self.epoch == 0 {
             self.epoch = epoch;
@@ -307,7 +307,7 @@ impl Receiving {
         }
     }
 
-    /// Nothing came for too long, or what came makes no sense: the reason, for the sender and for the operator.
+    /// Returns the reason, for the sender and for the operator, if nothing came for too long, or if the contents make no sense.
     pub fn failure(&self, now_ms: u64) -> Option<(ChunkFailure, String)> {
         match &self.failed {
             Some(bad) => Some((ChunkFailure::Malformed, bad.to_string())),
@@ -488,7 +488,7 @@ mod tests {
         assert!(receiving.failure(0).is_some());
     }
 
-    /// How far it is was said every two seconds, also when it was no farther.
+    /// The log repeated the progress every two seconds, even when there was none.
     #[test]
     fn a_transfer_without_progress_is_said_to_go_on() {
         let mut from = machine(2_000, 1_000);
@@ -511,7 +511,7 @@ mod tests {
         assert_eq!(sending.tick(30_000, "a node", &mut lines), Progress::Stuck);
     }
 
-    /// What is for a process that has ended is of no use to the one that was started in its place.
+    /// Parts for a process that has ended are useless to its successor.
     #[test]
     fn a_transfer_goes_on_to_another_boot() {
         let mut from = machine(1, 1);

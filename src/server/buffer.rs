@@ -41,7 +41,7 @@ impl Budget {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoRoom;
 
-/// See the module.
+/// A connection's receive buffer, which grows and shrinks with its traffic.
 #[derive(Debug)]
 pub struct Buffer<'a> {
     budget: &'a Budget,

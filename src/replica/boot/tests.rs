@@ -1,4 +1,4 @@
-//! The table of refusals, and what is found in directories that are whole, damaged, newer, or another's.
+//! Tests of the decision table, with directories that are whole, damaged, newer, or another node's.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ const FINDINGS: [Finding; 8] = [
     Finding::NotAFile,
 ];
 
-/// A combination without a row would end the process with a panic; one with two rows would be decided by their order.
+/// A combination without a row would end the process with a panic; for one with two rows the rows' order would decide.
 #[test]
 fn every_finding_has_exactly_one_decision() {
     for found in FINDINGS {
@@ -31,7 +31,7 @@ fn every_finding_has_exactly_one_decision() {
                     row.found.contains(&found) && row.part.contains(&part) && row.salvage.contains(&salvage)
                 });
                 assert_eq!(rows.count(), 1, "{found:?} {part:?} {salvage}");
-                // What is not proven damage is touched for nobody, whatever was asked for.
+                // Without proven damage the node touches nothing, whatever its role and flags are.
                 let touches = !matches!(decide(found, part, salvage), Decision::Exit(_));
                 assert!(!touches || found == Finding::Damage, "{found:?} {part:?} {salvage}");
             }
@@ -44,7 +44,7 @@ fn every_finding_has_exactly_one_decision() {
 struct Disk(BTreeMap<String, Vec<u8>>);
 
 impl Disk {
-    /// A node with two segments, to the first of which something was written, and a snapshot.
+    /// A node with a snapshot and two segments, of which the first has records.
     fn new(identity: &Identity) -> Disk {
         let mut disk = Disk::default();
         let mut log = Log::create(Params { segment_size: 10 * BLOCK as u64, node: identity.node });
@@ -90,7 +90,7 @@ impl Disk {
         self.look_with(told, &mut |_| None)
     }
 
-    /// Reads of a file for which `fails` has an error fail.
+    /// Like `look`, but reading a file fails if `fails` returns an error for it.
     fn look_with(&self, told: &Told<'_>, fails: &mut dyn FnMut(&str) -> Option<ReadError>) -> Result<Plan, Refused> {
         let listing: Vec<FileInfo> =
             self.0.iter().map(|(name, bytes)| FileInfo { name: name.clone(), length: bytes.len() as u64 }).collect();
@@ -105,7 +105,7 @@ impl Disk {
         look(told, &listing, &mut read)
     }
 
-    /// Makes a file one of another version; its checksum is right, or not.
+    /// Makes a file one of another version, with a right or a wrong checksum.
     fn later(&mut self, file: &str, right: bool) {
         let bytes = self.0.get_mut(file).unwrap();
         bytes[12] += 1;
@@ -163,7 +163,7 @@ fn outcome(result: Result<Plan, Refused>) -> String {
     }
 }
 
-/// The whole table, as it is found on a disk: what is wrong, in which file, on which node.
+/// The whole table, with real files: what is wrong, in which file, on which node.
 #[test]
 fn what_is_found_where_decides_what_is_done() {
     for (who, identity) in identities() {
@@ -178,7 +178,7 @@ fn what_is_found_where_decides_what_is_done() {
             for salvage in [false, true] {
                 let told = Told { salvage, ..told() };
                 let what = format!("{who}, {file}, salvage {salvage}");
-                // A newer version, and a byte that only looks like one.
+                // A newer version, and a damaged byte that only looks like one.
                 let mut disk = whole.clone();
                 disk.later(&file, true);
                 let refused = disk.look(&told).unwrap_err();
@@ -192,7 +192,7 @@ fn what_is_found_where_decides_what_is_done() {
                     (false, false) => assert_eq!(found, damaged, "{what}"),
                     (false, true) => assert!(found == "Salvage" || found == "Damage 65", "{what}: {found}"),
                 }
-                // It may not be read, or cannot.
+                // The permission is missing, or reading fails.
                 for (denied, status) in [(true, "Denied 1"), (false, "Unreadable 1")] {
                     let mut fails = |name: &str| (name == file).then(|| ReadError { denied, said: "no".into() });
                     let refused = whole.look_with(&told, &mut fails).unwrap_err();
@@ -216,7 +216,8 @@ fn what_is_found_where_decides_what_is_done() {
     }
 }
 
-/// A newer file beside a damaged one: what is damaged may be what the newer program has left, and the newer file would be moved too.
+/// A newer file beside a damaged one: the newer program may have written what looks damaged, and setting the damaged file aside
+/// would move the newer file too.
 #[test]
 fn damage_beside_a_newer_file_moves_the_newer_file() {
     for (who, identity) in identities() {
@@ -229,12 +230,12 @@ fn damage_beside_a_newer_file_moves_the_newer_file() {
                     let mut disk = whole.clone();
                     disk.later(newer, true);
                     disk.later(broken, false);
-                    // Whose file it is cannot be told when the identity is damaged, its version can.
+                    // With a damaged identity nobody can tell whose the file is, but its version is known.
                     assert_eq!(outcome(disk.look(&told)), "Version 65", "{who}: {newer} is newer, {broken} damaged");
                 }
             }
         }
-        // The same with another node's snapshot, which is known by what is in it.
+        // The same with another node's snapshot, which only its contents reveal.
         let mut disk = whole.clone();
         let other = Disk::new(&Identity { node: OTHER, ..identity });
         let snapshot = names.iter().find(|name| name.ends_with(".snap")).unwrap();
@@ -244,7 +245,7 @@ fn damage_beside_a_newer_file_moves_the_newer_file() {
     }
 }
 
-/// A node whose identity is damaged or missing has no name: only `-a` lets it give up its data.
+/// A node whose identity is damaged or missing has no name: it gives up its data only with `-a`.
 #[test]
 fn a_node_without_a_name_gives_up_its_data_unasked() {
     let whole = Disk::new(&identity(3, true, true));
@@ -258,7 +259,7 @@ fn a_node_without_a_name_gives_up_its_data_unasked() {
         assert!(refused.line.contains("-a"), "{refused}");
         assert_eq!(outcome(Err(refused)), "Damage 65");
         assert_eq!(outcome(disk.look(&attaching)), "Attach");
-        // Not when the file may be whole.
+        // It keeps the data if the file may be whole.
         let mut fails = |name: &str| (name != name::IDENTITY).then(|| ReadError { denied: true, said: "no".into() });
         assert_eq!(outcome(disk.look_with(&attaching, &mut fails)), "Denied 1");
     }
@@ -266,7 +267,7 @@ fn a_node_without_a_name_gives_up_its_data_unasked() {
     assert_eq!(outcome(whole.look_with(&attaching, &mut fails)), "Denied 1");
 }
 
-/// What a directory is for that holds no node, or one that has not begun.
+/// A directory that contains no node, or a node that has not begun its log.
 #[test]
 fn a_directory_without_a_log_is_taken_for_a_lost_one() {
     assert_eq!(outcome(Disk::default().look(&told())), "New");
