@@ -1,8 +1,8 @@
 //! The log: what a node has promised, in a form that survives a power cut.
 //!
-//! No file is opened here. The [`Log`] says what is to be written where, and is told what was; [`recover`] is handed a way to read,
-//! and says what is to be done; [`SnapshotWriter`] and [`SnapshotReader`] turn records into a file's bytes and back; [`Identity`]
-//! is one block. The same code runs on a disk and in a simulator.
+//! This module opens no file. The [`Log`] says what to write where, and learns what was written; [`recover`] gets a function that
+//! reads, and says what to do; [`SnapshotWriter`] and [`SnapshotReader`] turn records into a file's bytes and back; [`Identity`] is
+//! one block. The same code runs on a disk and in a simulator.
 //!
 //! ```text
 //! data directory:   node                  who this is                                             identity.rs
@@ -15,22 +15,23 @@
 //! ```
 //!
 //! # A node's life
-//! 1. [`survey`] tells from the names what the directory is. If it is empty: [`Identity`] with boot epoch 0, [`Log::create`] and
-//!    the first segment that it wants, [`Identity`] with boot epoch 1.
-//! 2. Else [`inspect()`] tells whether all files are of this version and of this node. [`recover`] reads snapshot and log, and hands
-//!    them to a visitor. Its [`Recovered::steps`] are carried out. Then [`Log::resume`].
-//! 3. A turn stages records: entries first, then the hard state that calls them committed. [`Log::next_write`] makes them one write;
-//!    meanwhile the next gathers. [`Log::written`] returns the proof, [`Durable`], with which votes, acknowledgements and answers
-//!    are let go.
-//! 4. Beside it [`Log::wants_segment`] asks for the segment to come. If it cannot be had, [`Log::room`] says so before it is missed.
+//! 1. [`survey`] tells from the file names what state the directory is in. If it is empty: [`Identity`] with boot epoch 0,
+//!    [`Log::create`] and the first segment that it wants, [`Identity`] with boot epoch 1.
+//! 2. Otherwise [`inspect()`] checks that all files are of this version and of this node. [`recover`] reads snapshot and log, and
+//!    hands their contents to a visitor. The caller carries out its [`Recovered::steps`], then calls [`Log::resume`].
+//! 3. A turn stages records: entries first, then the hard state that calls them committed. [`Log::next_write`] makes them one
+//!    write; meanwhile the next write fills. [`Log::written`] returns the proof, [`Durable`], which releases votes,
+//!    acknowledgements and answers.
+//! 4. Meanwhile [`Log::wants_segment`] asks for the next segment. If it cannot be made, [`Log::room`] says so before the log needs
+//!    it.
 //! 5. When [`Log::bytes_since`] has grown, a snapshot is written; once it is durable, [`Log::release`].
 //!
 //! # Invariants
-//! * A torn write is told from damage (`table`); the former is cut, the latter is refused, with what can be done about it.
-//! * No answer of recovery loses what [`Durable`] ever covered.
-//! * Absent on purpose: a retry of anything that failed to be written or synced. The server ends the process instead.
+//! * Recovery tells a torn write from damage (`table`): it cuts the former, and refuses the latter with the possible remedies.
+//! * Recovery never loses anything that a [`Durable`] covered.
+//! * Deliberately absent: a retry of a failed write or sync. The server ends the process instead.
 //!
-//! To be read in this order: `block`, `record`, `segment`, `gather`, `writer`, `table`, `scan`, `replay`, `recovery`, `snapshot`.
+//! Read in this order: `block`, `record`, `segment`, `gather`, `writer`, `table`, `scan`, `replay`, `recovery`, `snapshot`.
 
 mod block;
 mod damage;

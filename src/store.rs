@@ -146,13 +146,13 @@ pub enum Woken {
     },
 }
 
-/// The store. See the module's description.
+/// The versioned tree, its history, and the requests that wait for changes.
 #[derive(Debug)]
 pub struct Store {
     tree: Tree,
     waiters: Waiters,
     cursors: Cursors,
-    /// Nodes of an earlier tree, which are dropped a chunk at a time.
+    /// Nodes of an earlier tree, dropped one chunk at a time.
     dropped: Vec<Vec<arena::Node>>,
 }
 
@@ -172,11 +172,11 @@ impl Store {
         Store { tree, waiters: Waiters::new(), cursors: Cursors::default(), dropped: Vec::new() }
     }
 
-    /// Takes over a later state of the same history. Those who wait stay, and are woken by what happened in between; if that is
-    /// not in the later state's history, all who waited for an event are, by one that can no longer be read.
+    /// Takes over a later state of the same history. Waiters stay, and the events in between wake them. If the later state's
+    /// history lacks those events, every waiter for an event is woken by one that can no longer be read.
     ///
     /// # Panics
-    /// When the other is older.
+    /// If `later` is older than this state.
     pub fn succeed(&mut self, later: Store) {
         assert!(later.revision() >= self.revision(), "a later state");
         let from = self.revision() + 1;
@@ -198,22 +198,21 @@ impl Store {
         }
     }
 
-    /// Goes on with dropping the state that was followed by [`Store::succeed`], a small part of it.
+    /// Drops another small part of the state that [`Store::succeed`] replaced.
     pub fn drop_more(&mut self) {
         self.dropped.pop();
     }
 
-    /// Whether there is more to drop.
+    /// Returns whether there is more to drop.
     pub fn has_dropped(&self) -> bool {
         !self.dropped.is_empty()
     }
 
-    /// Applies a mutation and gives the revision that it made. Those who waited for it are queued for [`Store::take_woken`], and what
-    /// they are to be told of stays in the history until they are taken. The value is copied, to its exact size; its length is the
-    /// caller's business.
+    /// Applies a mutation and returns the revision that it made. The waiters that it wakes are queued for [`Store::take_woken`],
+    /// and the history keeps their events until then. The store copies the value, to its exact size; the caller checks its length.
     ///
     /// # Errors
-    /// [`Refused`]; nothing was changed then.
+    /// [`Refused`]; the store is unchanged then.
     pub fn apply(&mut self, mutation: Mutation<'_>) -> Result<i64, Refused> {
         let path = match mutation {
             Mutation::Set { path, .. } | Mutation::Del { path, .. } => path,
@@ -258,17 +257,17 @@ impl Store {
         self.waiters.match_more(tree.first().max(1), budget, |rev, path| tree.event(rev, path).is_some());
     }
 
-    /// Moves those who have fired to the end of `out`, in the order in which they did, but no more than `most`.
+    /// Moves up to `most` woken waiters to the end of `out`, in the order in which they fired.
     pub fn take_woken(&mut self, most: usize, out: &mut Vec<Woken>) {
         self.waiters.take_woken(most, out);
     }
 
-    /// Whether somebody has fired and was not taken.
+    /// Returns whether a waiter has fired and was not taken yet.
     pub fn has_woken(&self) -> bool {
         self.waiters.has_woken()
     }
 
-    /// Removes a waiter, also one that has fired and was not taken; false if it is gone.
+    /// Removes a waiter, even if it has fired and was not taken yet. Returns false if there is no such waiter.
     pub fn cancel(&mut self, id: WaiterId) -> bool {
         self.waiters.cancel(id)
     }
@@ -278,7 +277,7 @@ impl Store {
         self.waiters.await_revision(rev, self.revision(), token)
     }
 
-    /// How many wait, for events or revisions; those who have fired are among them until they are taken.
+    /// Returns how many waiters there are, for events or revisions, including those that have fired and were not taken yet.
     pub fn waiters(&self) -> usize {
         self.waiters.len()
     }

@@ -11,7 +11,7 @@ pub enum Wrong {
     Log(Fault),
     /// A snapshot that nothing can stand in for.
     Snapshot(SnapshotDamage),
-    /// The identity is not whole.
+    /// The identity is damaged.
     Identity,
 }
 
@@ -58,11 +58,11 @@ pub struct Erase {
     pub length: u64,
 }
 
-/// Why a data directory is not used. Only [`Refusal::Damage`] proves that something of it is lost; with any other, the data may be
+/// Why a data directory is not used. Only [`Refusal::Damage`] proves that data is lost. With any other reason the data may be
 /// whole, and nothing of it may be moved or changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal<E> {
-    /// It is damaged: a crash cannot have left it so.
+    /// The data is damaged: no crash can have caused it.
     Damage(Box<Damage>),
     /// A file is of a format version that this program does not know. Nothing was touched.
     UnknownVersion {
@@ -134,7 +134,7 @@ impl std::fmt::Display for Wrong {
 }
 
 impl Damage {
-    /// Where it is, and what is wrong.
+    /// Returns where the damage is, and what is wrong.
     #[must_use]
     pub fn what(&self) -> String {
         format!("file {}, byte {}: {}", self.file, self.offset, self.wrong)

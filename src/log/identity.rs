@@ -1,6 +1,6 @@
-//! The file `node`: who this data directory is.
+//! The file `node`: the identity of the node that owns this data directory.
 //!
-//! One block, replaced as a whole: written as `node.tmp`, synced, renamed, the directory synced.
+//! The file is one block, and is replaced as a whole: written as `node.tmp`, synced, renamed, the directory synced.
 //!
 //! ```text
 //!  0  16  preface
@@ -15,12 +15,13 @@
 //! 72   2  number of peers
 //! 74   …  cluster's name, UTF-8
 //!      …  addresses of peers, UTF-8, each behind its length (2 bytes)
-//!      …  length (2 bytes) and address that this node advertised last, UTF-8; 0 = none is known. Zeros behind it. Programs that do
-//!         not know this field ignore it, and write zeros in its place
+//!      …  length (2 bytes) and address that this node advertised last, UTF-8; length 0 = none is known. Zeros follow.
+//!         Programs that do not know this field ignore it, and write zeros in its place
 //! ```
 //! Invariants:
-//! * It is made last when a data directory is made: a directory without it never acknowledged anything.
-//! * The boot epoch is raised at every start, and durable before it is used: no two lives of a node number their mutations alike.
+//! * The file is the last one made in a new data directory: a directory without it never acknowledged anything.
+//! * The boot epoch rises at every start, and is durable before it is used: no two lives of a node give their mutations the same
+//!   numbers.
 
 use super::block::{Block, get_u16, get_u32, get_u64, put_u16, put_u32, put_u64};
 use super::preface::{self, BODY, Kind, Unfit};
@@ -95,14 +96,14 @@ impl std::fmt::Display for IdentityError {
 impl std::error::Error for IdentityError {}
 
 impl Identity {
-    /// Begins the next boot: its epoch is above that of every boot before. `in_log` is the highest epoch that the log knows. Alone it is
-    /// too low, for a boot may have left nothing in the log; and the file alone may have come from an old copy.
+    /// Begins the next boot, with an epoch above that of every earlier boot. `in_log` is the highest epoch in the log. That alone
+    /// may be too low, because a boot may have written nothing to the log; the file alone may have come from an old copy.
     pub fn begin_boot(&mut self, in_log: u64) {
         let known = if faults::is_armed(Fault::EpochOfLogOnly) { 0 } else { self.boot_epoch };
         self.boot_epoch = known.max(in_log) + 1;
     }
 
-    /// The bytes of the file: one block. Peers for which it has no room are left out, those with the longest addresses first.
+    /// Returns the file's bytes: one block. If there is no room for all peers, those with the longest addresses are left out.
     ///
     /// # Panics
     /// If the cluster's name is longer than [`CLUSTER_NAME_MAX`], or the advertised address longer than [`ADDR_MAX`].
@@ -166,7 +167,7 @@ impl Identity {
             Ok(found)
         };
         let peers = (0..get_u16(block, PEERS)).map(|_| next()).collect::<Result<Vec<_>, _>>()?;
-        // Peers that an older program wrote may fill the block.
+        // Peers written by an older program may fill the block.
         let advertised = next().ok().filter(|own| own.len() <= ADDR_MAX).unwrap_or_default();
         let mut node = [0; 16];
         node.copy_from_slice(&block[NODE..RAFT]);
@@ -236,8 +237,8 @@ mod tests {
         Identity::decode(bytes_of(&identity.encode())).unwrap()
     }
 
-    /// Two boots with the same number: what the second sends is dropped as seen. A boot that wrote nothing is not in the log, and one that
-    /// is behind the copy of the file that was put back is in the log only.
+    /// If two boots have the same number, the second one's mutations are dropped as already seen. A boot that wrote nothing is not
+    /// in the log; a boot after the copy that was restored is only in the log.
     #[test]
     fn a_boot_is_numbered_like_an_earlier_one() {
         let mut identity = sample();
@@ -344,7 +345,7 @@ mod tests {
         assert_eq!(Identity::decode(&bytes), Err(IdentityError::Damaged));
     }
 
-    /// The version before knew no advertised address: what it writes is read, and it reads what this one writes.
+    /// The previous version has no advertised address: this version reads its files, and it reads this version's files.
     #[test]
     fn an_upgrade_or_a_downgrade_damages_the_identity() {
         let identity = sample();
@@ -356,7 +357,7 @@ mod tests {
         preface::encode(Kind::Identity, &mut block);
         let before = Identity { advertised: String::new(), ..identity };
         assert_eq!(Identity::decode(bytes_of(&[block])), Ok(before));
-        // A block that is full of peers has no room for it.
+        // A block full of peers has no room for the address.
         let full = Identity { peers: vec!["x".repeat(BLOCK)], ..sample() };
         assert_eq!(read_back(&full), Identity { peers: Vec::new(), ..sample() });
     }

@@ -1,7 +1,7 @@
-//! A look at the first block of every file, before anything else is judged: whether this program may touch them at all.
+//! Looks at the first block of every file before anything else: may this program touch these files at all?
 //!
-//! Invariant: a directory that holds a file of an unknown version, or of another node, is refused for that, whatever else is wrong
-//! with it. So damage that is found beside such a file never leads to its being moved or changed.
+//! Invariant: a directory with a file of an unknown version, or of another node, is refused for that reason, even if something else
+//! is wrong as well. So damage found beside such a file never causes the file to be moved or changed.
 
 use super::block::Block;
 use super::damage::{Damage, Refusal, Wrong};
@@ -14,8 +14,8 @@ use super::recovery::Read;
 use super::segment::{Header, NodeId};
 use crate::limits::BLOCK;
 
-/// Looks at the first block of every segment and snapshot. A block that is not whole is passed over: that is damage, of which
-/// [`super::recover`] says more. Without `node` a file's owner is not asked.
+/// Checks the first block of every segment and snapshot. It skips a damaged block: [`super::recover`] says more about damage.
+/// Without `node` it does not check whose the files are.
 ///
 /// # Errors
 /// If a file is of an unknown version, a segment is another node's, or `read` fails.
@@ -47,10 +47,10 @@ pub fn inspect<E>(node: Option<&NodeId>, listing: &[FileInfo], read: &mut Read<'
     Ok(())
 }
 
-/// Reads the identity, which `listing` has.
+/// Reads the identity, which must be in `listing`.
 ///
 /// # Errors
-/// If it is damaged, or of an unknown version, or if `read` fails.
+/// If the identity is damaged or of an unknown version, or if `read` fails.
 pub fn read_identity<E>(listing: &[FileInfo], read: &mut Read<'_, E>) -> Result<Identity, Refusal<E>> {
     let file = name::IDENTITY.to_owned();
     let length = listing.iter().find(|info| info.name == file).map_or(0, |info| info.length);

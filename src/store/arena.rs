@@ -78,7 +78,7 @@ impl Arena {
         arena
     }
 
-    /// All nodes, to be dropped a chunk at a time: a million of them take longer than anybody is to wait.
+    /// Returns all nodes in chunks. The caller drops one chunk at a time, because dropping a million nodes at once takes too long.
     pub(super) fn into_chunks(self) -> Vec<Vec<Node>> {
         self.nodes.into_chunks()
     }

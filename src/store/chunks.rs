@@ -42,7 +42,7 @@ impl<T> Chunks<T> {
         self.chunks.get((index >> BITS) as usize)?.get(index as usize % CHUNK)
     }
 
-    /// The elements, a chunk at a time: to be dropped a chunk at a time.
+    /// Returns the elements in chunks, so that the caller can drop one chunk at a time.
     pub(super) fn into_chunks(self) -> Vec<Vec<T>> {
         self.chunks
     }

@@ -1,20 +1,19 @@
-//! Where listings stand: what makes n calls with the offsets 0, 1, 2, … cost what one listing does.
+//! Remembers positions in listings, so that n calls with the offsets 0, 1, 2, … cost as much as one listing.
 //!
-//! A client lists by asking for one entry after the other, by number, each time with the whole pattern, perhaps at the
-//! revision current just then, perhaps on another connection. The cache remembers where the last answers were found: at this
-//! revision, this pattern has `count` matches up to and including `position`, the last of which is there.
-//! An answer moves the cursor that it was found with, so that each of many walks at once has one; every [`KEEP`]th is left
-//! behind for those who have to go back a little.
+//! A client lists by asking for one entry after the other, by number, each time with the whole pattern, perhaps at the latest
+//! revision, perhaps on another connection. The cache remembers where the last answers were found: at this revision, this pattern
+//! has `count` matches up to and including `position`, which is the last of them. An answer moves the cursor with which it was
+//! found, so each of many concurrent walks has one. Every [`KEEP`]th position is left behind for clients that go back a little.
 //!
-//! Those who list backwards need more. A search that passes many matches on its way leaves marks behind: in front of the entry that it
-//! looks for, at half the way, at half of the rest, and so on down to [`NEAR`]. The next entry backwards is searched for from the last
-//! mark before it, and that search leaves marks in turn. So n calls backwards pass n * log n / 2 matches, with log n marks at a time.
-//! Marks have a table of their own: they do not drive out the cursors of others.
+//! Listing backwards needs more. A search that passes many matches leaves marks before the entry that it looks for: at half the
+//! way, at half of the rest, and so on down to [`NEAR`]. The search for the entry before that one starts from the last mark before
+//! it, and leaves marks in turn. So n calls backwards pass n * log n / 2 matches, with log n marks at a time. Marks have a table of
+//! their own, so they do not replace other clients' cursors.
 //!
-//! At another revision the count is corrected by the events between, if they are retained and not too many: +1 for each match that
-//! began to exist at or before the position, -1 for each that ceased to.
+//! At another revision the count is corrected by the events in between, if they are retained and not too many: +1 for each match
+//! that began to exist at or before the position, -1 for each that ceased to.
 //!
-//! The cache is small and searched from end to end. Nothing depends on what it holds but the time that an answer takes.
+//! The cache is small and searched from end to end. Its contents affect only the time that an answer takes.
 
 use super::glob::Glob;
 use super::path::{Path, walk_order};
@@ -27,7 +26,7 @@ use std::cmp::Ordering;
 const CURSORS: usize = 128;
 /// The cursor whose count is a multiple of this is not moved but left behind.
 const KEEP: u64 = 128;
-/// Marks that are kept; and no mark is left nearer to the entry that is looked for.
+/// The most marks that are kept, and the least distance of a mark from the entry that is looked for.
 const MARKS: usize = 256;
 const NEAR: u64 = 8;
 /// Most events that counts are corrected by in one call, and most work on those of them that changed what exists: 1 for
@@ -99,7 +98,7 @@ impl<'a> Listing<'a> {
     }
 }
 
-/// Whether a search leaves a mark where so many matches are left to the entry that it looks for.
+/// Returns whether a search leaves a mark when this many matches are left to its entry.
 pub(super) fn is_mark(left: u64) -> bool {
     left >= NEAR && left.is_power_of_two()
 }
@@ -170,7 +169,7 @@ impl Cursors {
             if let Slot::Mark(slot) = slot
                 && alive
             {
-                // The next search need not correct it again.
+                // The next search need not correct the mark again.
                 let mark = &mut self.marks[slot];
                 (mark.rev, mark.count) = (rev, count);
             }
@@ -181,7 +180,7 @@ impl Cursors {
         None
     }
 
-    /// Begins a search at a cursor or a mark.
+    /// Starts a search at a cursor or a mark.
     fn start(&mut self, slot: Slot) -> Start {
         match slot {
             Slot::Cursor(slot) => {
@@ -196,7 +195,7 @@ impl Cursors {
         }
     }
 
-    /// Leaves a mark: at `rev`, `position` is the match that makes `count`.
+    /// Leaves a mark: at `rev`, the match number `count` is at `position`.
     pub(super) fn mark(&mut self, listing: Listing<'_>, rev: i64, count: u64, position: &[u8]) {
         let (kind, pattern) = listing.key();
         let hash = hash(pattern);
@@ -222,7 +221,7 @@ impl Cursors {
             |count: u64| self.cursors.iter().position(|c| c.count == count && c.kind == kind && *c.pattern == *pattern);
         let slot = start.and_then(|start| start.slot);
         let is_next = slot.is_some_and(|slot| self.cursors[slot].count + 1 == count);
-        // Who goes backwards has the cursor of the match behind this one.
+        // A client that goes backwards has the cursor of the match after this one.
         let behind = if is_next { None } else { at(count + 1) };
         if let Some(slot) = behind.or(slot).or_else(|| at(count.checked_sub(1)?)) {
             let at = self.cursors[slot].count;
@@ -255,7 +254,7 @@ impl Cursors {
     }
 }
 
-/// A place in one of the tables.
+/// A place in one of the two tables.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Slot {
     Cursor(usize),

@@ -106,7 +106,7 @@ impl Tree {
         self.first
     }
 
-    /// Applies a mutation. Revisions from `held` on stay readable, beside what the pins hold.
+    /// Applies a mutation. Revisions from `held` on stay readable, and so do those that pins keep.
     pub(super) fn apply(&mut self, mutation: Mutation<'_>, held: Option<i64>) -> Result<i64, Refused> {
         let rev = self.current + 1;
         let before = self.past;

@@ -29,7 +29,7 @@ struct Node {
     kids: Vec<(u8, TrieId)>,
     /// Of a free node: the next free one.
     parent: TrieId,
-    /// The list of the waiters on the pattern that ends here.
+    /// The list of waiters for the pattern that ends here.
     list: Option<u32>,
 }
 
@@ -73,7 +73,7 @@ impl Trie {
         self.node(ROOT).kids.is_empty()
     }
 
-    /// The list of the waiters on the pattern that ends at `id`.
+    /// Returns the list of waiters for the pattern that ends at `id`.
     pub(super) fn list(&mut self, id: TrieId) -> &mut Option<u32> {
         &mut self.node_mut(id).list
     }

@@ -1,23 +1,23 @@
-//! Who waits for an event or for a revision.
+//! The waiters for events and revisions.
 //!
-//! A waiter is one entry of a slab. One for events stands in the doubly linked [`List`] of its pattern, which the pattern's node in
-//! the [`Trie`] names, so that it can be cancelled without a search; one that waits from a revision that is still to come is parked
-//! under this revision until then and costs nothing before; one for a revision itself is parked likewise.
+//! A waiter is one entry of a slab. A waiter for events is in the doubly linked [`List`] of its pattern, which the pattern's node
+//! in the [`Trie`] names, so cancelling it needs no search. A waiter from a future revision is parked under that revision until it
+//! comes, and costs nothing before. A waiter for a revision itself is parked likewise.
 //!
-//! An event is led through the index as soon as it is applied, but only for so long: a great number of hostile patterns can make
-//! it take seconds. What is left is [`Pending`], and gone on with in slices. Until it is done, the index is not touched:
-//! later events wait for their turn, their paths in the history; new waiters are parked under the revision from which they wait
-//! and enter the index when that one's turn comes; and of those that are cancelled, the nodes are removed when the match is
-//! done. So each waiter still fires by the first event that concerns it. If the history is trimmed beyond an event that
-//! waits for its turn, nobody can tell any more whom it concerned: all that waited for it fire by it.
+//! An event is matched against the index as soon as it is applied, but only within a budget, because very many hostile patterns can
+//! make a match take seconds. The rest of the match is [`Pending`], and continues in slices. The index stays unchanged until the
+//! match is done: later events wait for their turn, with their paths in the history; new waiters are parked under the revision from
+//! which they wait, and enter the index when that revision's turn comes; the nodes of cancelled waiters are removed after the
+//! match. So each waiter still fires by the first event that concerns it. If the history is trimmed beyond an event that waits for
+//! its turn, nobody can tell any more which waiters it concerned: all that waited for it fire.
 //!
-//! Firing costs what the patterns cost that match, not what the waiters do: an event takes the lists of these patterns out of the
-//! index and queues them as [`Due`]; [`Waiters::take_woken`] takes the waiters off the lists, as many at a time as the caller wants.
-//! Until then they can still be cancelled.
+//! Firing costs as much as matching the patterns, however many waiters they have: an event takes the lists of these patterns out of
+//! the index and queues them as [`Due`]. [`Waiters::take_woken`] takes the waiters off the lists, as many at a time as the caller
+//! wants. Until then they can still be cancelled.
 //!
-//! Each waiter fires once. Those that one event wakes do so in the order in which they entered the index, which is that in which they
-//! came, or in which the revisions did from which they wait; and before those that wait for its revision (which do not wait for a match
-//! that is pending). So what is woken is the same on every run.
+//! Each waiter fires once. The waiters that one event wakes fire in the order in which they entered the index: in order of arrival,
+//! or of the revisions from which they wait. They fire before those that wait for the event's revision (which do not wait for a
+//! pending match). So the order is the same on every run.
 
 use super::Woken;
 use super::chunks::Chunks;
@@ -43,7 +43,7 @@ struct Waiter {
     generation: u32,
     place: Place,
     token: u64,
-    /// Order of arrival; of one that is listed, in the index.
+    /// Order of arrival; for a listed waiter, of its arrival in the index.
     order: u64,
 }
 
@@ -68,32 +68,32 @@ enum Place {
     },
 }
 
-/// The waiters of one pattern, in their order.
+/// The waiters for one pattern, in order.
 #[derive(Clone, Copy, Debug)]
 struct List {
-    /// The first and the last of them, if there are any.
+    /// The first and the last waiter, if there are any.
     ends: Option<(u32, u32)>,
     owner: Owner,
 }
 
-/// Who names a list.
+/// What a list belongs to.
 #[derive(Clone, Copy, Debug)]
 enum Owner {
-    /// Nobody: the place is free. With the next free one.
+    /// Nothing: the place is free. With the next free one.
     Nobody(Option<u32>),
     /// The node of its pattern.
     Node(TrieId),
-    /// An event that has fired it.
+    /// An event that has fired the list.
     Fired,
 }
 
-/// The lists that an event has fired, each under the order of its first waiter, the earliest on top.
+/// Fired lists, each under the order of its first waiter, the earliest on top.
 type Fired = BinaryHeap<Reverse<(u64, u32)>>;
 
-/// Waiters that have fired, and were not taken yet.
+/// Waiters that have fired and were not taken yet.
 #[derive(Debug)]
 enum Due {
-    /// Those in these lists, by the event of a revision.
+    /// Those in these lists, woken by the event of this revision.
     Events(i64, Fired),
     /// Those that wait for revisions up to this one.
     Revisions(i64),
@@ -116,9 +116,9 @@ pub(super) struct Waiters {
     at_once: usize,
     lists: Chunks<List>,
     free_list: Option<u32>,
-    /// Those that have fired, in the order in which they did.
+    /// Waiters that have fired, in the order in which they fired.
     due: VecDeque<Due>,
-    /// The nodes that the event in hand matches and that were not fired yet, and the lists of those that were.
+    /// Nodes that the current event matches and that were not fired yet, and the lists of those that were.
     hits: Vec<TrieId>,
     fired: Fired,
 }
@@ -134,14 +134,14 @@ struct Pending {
     latest: i64,
 }
 
-/// How far the match of an event is.
+/// The progress of an event's match.
 #[derive(Clone, Copy, Debug)]
 enum Stage {
-    /// It has not begun: those that wait from its revision on are to be listed first.
+    /// Not begun: the waiters from its revision on must be listed first.
     Unpark,
-    /// So much of its path was led through the index.
+    /// This much of the event's path was matched against the index.
     Path(usize),
-    /// The nodes that match are known, and their waiters fire.
+    /// The matching nodes are known, and their waiters fire.
     Fire,
 }
 
@@ -229,7 +229,7 @@ impl Waiters {
 
     /// Fires all who wait for an event before `first`, by that of `rev`: it and those behind it, up to there, cannot be told any more.
     pub(super) fn lost(&mut self, rev: i64, first: i64) {
-        // Whom events before that concern is not to be found out any more.
+        // Nobody needs to know any more which waiters earlier events concern.
         self.pending = None;
         self.hits.clear();
         self.pruned.clear();
@@ -272,7 +272,7 @@ impl Waiters {
         }
     }
 
-    /// Goes on with the match of an event until it is done (and true is given) or the budget is used up.
+    /// Continues an event's match. Returns true when the match is done, false if the budget is used up first.
     fn match_event(&mut self, rev: i64, path: &[u8], stage: &mut Stage, budget: &mut usize) -> bool {
         if let Stage::Unpark = *stage {
             if !self.unpark(rev, budget) {
@@ -291,7 +291,7 @@ impl Waiters {
             }
             *stage = Stage::Fire;
         }
-        // The last in the row fire at any budget: nearly always there are but one or two.
+        // The last nodes fire regardless of the budget: nearly always there are only one or two.
         while let Some(node) = self.hits.pop() {
             self.fire(node);
             *budget = budget.saturating_sub(1);
@@ -308,7 +308,7 @@ impl Waiters {
         true
     }
 
-    /// Takes those that have fired, in the order in which they did, but no more than `most`, to the end of `out`.
+    /// Moves up to `most` fired waiters to the end of `out`, in the order in which they fired.
     pub(super) fn take_woken(&mut self, most: usize, out: &mut Vec<Woken>) {
         let until = out.len().saturating_add(most);
         while out.len() < until {
@@ -337,8 +337,8 @@ impl Waiters {
         }
     }
 
-    /// Takes the first waiter off a list that has fired, and queues the list again under the next; `None` if that of this order was
-    /// cancelled meanwhile.
+    /// Takes the first waiter off a fired list, and queues the list again under the next one. `None` if the waiter with this order
+    /// was cancelled meanwhile.
     fn take_first(&mut self, order: u64, list: u32) -> Option<u64> {
         let Some((first, last)) = self.lists[list].ends else {
             self.free_list(list);
@@ -368,12 +368,12 @@ impl Waiters {
         token
     }
 
-    /// Whether there is something to take.
+    /// Returns whether a fired waiter was not taken yet.
     pub(super) fn has_woken(&self) -> bool {
         !self.due.is_empty()
     }
 
-    /// The earliest revision that one that has fired, and was not taken, is to be told of.
+    /// Returns the earliest revision that a fired waiter, not taken yet, needs.
     pub(super) fn due_from(&self) -> Option<i64> {
         let event = match self.due.front()? {
             Due::Events(rev, _) | Due::Revisions(rev) => *rev,
@@ -401,7 +401,7 @@ impl Waiters {
         true
     }
 
-    /// Those that wait for revisions up to `rev` fire.
+    /// Fires the waiters for revisions up to `rev`.
     fn fire_awaiting(&mut self, rev: i64) {
         let rev = rev - i64::from(faults::is_armed(Fault::RevisionWokenLate));
         if self.awaiting.first_key_value().is_some_and(|((first, _), _)| *first <= rev) {
@@ -412,13 +412,13 @@ impl Waiters {
         }
     }
 
-    /// Those that wait at a node fire by the event in hand.
+    /// Fires the waiters of a node by the current event.
     fn fire(&mut self, node: TrieId) {
         if let Some(list) = self.trie.list(node).take() {
             self.fire_list(list);
         }
-        // Hits that are still to be dealt with have waiters, and so are not removed along with this one. But for those whose last
-        // waiter was cancelled meanwhile: nothing is inserted before all are dealt with, so that such a node is merely gone.
+        // Pruning does not remove hits that are still to fire, since they have waiters. Only a hit whose last waiter was cancelled
+        // meanwhile can go, which does no harm: nothing is inserted before all hits have fired.
         self.trie.prune(node);
     }
 
@@ -514,7 +514,7 @@ impl Waiters {
             (Some(_), Some(_), ends) => ends,
             _ => None,
         };
-        // A list that has fired is freed when its turn comes: it is queued.
+        // A fired list is freed when its turn comes, because it is queued.
         if let (None, Owner::Node(node)) = (*ends, *owner) {
             *self.trie.list(node) = None;
             self.free_list(list);

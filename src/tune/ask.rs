@@ -41,7 +41,7 @@ pub fn ask(options: &Options) -> Result<Asked, String> {
     })
 }
 
-/// The data directory, or the nearest one above it that is there: the server makes it, and those above it.
+/// Returns the data directory, or the nearest existing directory above it: the server creates the missing ones.
 fn directory(options: &Options) -> Result<PathBuf, String> {
     let dir = options.dir.as_deref().unwrap_or(Path::new(DIR));
     let cannot =
@@ -51,7 +51,7 @@ fn directory(options: &Options) -> Result<PathBuf, String> {
         return match fs::canonicalize(above) {
             Ok(found) if found.is_dir() => Ok(found),
             Ok(found) => Err(cannot(&format!("{} is not a directory", found.display()))),
-            // A link that leads nowhere is there, and in the way of a directory.
+            // A dangling symbolic link exists, and prevents the making of a directory.
             Err(e) if e.kind() == ErrorKind::NotFound && fs::symlink_metadata(above).is_err() => continue,
             Err(e) => Err(cannot(&e)),
         };

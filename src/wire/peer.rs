@@ -169,12 +169,12 @@ pub enum Frame<'a> {
     },
     /// The receiver of a snapshot has given it up.
     ///
-    /// On the wire it is an acknowledgement with a flag; the reason stands where the number of the next part would, which versions
-    /// that know no reasons write as 0 and do not read.
+    /// On the wire this is an acknowledgement with a flag. The reason takes the place of the next part's number; versions that know
+    /// no reasons write 0 there and do not read it.
     ChunkFailed {
-        /// Which snapshot.
+        /// The transfer.
         transfer: u64,
-        /// Why.
+        /// The reason.
         reason: ChunkFailure,
     },
 }
@@ -182,15 +182,15 @@ pub enum Frame<'a> {
 /// Why the receiver of a snapshot has given it up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ChunkFailure {
-    /// It does not say.
+    /// No reason was given.
     Unsaid,
-    /// It has no room for it on its disk.
+    /// The receiver's disk has no room for the snapshot.
     NoRoom,
-    /// What came makes no sense.
+    /// The received bytes are malformed.
     Malformed,
-    /// Nothing came any more.
+    /// Nothing came for too long.
     Silence,
-    /// A reason of a later version.
+    /// A reason that a later version has added.
     Other(u64),
 }
 

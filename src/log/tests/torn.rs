@@ -66,8 +66,8 @@ fn a_torn_write_is_cut_whichever_of_its_blocks_arrived() {
     }
 }
 
-/// A node that was elected, or has voted, forgets its vote with a torn write behind it, and votes again in the same term; or it takes
-/// a term and a vote from the torn write, which nobody was told of.
+/// A node that was elected, or has voted, must not forget its vote because of a torn write after it, and vote again in the same
+/// term. Nor may it take a term and a vote from the torn write, which it told nobody about.
 #[test]
 fn term_and_vote_are_forgotten_with_a_torn_write_or_taken_from_it() {
     for sizes in [&[9_000][..], &[6_000, 6_000]] {
@@ -76,7 +76,7 @@ fn term_and_vote_are_forgotten_with_a_torn_write_or_taken_from_it() {
         let before = HardState { term: 4, vote: 3, commit: 1 };
         node.log.append_hard_state(before.term, before.vote, before.commit);
         node.flush();
-        // The write under way holds entries of a later term, and then that term with another vote.
+        // The write in progress contains entries of a later term, and then that term with another vote.
         for (index, size) in (2..).zip(sizes) {
             node.log.append_entry(index, 6, 0, &vec![7; *size]);
         }
@@ -90,7 +90,7 @@ fn term_and_vote_are_forgotten_with_a_torn_write_or_taken_from_it() {
             disk.tear(&write, |i| arrived & (1 << i) != 0);
             let expected = if arrived + 1 == 1 << blocks { after } else { before };
             assert_eq!(disk.recover().unwrap().recovered.hard_state, expected, "blocks {arrived:b} of {blocks}");
-            // Also after it is cut, and when the log has gone on.
+            // The same holds after the torn write is cut and the log has continued.
             let mut node = Node::start(disk);
             assert_eq!(node.log.hard_state(), expected);
             node.flush();

@@ -36,8 +36,8 @@ fn listing_by_offsets_costs_one_walk() {
     assert!(used < 700 * 10, "{used}");
 }
 
-/// Who lists the newest first asks with offsets that fall. No position that was found before lies in front of the next; but each search
-/// must not begin at the first entry again. Also while the store is written to.
+/// A client that lists the newest entries first asks with falling offsets. No position found before lies before the next one, but a
+/// search must not start at the first entry each time, even while the store is written to.
 #[test]
 fn listing_backwards_costs_little_more_than_forwards() {
     for writes in [false, true] {
@@ -374,8 +374,8 @@ fn the_smallest_budget_makes_progress() {
     }
 }
 
-/// Those whom an event wakes are taken a few at a time. In between they can be cancelled and others come, the event stays readable for
-/// those who are left, and the order is that in which they came.
+/// The waiters that an event wakes are taken a few at a time. In between they can be cancelled, and others can come; the event
+/// stays readable for the rest, and the order is that of arrival.
 #[test]
 fn those_who_are_woken_are_taken_a_few_at_a_time() {
     let mut store = Store::new(2);

@@ -78,7 +78,7 @@ struct Waiting {
     glob: Option<String>,
     from: i64,
     id: WaiterId,
-    /// By which event it entered the index, and whether it had to wait for that.
+    /// The event with which the waiter entered the index, and whether it had to wait for that event.
     entered: (i64, bool),
 }
 

@@ -371,8 +371,9 @@ fn a_hello_that_is_printed_keeps_the_secret() {
     assert!(text.contains("ABCDEFGHIJKLMNOP") && !text.contains("hush") && !text.contains("104"), "{text}");
 }
 
-/// During an upgrade node by node, the version before reads what this one sends, and the other way round: a refused snapshot is an
-/// acknowledgement with a flag, as it always was. That version writes 0 where this one has the reason, and does not read it.
+/// During an upgrade one node at a time, the previous version reads this version's frames, and the other way round: a refused
+/// snapshot is an acknowledgement with a flag, as it always was. The previous version writes 0 in the place of the reason, and does
+/// not read it.
 #[test]
 fn a_reason_for_a_failed_snapshot_closes_the_link_to_an_older_node() {
     let body = |next: u64, failed: u8| [&8_u64.to_le_bytes()[..], &next.to_le_bytes(), &[failed]].concat();
