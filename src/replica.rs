@@ -584,8 +584,9 @@ impl Replica {
         self.desk.sessions.take_resumed(into);
     }
 
-    /// Returns the connection to close if all connections together have too much unsent output. If answers to others wait for room,
-    /// that is a connection whose client takes nothing. If the output is far above the limit, it is the one with the most.
+    /// Returns the connection to close because of too much unsent output, if there is one. While answers wait for room, or the
+    /// total exceeds [`limits::OUTPUT_MAX`], that is a connection whose client has taken nothing for long. If the total exceeds the
+    /// limit and there is no such connection, it is the one with the most output.
     pub fn over_output_limit(&self) -> Option<Conn> {
         let sessions = &self.desk.sessions;
         let over = sessions.buffered() > limits::OUTPUT_MAX;

@@ -1,4 +1,4 @@
-//! A request on its way, and what comes back.
+//! A request under way, and its answer.
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -7,14 +7,14 @@ use super::error::{Error, Lost};
 use crate::address::Address;
 use crate::wire::{ErrCode, Request, Response, Verb};
 
-/// What may be done with a call whose connection is lost after it was sent.
+/// What the client may do with a call whose connection is lost after it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// It may have been carried out: never sent again.
+    /// The server may have carried it out: never sent again.
     Write,
-    /// Sent again a few times, for a while.
+    /// Sent again a few times, for a limited time.
     Read,
-    /// A wait for an event: sent again until it is answered or given up by the caller.
+    /// A wait for an event: sent again until it is answered or the caller gives it up.
     Wait,
 }
 
@@ -96,9 +96,9 @@ pub(super) const ATTEMPTS: u32 = 3;
 pub(super) struct Call {
     pub ask: Ask,
     pub reply: oneshot::Sender<Result<Answer, Error>>,
-    /// How often it was sent.
+    /// How many times it was sent.
     pub attempts: u32,
-    /// Since when it has been without a connection, counted from the first time.
+    /// When it first had no connection.
     pub stranded: Option<Instant>,
     /// When a server first answered this call with READONLY, and that answer.
     pub refused: Option<(Instant, Error)>,
@@ -131,7 +131,7 @@ impl Call {
         }
     }
 
-    /// Whether the caller has gone.
+    /// Returns whether the caller has gone.
     pub fn is_abandoned(&self) -> bool {
         self.reply.is_closed()
     }
@@ -142,7 +142,7 @@ impl Call {
     }
 }
 
-/// A server's answer that is no error.
+/// A server's answer that is not an error.
 #[derive(Debug)]
 pub(super) struct Answer {
     verb: Verb,
@@ -154,7 +154,7 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// Takes what the caller will need out of the receive buffer.
+    /// Copies the fields that the caller will need out of the receive buffer.
     pub fn read(verb: Verb, response: &Response<'_>) -> Result<Self, Error> {
         if let Some(code) = response.err_code {
             let detail = String::from_utf8_lossy(response.err_detail.unwrap_or_default()).into_owned();
@@ -195,7 +195,7 @@ impl Answer {
         String::from_utf8(path).map_err(|_| self.bad("path"))
     }
 
-    /// A value that is absent is empty, as it was for the original's client.
+    /// Returns the value. A missing value is empty, as in the original's client.
     pub fn value(&mut self) -> Vec<u8> {
         self.value.take().unwrap_or_default()
     }

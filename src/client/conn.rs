@@ -1,7 +1,7 @@
-//! One TCP connection: frames out, frames in, and how far the kernel has taken what goes out.
+//! One TCP connection: frames out, frames in, and how far the kernel has taken the output.
 //!
-//! That last is what tells a write that may have been carried out from one that certainly was not: a frame of which
-//! the kernel has not taken the last byte cannot have reached the server whole.
+//! The kernel's progress tells a write that may have been carried out from one that certainly was not: if the kernel has not taken
+//! the last byte of a frame, the server cannot have the whole frame.
 
 use std::future::poll_fn;
 use std::ops::Range;
@@ -21,18 +21,18 @@ use crate::address::Address;
 use crate::wire::frame::{self, Split};
 use crate::wire::{Request, Response, Verb};
 
-/// The receive buffer's size at first; it grows to the longest frame that came.
+/// The receive buffer's first size; it grows to the longest frame received.
 const INPUT: usize = 16 << 10;
 
 #[derive(Debug)]
 pub(super) struct Conn {
     stream: TcpStream,
-    /// What the kernel has not taken yet is `output[taken..]`.
+    /// `output[taken..]` is what the kernel has not taken yet.
     output: Vec<u8>,
     taken: usize,
     /// Bytes that the kernel has taken since the connection began.
     written: u64,
-    /// What has arrived and was not consumed is `input[arrived]`.
+    /// `input[arrived]` has arrived and was not consumed.
     input: Vec<u8>,
     arrived: Range<usize>,
 }
@@ -88,17 +88,17 @@ impl Conn {
         self.written + self.backlog() as u64
     }
 
-    /// Bytes that are queued and that the kernel has not taken.
+    /// Returns the queued bytes that the kernel has not taken.
     pub fn backlog(&self) -> usize {
         self.output.len() - self.taken
     }
 
-    /// The position up to which the kernel has taken the stream.
+    /// Returns the position up to which the kernel has taken the stream.
     pub const fn written(&self) -> u64 {
         self.written
     }
 
-    /// Hands what is queued to the kernel; ready when nothing is left.
+    /// Hands the queued bytes to the kernel; ready when none are left.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
         while self.taken < self.output.len() {
             let n = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.output[self.taken..]))?;
@@ -132,7 +132,7 @@ impl Conn {
         Poll::Ready(Ok(()))
     }
 
-    /// Takes the next whole frame; its body is at that place in [`Self::input`] until more is received.
+    /// Takes the next whole frame. Its body stays in this range of [`Self::input`] until more is received.
     pub fn next_frame(&mut self) -> Result<Option<Range<usize>>, Lost> {
         match frame::split(&self.input[self.arrived.clone()]).map_err(Lost::Frame)? {
             Split::Whole { body, consumed } => {
@@ -141,7 +141,7 @@ impl Conn {
                 Ok(Some(start + body.start..start + body.end))
             }
             Split::Partial { needed } => {
-                // The limit on frames bounds what a server can make us set aside.
+                // The limit on frames bounds the memory that a server can make the client use.
                 if let Some(needed) = needed.filter(|n| *n > self.input.len()) {
                     self.input.resize(needed, 0);
                 }

@@ -76,11 +76,11 @@ pub(super) struct Driver {
     scout_pause: Option<Pin<Box<Sleep>>>,
     /// Number of scouts that failed in a row.
     scouts_failed: u32,
-    /// What was presented with success, in order.
+    /// The secrets that were accepted, in order.
     secrets: Vec<Secret>,
     /// The address to try next.
     next_address: usize,
-    /// Connections and rounds of them in a row that brought no answer.
+    /// Number of connections and rounds in a row that brought no answer.
     failures: u32,
     state: watch::Sender<State>,
 }
@@ -112,11 +112,11 @@ struct Scout {
 /// A connection to a server that has met the requirement, and the number of its address.
 type Found = Option<(usize, Conn)>;
 
-/// Why a connection is no longer served.
+/// Why the driver stops serving a connection.
 enum Ended {
-    /// It is lost.
+    /// The connection is lost.
     Lost(Lost),
-    /// Too many abandoned calls are open on it.
+    /// The connection has too many abandoned calls.
     Crowded,
     /// The last handle has gone.
     Finished,
@@ -187,7 +187,7 @@ impl Driver {
         Link::new(conn, address)
     }
 
-    /// From now on the next address is the one to try.
+    /// Makes the next address the one to try.
     fn turn(&mut self) {
         self.next_address = (self.next_address + 1) % self.options.addresses.len();
     }
@@ -271,7 +271,7 @@ impl Driver {
                 return Poll::Ready(Ended::Crowded);
             }
             let scouted = self.poll_scout(link, left, cx);
-            // The queue was not looked at while too much was on its way out.
+            // While too much output waited, nobody looked at the queue.
             let unblocked = full && link.has_room();
             if !(received || gathered || unblocked || asked || scouted) {
                 return Poll::Pending;
@@ -281,7 +281,7 @@ impl Driver {
 
     fn answer(&mut self, mut call: Call, result: Result<Answer, Error>) {
         if call.ask.verb == Verb::Access && result.is_ok() {
-            // To be presented again on the next connection; the last one last.
+            // Keep the secret for the next connection, after the others.
             let secret = Secret(call.ask.value.take().unwrap_or_default());
             self.secrets.retain(|s| *s != secret);
             self.secrets.push(secret);
@@ -297,7 +297,7 @@ impl Driver {
         }
     }
 
-    /// Queues requests for the kernel while there is room. Whether there were any; `Err` if there will never be more.
+    /// Queues requests for the kernel while there is room. Returns whether there were any, or `Err` if there will never be more.
     fn gather(&mut self, link: &mut Link, patience: &Patience, cx: &mut Context<'_>) -> Result<bool, ()> {
         let mut gathered = false;
         while link.has_room() {
@@ -461,7 +461,7 @@ impl Driver {
         }
     }
 
-    /// The connection was given up by us, with no write out.
+    /// Takes all calls back from a connection that the driver gives up; no write is under way on it.
     fn take_back(&mut self, link: &mut Link) {
         let again = |mut held: Held| {
             held.call.attempts -= 1;
@@ -484,7 +484,7 @@ impl Driver {
         }
         self.put_back(again);
         self.strand();
-        // What waits was not carried out, or only read.
+        // The waiting calls were not carried out, or are reads.
         let garbage = cause.is_malformed();
         let address = || Some(link.address.clone());
         self.give_up(garbage, |call| match call.ask.kind() {
@@ -493,7 +493,7 @@ impl Driver {
         });
     }
 
-    /// Marks the calls that have no connection from now on.
+    /// Notes for each waiting call that it has no connection from now on.
     fn strand(&mut self) {
         let now = Instant::now();
         for call in &mut self.waiting {
@@ -501,7 +501,7 @@ impl Driver {
         }
     }
 
-    /// Fails the calls that wait: all, or those that have waited for long enough.
+    /// Fails waiting calls: all of them, or those that have waited for too long.
     fn give_up(&mut self, all: bool, error: impl Fn(&Call) -> Error) {
         let now = Instant::now();
         for call in mem::take(&mut self.waiting) {
@@ -516,7 +516,7 @@ impl Driver {
         }
     }
 
-    /// Connects anew as soon as somebody needs it. `None` when the last handle has gone.
+    /// Connects again as soon as a call needs it. Returns `None` when the last handle has gone.
     async fn reconnect(&mut self) -> Option<Link> {
         loop {
             self.await_need().await?;
@@ -538,11 +538,11 @@ impl Driver {
         }
     }
 
-    /// Returns when a call waits for a connection; `None` if none ever will.
+    /// Returns when a call waits for a connection. Returns `None` if none ever will.
     async fn await_need(&mut self) -> Option<()> {
         self.waiting.retain(|call| !call.is_abandoned());
         if self.waiting.is_empty() {
-            // Nobody was there to be kept waiting: begin afresh.
+            // No caller had to wait for the failed attempts, so forget them.
             self.failures = 0;
             let call = self.queue.recv().await?;
             self.waiting.push_back(call);
@@ -606,14 +606,14 @@ fn serve(link: &mut Link, patience: &Patience, again: &mut Vec<Call>, cx: &mut C
     }
 }
 
-/// The pause before another round: doubling, and shortened by up to a half so that clients do not come all at once.
+/// Returns the pause before the next round: it doubles, and is shortened by up to a half so that clients do not all come at once.
 fn pause(failures: u32) -> Duration {
     let full = PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(PAUSE_MAX);
     let thousandths = u32::try_from(random() % 500).unwrap_or(0);
     full - full / 1000 * thousandths
 }
 
-/// A number that differs from process to process and from call to call. Nothing depends on its quality.
+/// Returns a number that differs between processes and calls. Nothing depends on its quality.
 fn random() -> usize {
     let bytes = RandomState::new().hash_one(0_u8).to_ne_bytes();
     usize::from(u16::from_ne_bytes([bytes[0], bytes[1]]))

@@ -1,11 +1,10 @@
-//! What can go wrong, by what the caller may conclude from it.
+//! The errors, grouped by what the caller may conclude:
 //!
 //! * The server answered: [`Error::Server`], [`Error::UnknownCode`].
-//! * The request was certainly not carried out: [`Error::Disconnected`], [`Error::Unreachable`], [`Error::TooLarge`],
-//!   and everything about URIs.
-//! * It is not known whether a write was carried out: [`Error::OutcomeUnknown`]. Never tried again by the client: read,
-//!   and decide.
-//! * The server does not speak the protocol: [`Error::BadAnswer`], and [`Lost::is_malformed`] causes.
+//! * The request was certainly not carried out: [`Error::Disconnected`], [`Error::Unreachable`], [`Error::TooLarge`], and all
+//!   errors about URIs.
+//! * A write may or may not have been carried out: [`Error::OutcomeUnknown`]. The client never retries it: read, then decide.
+//! * The server does not speak the protocol: [`Error::BadAnswer`], and causes for which [`Lost::is_malformed`] is true.
 
 use std::fmt;
 use std::io;
@@ -24,32 +23,32 @@ use crate::wire::{ErrCode, Malformed, Verb};
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The server's answer is an error.
+    /// The server answered with an error.
     #[error("{}{}", .code.name(), after_colon(.detail))]
     Server {
-        /// Which.
+        /// The error's code.
         code: ErrCode,
-        /// What the server says beyond the code; often empty.
+        /// The server's explanation; often empty.
         detail: String,
     },
-    /// The server's answer is an error that this client does not know.
+    /// The server answered with an error that this client does not know.
     #[error("unknown error {code}{}", after_colon(.detail))]
     UnknownCode {
-        /// Its number.
+        /// The error's number.
         code: i32,
-        /// What the server says beyond the code.
+        /// The server's explanation.
         detail: String,
     },
-    /// The URI or address cannot be understood.
+    /// The URI or address is malformed.
     #[error(transparent)]
     Uri(#[from] UriError),
     /// The name service knows no address of this cluster.
     #[error("the name service knows no address of cluster `{0}`")]
     NotRegistered(String),
-    /// No address could be connected to.
+    /// No address accepted a connection.
     #[error("{0}")]
     Unreachable(Unreachable),
-    /// The connection was lost and the request was certainly not carried out, or only read.
+    /// The connection was lost, and the request was certainly not carried out, or was a read.
     #[error("not connected{}: {cause}", before(" to ", .address))]
     Disconnected {
         /// The server's address, if there was a server.
@@ -58,7 +57,7 @@ pub enum Error {
         #[source]
         cause: Lost,
     },
-    /// The connection was lost after a write may have been received and before its answer came.
+    /// The connection was lost before the answer came, and the server may have received the write.
     #[error(
         "the connection{} was lost before the answer came, it is not known whether the change was made: {cause}",
         before(" to ", .address)
@@ -70,7 +69,7 @@ pub enum Error {
         #[source]
         cause: Lost,
     },
-    /// The server sent what is no message of the protocol, or an answer without what it must have.
+    /// The server sent a message that is not of the protocol, or an answer that lacks a field.
     #[error("the server{} does not speak the protocol: {cause}", before(" at ", .address))]
     BadAnswer {
         /// The server's address, if it is known.
@@ -85,18 +84,18 @@ pub enum Error {
     /// The request is longer than any server accepts; it was not sent.
     #[error("the request is too large: {len} bytes, the limit is {max}")]
     TooLarge {
-        /// Bytes of its frame.
+        /// Size of the request's frame in bytes.
         len: usize,
-        /// The most that a frame may have.
+        /// The largest allowed size in bytes.
         max: usize,
     },
-    /// The runtime that the client's task ran on has ended.
+    /// The tokio runtime of the client's task has ended.
     #[error("the client has ended")]
     Closed,
 }
 
 impl Error {
-    /// The protocol's code, if the server answered with one that is known.
+    /// Returns the protocol's code if the server answered with a known one.
     #[must_use]
     pub const fn code(&self) -> Option<ErrCode> {
         match self {
@@ -105,13 +104,13 @@ impl Error {
         }
     }
 
-    /// Whether the file changed in between: read it again, and decide again.
+    /// Returns whether somebody changed the file in between: read it again, and decide again.
     #[must_use]
     pub fn is_rev_mismatch(&self) -> bool {
         self.code() == Some(ErrCode::RevMismatch)
     }
 
-    /// Whether the revision has left the history.
+    /// Returns whether the revision is no longer in the history.
     #[must_use]
     pub fn is_too_late(&self) -> bool {
         self.code() == Some(ErrCode::TooLate)
@@ -145,22 +144,22 @@ pub enum Lost {
     /// A system call failed.
     #[error("{0}")]
     Io(#[source] Arc<io::Error>),
-    /// The server closed it.
+    /// The server closed the connection.
     #[error("the server closed the connection")]
     Closed,
-    /// The server said nothing for this long, though it was asked.
+    /// The server was silent for this long although it was asked for a sign of life.
     #[error("no answer for {}", Rounded(*.0))]
     Quiet(Duration),
-    /// A frame of an impossible length.
+    /// The server sent a frame of an impossible length.
     #[error("{0}")]
     Frame(#[source] FrameError),
-    /// A frame that holds no message.
+    /// The server sent a frame that contains no message.
     #[error("{0}")]
     Malformed(#[source] Malformed),
-    /// An answer without a tag, or with that of no outstanding request.
+    /// The server sent an answer without a tag, or with a tag of no outstanding request.
     #[error("an answer to no request (tag {0:?})")]
     Tag(Option<i32>),
-    /// An answer without a field that it must have, or with a value that the field cannot have.
+    /// The server sent an answer without a required field, or with an impossible value.
     #[error("an answer to {0:?} with no or a wrong `{1}`")]
     Field(Verb, &'static str),
     /// The task of this client ended, with its runtime.
@@ -169,7 +168,7 @@ pub enum Lost {
 }
 
 impl Lost {
-    /// Whether the server is at fault: it sent what is not the protocol.
+    /// Returns whether the server is at fault, because it sent something that is not the protocol.
     #[must_use]
     pub const fn is_malformed(&self) -> bool {
         matches!(self, Self::Frame(_) | Self::Malformed(_) | Self::Tag(_) | Self::Field(..))
@@ -182,22 +181,22 @@ impl From<io::Error> for Lost {
     }
 }
 
-/// Every address that was tried, and why it failed.
+/// The addresses that were tried, and why each failed.
 #[derive(Clone, Debug)]
 pub struct Unreachable {
-    /// In the order in which they were tried; at least one.
+    /// The attempts in order; at least one.
     pub attempts: Vec<(Address, Error)>,
 }
 
 impl Unreachable {
-    /// Whether nothing is to be had by trying again: every server refuses the secret, or does not speak the protocol.
+    /// Returns whether retrying is useless: every server refuses the secret, or does not speak the protocol.
     pub(super) fn is_hopeless(&self) -> bool {
         let hopeless =
             |e: &Error| matches!(e, Error::Server { .. } | Error::UnknownCode { .. } | Error::BadAnswer { .. });
         self.attempts.iter().all(|(_, error)| hopeless(error))
     }
 
-    /// Whether every server was there and refused the secret (or answered ACCESS with some other error).
+    /// Returns whether every server was reached and refused the secret (or answered ACCESS with another error).
     #[must_use]
     pub fn is_refused(&self) -> bool {
         let refused = |e: &Error| matches!(e, Error::Server { .. } | Error::UnknownCode { .. });

@@ -38,22 +38,22 @@ impl Options {
 }
 
 impl Client {
-    /// Connects to the cluster that `target` means, which is as for [`Client::connect`]. If it is a URI with a name (`cn`),
-    /// the addresses are those that the name service `boot` (a target like any other) has for it; else its own are used.
-    /// The secret is that of `target`.
+    /// Connects to the cluster of `target`, which has the form described at [`Client::connect`]. If `target` is a URI with a name
+    /// (`cn`), the name service at `boot`, which has the same form, provides the addresses; otherwise `target` does. `target` also
+    /// provides the secret.
     ///
     /// # Errors
-    /// [`Error::NotRegistered`] if the name service knows no address; else those of [`Client::connect`], for either
+    /// [`Error::NotRegistered`] if the name service knows no address; otherwise the errors of [`Client::connect`], for either
     /// cluster.
     pub async fn connect_via(target: &str, boot: &str) -> Result<Self, Error> {
         Options::parse_via(target, boot).await?.connect().await
     }
 
-    /// The addresses that this cluster, as a name service, has for the cluster `name`. What is no address there is
-    /// passed over.
+    /// Returns the addresses that this cluster, as a name service, has for the cluster `name`. Skips entries that are not
+    /// addresses.
     ///
     /// # Errors
-    /// [`Error::NotRegistered`] if there is none.
+    /// [`Error::NotRegistered`] if it has no address.
     pub async fn lookup(&self, name: &str) -> Result<Vec<Address>, Error> {
         let directory = format!("/ctl/ns/{name}");
         let mut ids = self.getdir(&directory, None);

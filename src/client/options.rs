@@ -1,4 +1,4 @@
-//! Where to connect to, and how long to be patient.
+//! Where a client connects to, and how patient it is.
 
 use std::time::Duration;
 

@@ -18,13 +18,13 @@ use super::error::{Error, Stale};
 use super::verbs::{Client, Entry, Event, Stat};
 use crate::wire::ErrCode;
 
-/// Requests of one walk that are under way at first, and at most.
+/// How many requests of a walk are under way at first, and at most.
 const WINDOW_MIN: usize = 4;
 const WINDOW_MAX: usize = 32;
 
 type Job<T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send>>;
 
-/// Requests under way, whose results are wanted in order.
+/// Requests under way whose results are needed in order.
 struct Window<T> {
     slots: VecDeque<Slot<T>>,
     width: usize,
@@ -48,7 +48,8 @@ impl<T> Window<T> {
         self.slots.push_back(Slot::Running(job));
     }
 
-    /// The oldest request's result; `None` if there is no request. All are polled, or they would not be sent.
+    /// Returns the oldest request's result, or `None` if there is no request. Polls all requests, because otherwise they would not
+    /// be sent.
     fn poll_front(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, Error>>> {
         for slot in &mut self.slots {
             if let Slot::Running(job) = slot
@@ -73,9 +74,9 @@ impl<T> Window<T> {
 
 /// The revision that a walk is pinned to.
 enum Pinned {
-    /// Being asked for.
+    /// The walk has asked for the revision.
     Asking(Job<i64>),
-    /// Known.
+    /// The walk knows the revision.
     At(i64),
 }
 
@@ -87,7 +88,7 @@ struct Offsets<T> {
     /// `None`: ended.
     pinned: Option<Pinned>,
     window: Window<T>,
-    /// The offset to ask for next; `None` behind the last that can be named.
+    /// The next offset to ask for; `None` after the largest possible one.
     next: Option<i32>,
 }
 
@@ -160,13 +161,13 @@ impl Walk {
         Self(Offsets::new(client, glob, rev, fetch))
     }
 
-    /// The revision of all items; `None` before the first and after the last.
+    /// The revision of all items; `None` before the first and after the last item.
     #[must_use]
     pub const fn rev(&self) -> Option<i64> {
         self.0.rev()
     }
 
-    /// The next file. Nothing is lost if the future is dropped.
+    /// Returns the next file. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Result<Entry, Error>> {
         poll_fn(|cx| self.0.poll(cx)).await
     }
@@ -192,13 +193,13 @@ impl Getdir {
         Self(Offsets::new(client, path, rev, fetch))
     }
 
-    /// The revision of all items; `None` before the first and after the last.
+    /// The revision of all items; `None` before the first and after the last item.
     #[must_use]
     pub const fn rev(&self) -> Option<i64> {
         self.0.rev()
     }
 
-    /// The next name. Nothing is lost if the future is dropped.
+    /// Returns the next name. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Result<String, Error>> {
         poll_fn(|cx| self.0.poll(cx)).await
     }
@@ -212,16 +213,16 @@ impl Stream for Getdir {
     }
 }
 
-/// The names in a directory and what stands there: see [`Client::entries`].
+/// The names in a directory, with the file or directory at each: see [`Client::entries`].
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct Entries {
     client: Client,
-    /// The directory, with a slash behind it.
+    /// The directory, with a slash after it.
     prefix: String,
     /// `None`: it has ended.
     names: Option<Getdir>,
     stats: Window<(String, Stat)>,
-    /// How the names ended, if not well; told behind the last of them.
+    /// The error that ended the names, if there was one; it follows the last of them.
     error: Option<Error>,
 }
 
@@ -237,7 +238,7 @@ impl Entries {
         }
     }
 
-    /// The next name and what stands there. Nothing is lost if the future is dropped.
+    /// Returns the next name, and the file or directory there. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Result<(String, Stat), Error>> {
         poll_fn(|cx| self.poll(cx)).await
     }
@@ -324,7 +325,7 @@ async fn notice(mut state: watch::Receiver<State>, again: bool) -> Option<(watch
 pub struct Watch {
     client: Client,
     glob: Arc<str>,
-    /// The revision after that of the last event handed out.
+    /// The revision after that of the last returned event.
     next_rev: i64,
     when_stale: WhenStale,
     /// `None`: ended.
@@ -351,13 +352,13 @@ impl Watch {
         Slot::Running(Box::pin(async move { client.wait_at(&glob, rev, moves).await }))
     }
 
-    /// The revision from which on no event has been handed out yet.
+    /// Returns the first revision whose events this watch has not returned yet.
     #[must_use]
     pub const fn next_rev(&self) -> i64 {
         self.next_rev
     }
 
-    /// The next event. Nothing is lost if the future is dropped.
+    /// Returns the next event. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Result<Event, Error>> {
         poll_fn(|cx| self.poll(cx)).await
     }

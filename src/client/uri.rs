@@ -23,7 +23,7 @@ use crate::address::{Address, AddressError};
 /// What every doozer URI begins with.
 pub const PREFIX: &str = "doozer:?";
 
-/// A secret, which `Debug` does not tell.
+/// A secret; `Debug` does not print it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub Vec<u8>);
 
@@ -33,10 +33,10 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A doozer URI, taken apart.
+/// The parts of a doozer URI.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Uri {
-    /// `ca`: where the cluster may be reached. Possibly none, if a name service knows.
+    /// `ca`: addresses of the cluster; may be empty if a name service knows them.
     pub addresses: Vec<Address>,
     /// `cn`: the cluster's name.
     pub cluster: Option<String>,
@@ -71,7 +71,7 @@ fn utf8(name: &str, value: Vec<u8>) -> Result<String, UriError> {
     String::from_utf8(value).map_err(|_| UriError::Utf8(name.to_owned()))
 }
 
-/// Undoes `%xx` and `+`. `None` if a `%` is not followed by two hexadecimal digits.
+/// Undoes `%xx` and `+`. Returns `None` if a `%` is not followed by two hexadecimal digits.
 fn percent_decode(text: &str) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -107,19 +107,19 @@ const fn hex(digit: u8) -> Option<u8> {
 /// Why a text is not a doozer URI, or contains an invalid address.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum UriError {
-    /// It does not begin with `doozer:?`.
+    /// The text does not begin with `doozer:?`.
     #[error("a doozer URI begins with `{PREFIX}`, this one does not: {0}")]
     Prefix(String),
-    /// A `%` that no two hexadecimal digits follow.
+    /// A `%` is not followed by two hexadecimal digits.
     #[error("parameter `{0}` of the doozer URI has a `%` that is no escape; a bare `%` is written `%25`")]
     Escape(String),
-    /// A parameter that is not UTF-8.
+    /// A parameter is not UTF-8.
     #[error("parameter `{0}` of the doozer URI is not UTF-8")]
     Utf8(String),
     /// An invalid address.
     #[error(transparent)]
     Address(#[from] AddressError),
-    /// Nowhere to connect to.
+    /// The URI has no address to connect to.
     #[error("the doozer URI names no address: give `ca=host:port`, or `cn=name` and a name service")]
     NoAddress,
 }

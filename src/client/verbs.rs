@@ -1,4 +1,4 @@
-//! The verbs as methods, and what they answer.
+//! The verbs as methods, and the types of their answers.
 
 use tokio::sync::{mpsc, watch};
 
@@ -12,77 +12,77 @@ use crate::limits::FRAME_MAX;
 use crate::stats::Stats;
 use crate::wire::{FLAG_DEL, FLAG_SET, Verb};
 
-/// The revision of a file that is not there. As an argument of [`Client::set`]: create it.
+/// The revision of a missing file. As an argument of [`Client::set`]: create the file.
 pub const MISSING: i64 = 0;
-/// As an argument of [`Client::set`] and [`Client::del`]: whatever the file's revision is.
+/// As an argument of [`Client::set`] and [`Client::del`]: accept any revision of the file.
 pub const CLOBBER: i64 = -1;
 
 /// A file's body and the revision that wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {
-    /// What a later [`Client::set`] is to be given; [`MISSING`] if there is no such file.
+    /// The revision to pass to a later [`Client::set`]; [`MISSING`] if there is no such file.
     pub rev: i64,
     /// The body; empty if there is no such file.
     pub value: Vec<u8>,
 }
 
 impl File {
-    /// Whether there is such a file.
+    /// Returns whether the file exists.
     #[must_use]
     pub const fn exists(&self) -> bool {
         self.rev != MISSING
     }
 }
 
-/// What stands at a path.
+/// What is at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stat {
     /// Nothing.
     Missing,
     /// A file.
     File {
-        /// The revision that wrote it.
+        /// The revision that wrote the file.
         rev: i64,
-        /// Bytes of its body.
+        /// Size of the body in bytes.
         len: u32,
     },
     /// A directory.
     Directory {
-        /// How many names it holds.
+        /// Number of names in the directory.
         entries: u32,
     },
 }
 
-/// A file that a walk came by.
+/// A file that a walk found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its path.
+    /// The file's path.
     pub path: String,
-    /// The revision that wrote it.
+    /// The revision that wrote the file.
     pub rev: i64,
-    /// Its body.
+    /// The file's body.
     pub value: Vec<u8>,
 }
 
-/// What a revision did.
+/// The kind of change that a revision made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// It set a file.
+    /// The revision set a file.
     Set,
-    /// It deleted a file (which need not have been there).
+    /// The revision deleted a file (which need not have existed).
     Del,
-    /// It changed nothing.
+    /// The revision changed nothing.
     Nop,
 }
 
-/// What a revision did, and to what.
+/// The change that a revision made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// The revision.
     pub rev: i64,
     /// The file's path; `/` for a nop.
     pub path: String,
-    /// The file's new body; empty unless it was set.
+    /// The file's new body; empty unless the change is a `Set`.
     pub value: Vec<u8>,
     /// The kind of change.
     pub change: Change,
@@ -108,16 +108,16 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects with the default [`Options`] to a doozer URI, or to one address `host[:port]`, or to any of several
-    /// with commas in between.
+    /// Connects with the default [`Options`]. `target` is a doozer URI, or one or more addresses `host[:port]`, separated by
+    /// commas.
     ///
     /// # Errors
-    /// The target cannot be understood, or not be reached, or it refuses the secret.
+    /// If `target` is malformed, no address accepts a connection, or the servers refuse the secret.
     pub async fn connect(target: &str) -> Result<Self, Error> {
         Options::parse(target)?.connect().await
     }
 
-    /// The body of the file at `path`, now or as of a past revision. A revision in the future is awaited.
+    /// Returns the body of the file at `path`, now or as of a past revision. Waits for a future revision.
     ///
     /// # Errors
     /// `ISDIR`, `TOO_LATE`, permission denied.
@@ -140,7 +140,7 @@ impl Client {
     /// Deletes the file at `path`, under the same condition as [`Client::set`].
     ///
     /// # Errors
-    /// Those of [`Client::set`], but for `NOTDIR`.
+    /// The errors of [`Client::set`], except `NOTDIR`.
     pub async fn del(&self, path: &str, rev: i64) -> Result<(), Error> {
         self.call(Ask::new(Verb::Del).path(path).rev(Some(rev))).await.map(drop)
     }
@@ -153,23 +153,24 @@ impl Client {
         self.call(Ask::new(Verb::Nop)).await.map(drop)
     }
 
-    /// The server's current revision.
+    /// Returns the server's current revision.
     ///
     /// # Errors
-    /// The connection's.
+    /// Only errors of the connection.
     pub async fn rev(&self) -> Result<i64, Error> {
         self.call(Ask::new(Verb::Rev)).await?.rev()
     }
 
-    /// Returns once the server has applied all that was acknowledged to anyone before this call; its revision then.
+    /// Waits until the server has applied every write that any node acknowledged before this call. Returns the server's revision
+    /// then.
     ///
     /// # Errors
-    /// `UNKNOWN_VERB` from a server of the original.
+    /// `UNKNOWN_VERB` from a server of the original; `READONLY` if no server reaches a majority.
     pub async fn sync(&self) -> Result<i64, Error> {
         self.call(Ask::new(Verb::Sync)).await?.rev()
     }
 
-    /// What the server measures of itself.
+    /// Returns the server's statistics.
     ///
     /// # Errors
     /// `UNKNOWN_VERB` from a server of the original, permission denied.
@@ -179,16 +180,16 @@ impl Client {
         Stats::decode(&text).map_err(|_| answer.bad("value"))
     }
 
-    /// The server's id.
+    /// Returns the server's id.
     ///
     /// # Errors
-    /// The connection's.
+    /// Only errors of the connection.
     pub async fn self_id(&self) -> Result<String, Error> {
         let mut answer = self.call(Ask::new(Verb::SelfId)).await?;
         String::from_utf8(answer.value()).map_err(|_| answer.bad("value"))
     }
 
-    /// What stands at `path`, now or as of a past revision.
+    /// Returns what is at `path`, now or as of a past revision.
     ///
     /// # Errors
     /// `TOO_LATE`, permission denied.
@@ -220,52 +221,52 @@ impl Client {
             _ => Change::Set,
         };
         let event = Event { rev: answer.rev()?, path: answer.path()?, value: answer.value(), change };
-        // An event before `rev` would be one that a watch has had already.
+        // A watch has already had the events before `rev`.
         if event.rev < rev { Err(answer.bad("rev")) } else { Ok(event) }
     }
 
-    /// The `offset`-th file that matches `glob`; `RANGE` behind the last. [`Client::walk`] asks for all.
+    /// Returns the file number `offset`, counted from 0, that matches `glob`. [`Client::walk`] returns all files.
     ///
     /// # Errors
-    /// `RANGE`, `TOO_LATE`, `OTHER` (a bad glob, permission denied).
+    /// `RANGE` after the last file, `TOO_LATE`, `OTHER` (a bad glob, permission denied).
     pub async fn walk_at(&self, glob: &str, offset: i32, rev: Option<i64>) -> Result<Entry, Error> {
         let mut answer = self.call(Ask::new(Verb::Walk).path(glob).offset(offset).rev(rev)).await?;
         Ok(Entry { path: answer.path()?, rev: answer.rev()?, value: answer.value() })
     }
 
-    /// The `offset`-th name in the directory `path`; `RANGE` behind the last. [`Client::getdir`] asks for all.
+    /// Returns the name number `offset`, counted from 0, in the directory `path`. [`Client::getdir`] returns all names.
     ///
     /// # Errors
-    /// `RANGE`, `NOENT`, `NOTDIR`, `TOO_LATE`, permission denied.
+    /// `RANGE` after the last name, `NOENT`, `NOTDIR`, `TOO_LATE`, permission denied.
     pub async fn getdir_at(&self, path: &str, offset: i32, rev: Option<i64>) -> Result<String, Error> {
         self.call(Ask::new(Verb::Getdir).path(path).offset(offset).rev(rev)).await?.path()
     }
 
-    /// Presents a secret. It is presented again on each new connection.
+    /// Presents a secret, now and on each new connection.
     ///
     /// # Errors
-    /// `OTHER`, permission denied; what was granted before stays.
+    /// `OTHER`, permission denied; rights that were granted before stay.
     pub async fn access(&self, secret: impl Into<Vec<u8>>) -> Result<(), Error> {
         self.call(Ask::new(Verb::Access).value(secret.into())).await.map(drop)
     }
 
-    /// All files that match `glob`, in walk order, at one revision: `rev`, or the current one.
+    /// Streams all files that match `glob`, in walk order, at one revision: `rev`, or the current one.
     pub fn walk(&self, glob: &str, rev: Option<i64>) -> Walk {
         Walk::new(self, glob, rev)
     }
 
-    /// All names in the directory `path`, in byte order, at one revision: `rev`, or the current one.
+    /// Streams all names in the directory `path`, in byte order, at one revision: `rev`, or the current one.
     pub fn getdir(&self, path: &str, rev: Option<i64>) -> Getdir {
         Getdir::new(self, path, rev)
     }
 
-    /// Like [`Client::getdir`], with what stands at each name.
+    /// Like [`Client::getdir`], with the file or directory at each name.
     pub fn entries(&self, path: &str, rev: Option<i64>) -> Entries {
         Entries::new(self, path, rev)
     }
 
-    /// Every event from revision `from` on whose path matches `glob`, each once and in order, across lost connections.
-    /// To miss nothing that follows a read, watch from the revision after the one that was read.
+    /// Streams every event from revision `from` on whose path matches `glob`, each once and in order, across lost connections. To
+    /// miss nothing after a read, watch from the revision after the one that was read.
     pub fn watch(&self, glob: &str, from: i64) -> Watch {
         self.watch_with(glob, from, WhenStale::Move)
     }
@@ -307,7 +308,7 @@ impl Client {
     }
 
     async fn call(&self, ask: Ask) -> Result<Answer, Error> {
-        // The longest tag's length stands for any.
+        // The length with the longest tag is an upper bound.
         let len = ask.request(i32::MAX).frame_len() - crate::wire::frame::HEADER;
         if len > FRAME_MAX {
             return Err(Error::TooLarge { len, max: FRAME_MAX });
