@@ -2,7 +2,7 @@
 //!
 //! Sizes are bytes unless a name says otherwise.
 
-// ---- what users meet ----
+// ---- limits that users meet ----
 
 /// Longest path or glob; a longer one is a bad path.
 pub const PATH_MAX: usize = 4096;
@@ -23,13 +23,13 @@ pub const CLUSTER_NAME_MAX: usize = 255;
 
 // ---- batches ----
 
-/// Largest batch: the bytes of one raft entry.
+/// Largest batch, that is, one raft entry.
 pub const BATCH_MAX: usize = 4 << 20;
-/// A batch takes no further command once it has this size, unless it is the first.
+/// A batch takes no command that would make it larger than this, except its first.
 pub const BATCH_SOFT: usize = 1 << 20;
 
-/// A batch takes no further command once it contains this much work: 1 for each command, and 1 for each [`WORK_PATH`] bytes of its
-/// path. So one batch keeps a node busy for a few milliseconds only.
+/// A batch takes no command that would raise its work above this, except its first. The work is 1 for each command, and 1 for each
+/// [`WORK_PATH`] bytes of its path. So one batch keeps a node busy for a few milliseconds only.
 pub const BATCH_WORK: usize = 16 << 10;
 /// This many bytes of a path, which may contain half as many components, count as one more command.
 pub const WORK_PATH: usize = 16;
@@ -41,9 +41,9 @@ const _: () = assert!(PATH_MAX + VALUE_MAX + 1024 <= BATCH_MAX);
 
 // ---- memory that clients can make a server take, over all connections ----
 
-/// Values that were written over or deleted and are readable in the history still. Beyond it the history is cut short.
+/// Values that were overwritten or deleted and are still readable in the history. Beyond this the history is cut short.
 pub const HISTORY_BYTES: u64 = 1 << 30;
-/// Requests that wait for something. Beyond it they are refused.
+/// Requests that wait for something. Further ones are refused.
 pub const PARKED_MAX: usize = 1 << 30;
 /// Unsent output. Beyond it the server closes a connection: one whose client reads nothing, or else the one with the most output.
 pub const OUTPUT_MAX: usize = 512 << 20;
@@ -53,13 +53,13 @@ pub const OUTPUT_SOFT: usize = 384 << 20;
 /// While answers to other clients wait for room, the server closes a connection whose client has read none of its output for this
 /// long, in milliseconds.
 pub const OUTPUT_PATIENCE_MS: u64 = 2_000;
-/// Receive buffers, beyond their first size. A connection that would need more is closed.
+/// Receive buffers, beyond their first size. The server closes the connection that has the most, when another needs more.
 pub const RECEIVE_MAX: usize = 256 << 20;
 
 /// Log lines that stderr has not taken, in bytes. Further lines are dropped, and the log says how many.
 pub const LINES_MAX: usize = 256 << 10;
 
-// Some past is left whatever is written.
+// Some history is left, whatever is written.
 const _: () = assert!(HISTORY_BYTES >= 256 * VALUE_MAX as u64);
 const _: () = assert!(RECEIVE_MAX >= 16 * FRAME_MAX && OUTPUT_MAX >= 16 * VALUE_MAX);
 const _: () = assert!(OUTPUT_SOFT >= 16 * VALUE_MAX && OUTPUT_SOFT + 16 * VALUE_MAX <= OUTPUT_MAX);
@@ -95,7 +95,7 @@ const _: () = assert!(ANSWER_SMALL < OUTPUT_PIECE && OUTPUT_PIECE <= OUTPUT_TURN
 
 // ---- between servers ----
 
-/// Nodes that a cluster may have registered: members, standbys, and those that were not heard for a while. More are refused.
+/// Nodes that a cluster may have registered: members, standbys, and nodes that have been silent for a while. More are refused.
 pub const NODES_MAX: usize = 64;
 /// Connections reserved for nodes of the cluster; at most a quarter of all connections.
 pub const PEER_PLACES: usize = 2 * NODES_MAX;
@@ -109,13 +109,13 @@ pub const LOOKUPS_MAX: usize = 16;
 pub const DIAL_ADDRESSES_MAX: usize = 16;
 /// Largest frame of a peer that has not yet said who it is.
 pub const GREETING_MAX: usize = 16 << 10;
-/// Most links that a frame passes on its way.
+/// The most links that a frame passes on its way.
 pub const HOPS_MAX: u8 = 8;
-/// Unsent output of a link to a peer; beyond it, what is for that peer is dropped, and comes again.
+/// Unsent output of a link to a peer. Frames beyond it are dropped, and sent again later.
 pub const PEER_OUTPUT_MAX: usize = 64 << 20;
-/// Own mutations that are on their way, in bytes; beyond it, clients wait.
+/// This node's own mutations on their way, in bytes. Beyond it, clients wait.
 pub const FORWARD_MAX: usize = 4 << 20;
-/// Mutations of other servers that wait to be proposed, in bytes; beyond it they are dropped, and come again.
+/// Mutations of other servers that wait to be proposed, in bytes. Further ones are dropped, and sent again later.
 pub const INBOX_MAX: usize = 64 << 20;
 /// Size at which a part of a snapshot is sent to a peer.
 pub const CHUNK: usize = 256 << 10;
@@ -123,9 +123,9 @@ pub const CHUNK: usize = 256 << 10;
 pub const CHUNK_WINDOW: usize = 4;
 /// Snapshots sent at the same time: one that makes progress, and others whose receivers have stopped accepting it.
 pub const TRANSFERS_MAX: usize = 4;
-/// Applied entries that are kept for peers that are a little behind, in bytes.
+/// Applied entries kept for peers that are a little behind, in bytes.
 pub const KEEP: usize = 64 << 20;
-/// The same while a peer is sent a snapshot, behind which it will go on.
+/// The same while a peer is being sent a snapshot, after which it needs the entries.
 pub const KEEP_FOR_SNAPSHOT: usize = 512 << 20;
 
 const _: () = assert!(FORWARD_MAX >= BATCH_MAX && INBOX_MAX >= 4 * FORWARD_MAX && PEER_OUTPUT_MAX >= 8 * BATCH_MAX);
@@ -139,13 +139,13 @@ pub const BLOCK: usize = 4096;
 pub const SEGMENT: u64 = 64 << 20;
 /// Largest single write of the log, in file bytes: a batch of any size and its neighbours' records.
 pub const WRITE_MAX: usize = 8 << 20;
-/// Old log segments that are kept for being written over again.
+/// Old log segments kept for reuse.
 pub const SPARE_SEGMENTS: usize = 1;
 
 const _: () = assert!(SEGMENT.is_multiple_of(BLOCK as u64));
 // A batch of any size fits into one write, with half as much again beside it for block headers and small records.
 const _: () = assert!(BATCH_MAX + BATCH_MAX / 2 <= WRITE_MAX && WRITE_MAX.is_multiple_of(BLOCK));
-// A segment is not mostly spent on what a large write leaves free at its end.
+// The space that a large write may leave free at a segment's end is a small part of the segment.
 const _: () = assert!(SEGMENT >= 8 * WRITE_MAX as u64);
 
 // ---- a disk that does not answer, in milliseconds ----
@@ -175,9 +175,9 @@ pub const STOP_CATCH_UP_MS: u64 = 10_000;
 
 // ---- snapshots ----
 
-/// A snapshot is taken when the log since the last one has this size, and that of the last snapshot.
+/// The server takes a snapshot when the log since the last one has this size and also the size of the last snapshot.
 pub const SNAPSHOT_AFTER: u64 = 192 << 20;
-/// Space that is left for the next snapshot, beside what the last one took, when a new segment is made.
+/// Space left for the next snapshot when a new segment is made, in addition to the size of the last snapshot.
 pub const SNAPSHOT_RESERVE: u64 = 16 << 20;
 /// Largest record of a snapshot.
 pub const SNAPSHOT_RECORD_MAX: usize = 8 << 20;
@@ -201,18 +201,18 @@ const _: () = assert!(PEER_FRAME_MAX <= u32::MAX as usize);
 
 // ---- the client library ----
 
-/// Calls of one client that may be queued before callers have to wait for room.
+/// Calls of one client that may be queued; further callers wait for room.
 pub const CLIENT_QUEUE: usize = 256;
 /// Bytes of requests that a client gathers before it waits for the kernel to take some.
 pub const CLIENT_OUTPUT: usize = 64 << 10;
 /// Calls that a client takes from its queue while it has no connection.
 pub const CLIENT_WAITING: usize = 1024;
-/// Calls that were given up by their callers and are still held by the server (the protocol cannot take a request back),
-/// at which a client replaces its connection.
+/// Abandoned calls that the server still holds (the protocol cannot take a request back). With this many, a client replaces its
+/// connection.
 pub const CLIENT_ABANDONED: usize = 1024;
 /// Connections that a client keeps beside the one in service because writes on them are unanswered. While it has this many, the
 /// client looks for no other server.
 pub const CLIENT_LEFT: usize = 8;
 
-// Without a connection, more is taken from the queue than it holds: its callers learn of it all at once.
+// Without a connection, the client takes more from the queue than the queue holds, so all callers learn of a failure at once.
 const _: () = assert!(CLIENT_QUEUE <= CLIENT_WAITING);

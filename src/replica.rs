@@ -83,76 +83,76 @@ use crate::store::PinId;
 use crate::wire::peer::ChunkFailure;
 use crate::wire::{Request, Response, frame};
 
-/// What a replica is told about itself.
+/// The settings of a replica.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Its id, 16 characters of `[A-Z2-7]`.
+    /// The node's id, 16 characters of `[A-Z2-7]`.
     pub id: String,
-    /// The same, as its files bear it.
+    /// The same id, as the node's files contain it.
     pub node: log::NodeId,
     /// Its raft id.
     pub raft_id: u64,
     /// The number of this boot.
     pub epoch: u64,
-    /// How often it has set its data aside.
+    /// How many times the node has set its data aside.
     pub incarnation: u64,
     /// The cluster's name.
     pub cluster: String,
     /// The cluster's id.
     pub cluster_id: u64,
-    /// Where other nodes may be found, beside where they are known to be.
+    /// Addresses where other nodes may be, beside those that the state names.
     pub seeds: Vec<String>,
     /// Length of a tick in milliseconds: a leader sends a sign of life every tick.
     pub heartbeat_ms: u64,
-    /// A follower that hears nothing of the leader for so many milliseconds, up to twice as many, stands for election.
+    /// A follower stands for election after this many milliseconds without the leader, up to twice as many.
     pub election_ms: u64,
-    /// A member that was not heard for so many milliseconds is taken out of its slot.
+    /// A member that has been silent for this many milliseconds is taken out of its slot.
     pub timeout_ms: u64,
-    /// How many past revisions are to stay readable.
+    /// How many past revisions stay readable.
     pub history: u64,
-    /// Where it listens.
+    /// The address that the node advertises.
     pub addr: String,
     /// The machine's name.
     pub hostname: String,
     /// The program's version.
     pub version: String,
-    /// Who may do what.
+    /// The secrets that grant access.
     pub secrets: Secrets,
     /// Time between two writes of `/ctl/node/<id>/applied`, in milliseconds; 0 for never.
     pub pulse_ms: u64,
     /// The data directory, for messages to clients.
     pub dir: String,
-    /// What the time of commits is measured with; nothing but what is told of it depends on it.
+    /// Measures the time of commits; it affects only the statistics.
     pub stopwatch: Stopwatch,
 }
 
-/// What became of the bytes that were handed in.
+/// How much of its input [`Replica::receive`] has used, and what to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    /// So many were used up; the rest comes again, with more behind it.
+    /// Bytes used up; hand the rest in again, with further bytes after it.
     pub consumed: usize,
-    /// What is to be done next.
+    /// What to do next.
     pub then: Then,
 }
 
-/// See [`Receipt`].
+/// What to do with a connection after [`Replica::receive`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Then {
-    /// Receive more. The frame that has begun is of so many bytes, if that is known.
+    /// Receive more bytes.
     More {
-        /// Bytes of the whole frame.
+        /// Size of the frame that has begun, in bytes, if it is known.
         needed: Option<usize>,
     },
-    /// Hand in the rest again once the connection is among the resumed; receive nothing until then.
+    /// Hand the rest in again once the connection is among the resumed ones; receive nothing before.
     Paused,
-    /// Receive no more: what came is no message. The output says when to close.
+    /// Receive no more, because the input is not a message. The output says when to close.
     Close,
 }
 
-/// What becomes of the node, beyond what it can do by itself.
+/// A change that the node itself cannot carry out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It was taken out of the cluster: it is to set its data aside and to come back as a standby.
+    /// The node was taken out of the cluster: set its data aside, and come back as a standby.
     Rejoin,
 }
 
@@ -183,22 +183,22 @@ impl Unfinished {
 /// SYNCs that are answered together, each with its connection and tag.
 type Syncs = Vec<(Conn, Option<i32>)>;
 
-/// What was recovered, for the replica to go on from.
+/// Recovered data, from which the replica continues.
 pub struct Recovered {
     /// The state up to the last entry that is known to be committed.
     pub machine: Machine,
-    /// Where raft goes on.
+    /// Where raft continues.
     pub start: group::Start,
     /// The log, ready for the next write.
     pub log: Log,
-    /// The last entry that a durable snapshot covers, 0 without one.
+    /// The last entry that a durable snapshot covers; 0 without a snapshot.
     pub snapshot: u64,
     /// Size of that snapshot in bytes.
     pub snapshot_bytes: u64,
 }
 
 impl Recovered {
-    /// The highest epoch of this node that the state has seen.
+    /// Returns the highest epoch of this node that the state has seen.
     pub fn epoch(&self) -> u64 {
         self.machine.seen().get(&self.start.id).map_or(0, |seen| seen.epoch)
     }
@@ -215,13 +215,13 @@ pub struct Replica {
     gather: Gather,
     /// In the order of their sequence numbers.
     pending: VecDeque<Pending>,
-    /// The sequence number of the first pending one.
+    /// The sequence number of the first pending mutation.
     pending_first: u64,
-    /// Connections whose next mutation found the batch full.
+    /// Connections that wait because the batch had no room for their next mutation.
     stalled: Vec<Conn>,
     /// SYNCs of this turn.
     syncs: Syncs,
-    /// SYNCs that raft was asked for, under their context, and when.
+    /// SYNCs that wait for raft's answer, with their context and the time of the question.
     asked: VecDeque<(u64, u64, Syncs)>,
     /// SYNCs that wait until an index is applied.
     reading: VecDeque<(u64, Syncs)>,
@@ -236,7 +236,7 @@ pub struct Replica {
     applies: usize,
     /// Applied entries that are kept for peers, in bytes.
     keep: usize,
-    /// Clients are served.
+    /// True once clients are served.
     open: bool,
     ticks: u64,
     now_ms: u64,
@@ -254,17 +254,17 @@ pub struct Replica {
     given_up: Option<(u64, ChunkFailure)>,
     /// Bytes that must be free on the disk before the leader's snapshot fits; `None` if there is room.
     no_room: Option<u64>,
-    /// A snapshot from the leader that is durable, and not gone on from.
+    /// A snapshot from the leader that is durable and not installed yet.
     arrived: Option<catch_up::Arrived>,
     /// When each peer was last heard.
     heard: BTreeMap<u64, u64>,
-    /// The term that this node leads, once it sees to the members.
+    /// The term in which this node leads, once it manages the members.
     led: Option<u64>,
     /// Set when the leader is gone and the voters must elect another at once.
     urgent: Option<Urgent>,
-    /// The tick in which this node last stood for that.
+    /// The tick in which this node last stood for an urgent election.
     stood: Option<u64>,
-    /// Since when no majority is in reach, and no leader.
+    /// When the majority became unreachable, and when the leader was lost.
     lost_since: Option<u64>,
     leaderless_since: Option<u64>,
     /// True while writes are refused because there is no quorum.
@@ -279,25 +279,25 @@ pub struct Replica {
     /// Nodes that report a stuck disk: since when, and whether the operator knows.
     stuck_peers: BTreeMap<u64, (u64, bool)>,
     readiness: Readiness,
-    /// Leader and term, as last said.
+    /// The leader and term that the log named last.
     told_leader: (u64, u64),
     standing: Option<Standing>,
     stopping: Option<Stopping>,
     fate: Option<Fate>,
-    /// Files that are of no use any more.
+    /// Files that are no longer needed.
     removals: Vec<String>,
     /// Lines for the operator.
     lines: Vec<String>,
-    /// What holds the history for whoever reads along.
+    /// Keeps the history for the caller of [`Replica::event`].
     reader: Option<PinId>,
     stages: Stages,
 }
 
 impl Replica {
-    /// A replica that goes on from `recovered`.
+    /// Makes a replica that continues from `recovered`.
     ///
     /// # Errors
-    /// When raft refuses its configuration, which recovery has made sure it does not.
+    /// If raft refuses its configuration, which recovery prevents.
     pub fn new(config: Config, recovered: Recovered) -> raft::Result<Replica> {
         let Recovered { machine, start, log, snapshot, snapshot_bytes } = recovered;
         let config = if faults::is_armed(Fault::EpochReused) { Config { epoch: 1, ..config } } else { config };
@@ -377,28 +377,28 @@ impl Replica {
         })
     }
 
-    /// Keeps less for peers, and takes snapshots sooner, than the [`limits`] say: with little data everything happens that else
-    /// takes much.
+    /// Keeps less for peers, and takes snapshots sooner, than the [`limits`] say: so a test with little data reaches states that
+    /// otherwise take much.
     pub fn hurry(&mut self, keep: usize, snapshot_after: u64) {
         self.keep = keep.min(self.keep);
         self.snapshots.hurry(snapshot_after);
     }
 
-    /// The only voter of its group elects itself at once.
+    /// Makes the only voter of its group elect itself at once.
     ///
     /// # Errors
-    /// Those of raft.
+    /// If raft refuses to campaign.
     pub fn campaign(&mut self) -> raft::Result<()> {
         if self.is_alone() { self.group.campaign() } else { Ok(()) }
     }
 
-    /// This node is the only voter.
+    /// Returns whether this node is the only voter.
     fn is_alone(&self) -> bool {
         self.machine.members.voters() == [self.config.raft_id]
     }
 
-    /// Whether clients are served: the server has made itself known in `/ctl`, or has data to be read already, while the rest of
-    /// its cluster may be out of reach.
+    /// Returns whether clients are served: the node is registered in `/ctl`, or has data to read, even if the rest of its cluster
+    /// is unreachable.
     pub fn serving(&self) -> bool {
         self.introduced == Introduced::Yes || (self.recovered_revision > 0 && !self.is_alone())
     }
@@ -409,12 +409,12 @@ impl Replica {
         into.append(&mut self.lines);
     }
 
-    /// What has become of the node, if it cannot go on.
+    /// Returns what must happen to the node if it cannot continue.
     pub fn take_fate(&mut self) -> Option<Fate> {
         self.fate.take()
     }
 
-    /// The revision at which this boot began to serve, before it wrote anything.
+    /// Returns the revision at which this boot began to serve, before it wrote anything.
     pub fn recovered_revision(&self) -> i64 {
         self.recovered_revision
     }
@@ -424,33 +424,33 @@ impl Replica {
         self.group.last_index().saturating_sub(self.group.applied())
     }
 
-    /// The raft ids of the members, as of what is applied here.
+    /// Returns the raft ids of the voters, according to the entries applied here.
     pub fn voters(&self) -> &[u64] {
         self.machine.members.voters()
     }
 
-    /// Who is in the cluster, as of what is applied here.
+    /// Returns the cluster's members, according to the entries applied here.
     pub fn members(&self) -> &members::Members {
         &self.machine.members
     }
 
-    /// What was seen of each server, by raft id, as of what is applied here.
+    /// Returns what the state has seen of each server, by raft id.
     pub fn seen(&self) -> &BTreeMap<u64, machine::Seen> {
         self.machine.seen()
     }
 
-    /// A change of the members is on its way: it is in the log, and not applied here.
+    /// Returns whether a change of the members is under way: in the log, and not applied here.
     pub fn is_changing_members(&self) -> bool {
         self.group.has_change()
     }
 
-    /// The event of a revision that is in the history; its path is written over `path`.
+    /// Returns the event of a revision that is in the history; its path is written into `path`.
     pub fn event(&self, rev: i64, path: &mut Vec<u8>) -> Option<crate::store::Event<'_>> {
         self.machine.store.event(rev, path)
     }
 
-    /// Keeps the history from this revision on, besides what it keeps anyway, for whoever reads along with [`Replica::event`]: a turn
-    /// may apply more than the history holds. A later call moves it on.
+    /// Keeps the history from this revision on for the caller of [`Replica::event`], because a turn may apply more than the history
+    /// holds. A later call moves the revision on.
     pub fn keep_history(&mut self, rev: i64) {
         let pin = *self.reader.get_or_insert_with(|| self.machine.store.pin().0);
         self.machine.store.pin_to(pin, rev);
@@ -461,17 +461,17 @@ impl Replica {
         self.group.promised()
     }
 
-    /// Index of the last entry that is applied here.
+    /// Returns the index of the last entry applied here.
     pub fn applied(&self) -> u64 {
         self.group.applied()
     }
 
-    /// The current revision.
+    /// Returns the current revision.
     pub fn revision(&self) -> i64 {
         self.machine.store.revision()
     }
 
-    /// How many connections there are.
+    /// Returns the number of connections.
     pub fn connections(&self) -> usize {
         self.desk.sessions.count()
     }
@@ -483,33 +483,33 @@ impl Replica {
 
     // ---- connections ----
 
-    /// A client has connected.
+    /// Registers a connection.
     pub fn open(&mut self) -> Conn {
         let mut access = Access::default();
         self.config.secrets.grant(b"", &mut access);
         self.desk.sessions.open(access)
     }
 
-    /// The client is gone, and nothing reaches it any more. What it asked to write is written all the same: bytes of it that
-    /// were received may still be handed in, before [`Replica::close`].
+    /// The client has gone, and nothing reaches it any more. Its mutations are still carried out: bytes received from it may still
+    /// be handed in, before [`Replica::close`].
     pub fn leave(&mut self, conn: Conn) {
         self.mesh.gone(&mut self.desk.sessions, conn);
         self.desk.leave(&mut self.machine.store, conn);
     }
 
-    /// Nothing will come from this connection any more, nor go to it.
+    /// Forgets a connection from which nothing more comes, and to which nothing more goes.
     pub fn close(&mut self, conn: Conn) {
         self.mesh.gone(&mut self.desk.sessions, conn);
         self.desk.close(&mut self.machine.store, conn);
     }
 
-    /// The client will send no more. What it asked is answered, waits apart; then the output says to close.
+    /// The client will send no more. The replica answers its requests, except waits; then the output says to close.
     pub fn end_of_stream(&mut self, conn: Conn) {
         self.mesh.gone(&mut self.desk.sessions, conn);
         self.desk.end(&mut self.machine.store, conn);
     }
 
-    /// Bytes have come: the front of `bytes` is where the last call stopped.
+    /// Takes received bytes; `bytes` begins where the last call stopped.
     pub fn receive(&mut self, conn: Conn, bytes: &[u8]) -> Receipt {
         if let Some(receipt) = self.preamble(conn, bytes) {
             return receipt;
@@ -560,7 +560,7 @@ impl Replica {
         }
     }
 
-    /// Takes what there is to send on a connection into `into`, which must be empty.
+    /// Moves the output of a connection into `into`, which must be empty.
     pub fn output(&mut self, conn: Conn, into: &mut Vec<u8>) -> Output {
         let output = self.desk.sessions.output(conn, into);
         if output == Output::Send && !self.is_peer(conn) {
@@ -569,17 +569,17 @@ impl Replica {
         output
     }
 
-    /// The output last taken has been sent.
+    /// The output that was last taken has been sent.
     pub fn sent(&mut self, conn: Conn) {
         self.desk.sent(conn);
     }
 
-    /// Connections that have output, or are to be closed.
+    /// Moves the connections that have output, or must be closed, into `into`.
     pub fn take_dirty(&mut self, into: &mut Vec<Conn>) {
         self.desk.sessions.take_dirty(into);
     }
 
-    /// Connections that were paused and may go on.
+    /// Moves the paused connections that may continue into `into`.
     pub fn take_resumed(&mut self, into: &mut Vec<Conn>) {
         self.desk.sessions.take_resumed(into);
     }
@@ -596,7 +596,7 @@ impl Replica {
 
     // ---- the turn ----
 
-    /// Ends a turn of the loop: everything that came in it is on its way, or done.
+    /// Ends a turn of the loop: carries out, or sends on its way, everything that the turn brought.
     pub fn turn(&mut self) {
         self.stages.end_turn();
         self.desk.begin_turn();
@@ -633,12 +633,12 @@ impl Replica {
         self.tell_leader();
     }
 
-    /// Sends what was gathered on its way: into the log, if this node leads, else to who does.
+    /// Sends the gathered mutations on their way: into this node's log if it leads, otherwise to the leader.
     fn send_mutations(&mut self) {
         let (now, term) = (self.now_ms, self.group.term());
         if self.group.leads() {
             self.forward.lead(term, &self.machine);
-            // One batch is written at a time; the next gathers meanwhile.
+            // One batch is written at a time; meanwhile the next one fills.
             if self.writing {
                 return;
             }
@@ -692,7 +692,7 @@ impl Replica {
         }
     }
 
-    /// There is work for another turn although nothing happens.
+    /// Returns whether there is work for another turn although nothing happens.
     pub fn has_work(&self) -> bool {
         self.desk.has_work()
             || self.machine.store.has_pending_matches()
@@ -791,11 +791,11 @@ impl Replica {
 
     // ---- time ----
 
-    /// It is so many milliseconds after some moment of the past; to be called every [`Config::heartbeat_ms`].
+    /// Sets the time, in milliseconds since some fixed moment. Call it every [`Config::heartbeat_ms`].
     pub fn tick(&mut self, now_ms: u64) {
         let tick_ms = self.config.heartbeat_ms;
-        // A loop that was held up is told so by one tick, not by all that it has missed: nobody else had them either. What came
-        // meanwhile is still to be read, so nobody was silent for that time.
+        // The tick after a hold-up counts as one tick, not as all those that were missed. Frames that came meanwhile are still
+        // unread, so no peer counts as silent for that time.
         let passed = now_ms.saturating_sub(self.now_ms);
         let stalled = if passed > 4 * tick_ms { passed - tick_ms } else { 0 };
         self.now_ms = now_ms;
@@ -831,12 +831,12 @@ impl Replica {
 
     // ---- the log ----
 
-    /// Whether there is something to write to the log, and no write is under way.
+    /// Returns whether there is something to write to the log and no write is under way.
     pub fn has_write(&self) -> bool {
         !self.writing && self.log.staged()
     }
 
-    /// The next write of the log, one at a time.
+    /// Returns the next write of the log; one at a time.
     pub fn next_write(&mut self) -> Option<log::Write> {
         let write = self.log.next_write()?;
         self.stages.submitted(write.blocks.len());
@@ -852,7 +852,7 @@ impl Replica {
         self.writing = false;
         self.disk_has_done(Work::Write);
         self.group.persisted(durable);
-        // A segment that was being sealed may have had no room for them.
+        // The segment that was being sealed may have had no room for them.
         self.resume_stalled();
     }
 
@@ -862,12 +862,12 @@ impl Replica {
         self.disk_stuck &= self.disk.is_stuck(self.now_ms);
     }
 
-    /// Whether a segment is to be made ready: see [`Replica::next_prepare`].
+    /// Returns whether a segment must be made ready: see [`Replica::next_prepare`].
     pub fn wants_segment(&self) -> bool {
         self.log.is_segment_missing()
     }
 
-    /// A segment to be made ready for when the current one is full.
+    /// Returns a segment to make ready for the time when the current one is full.
     pub fn next_prepare(&mut self) -> Option<log::Prepare> {
         let prepare = self.log.wants_segment();
         if prepare.is_some() {
@@ -883,30 +883,30 @@ impl Replica {
         self.resume_stalled();
     }
 
-    /// A segment could not be made ready, for want of space.
+    /// A segment could not be made ready, because there is no space.
     pub fn prepare_failed(&mut self, generation: u64) {
         self.disk_has_done(Work::Segment);
         self.log.prepare_failed(generation);
         self.resume_stalled();
     }
 
-    /// It may be tried again to make a segment ready.
+    /// Allows another attempt to make a segment ready.
     pub fn retry_prepare(&mut self) {
         self.log.retry_segment();
     }
 
-    /// Space that is to be left for the next snapshot when a segment is made, in bytes.
+    /// Returns the space to leave for the next snapshot when a segment is made, in bytes.
     pub fn snapshot_estimate(&self) -> u64 {
         self.snapshots.estimate()
     }
 
-    /// The log is full, and so full that this server cannot even be elected: it can serve reads, as nothing that it has
-    /// acknowledged is missing, but not write.
+    /// Returns whether the log is so full that this server cannot even be elected. It can serve reads, because it has everything
+    /// that it acknowledged, but no writes.
     pub fn is_stuck(&self) -> bool {
         self.is_alone() && self.has_write() && self.log.room() == log::Room::Full && !self.group.leads()
     }
 
-    /// Files that the log needs no more.
+    /// Returns files that the log no longer needs.
     pub fn take_removals(&mut self) -> Vec<String> {
         let mut removals = self.log.take_removals();
         removals.append(&mut self.removals);
@@ -921,20 +921,21 @@ impl Replica {
 
     // ---- snapshots ----
 
-    /// Whether a snapshot is due, or one that is being received is to be written: see [`Replica::begin_snapshot`].
+    /// Returns whether a snapshot must be written, because one is due or being received: see [`Replica::begin_snapshot`].
     pub fn wants_snapshot(&self) -> bool {
         self.snapshots.wants_writing() || self.is_snapshot_due()
     }
 
     fn is_snapshot_due(&self) -> bool {
-        // One of the same state again would shorten no log.
+        // Another snapshot of the same state would not shorten the log.
         self.arrived.is_none()
             && self.group.applied() > self.snapshots.last()
             && self.snapshots.is_due(self.log.bytes_since(self.snapshots.last()), self.log.needs_release())
     }
 
-    /// Begins a snapshot if one is due, or is being received. It is then to be written: all of [`Replica::next_snapshot_part`], in a
-    /// file of [`Replica::snapshot_name`], and reported by [`Replica::snapshot_done`] or [`Replica::snapshot_failed`].
+    /// Begins a snapshot if one is due or being received, and returns whether it did. The shell then writes all of
+    /// [`Replica::next_snapshot_part`] to a file named [`Replica::snapshot_name`], and reports [`Replica::snapshot_done`] or
+    /// [`Replica::snapshot_failed`].
     pub fn begin_snapshot(&mut self) -> bool {
         if self.is_snapshot_due() {
             let (mut index, term) = (self.group.applied(), self.group.applied_term());
@@ -949,18 +950,18 @@ impl Replica {
         self.snapshots.take_in_hand()
     }
 
-    /// Whether the snapshot that is being taken should be done with: the log behind it grows faster than it, or is full.
+    /// Returns whether the snapshot must be finished soon: the log after it grows faster than it, or is full.
     pub fn is_snapshot_urgent(&self) -> bool {
         let log = self.log.bytes_since(self.snapshots.last());
         self.snapshots.is_overdue(log) || self.log.needs_release()
     }
 
-    /// Name of the file of the snapshot that is being taken.
+    /// Returns the name of the current snapshot's file.
     pub fn snapshot_name(&self) -> String {
         self.snapshots.name()
     }
 
-    /// The next part of the snapshot that is being taken.
+    /// Returns the next part of the current snapshot.
     pub fn next_snapshot_part(&mut self) -> snapshot::Part {
         let part = self.snapshots.next_part(&mut self.machine.store);
         if matches!(part, snapshot::Part::Write(_) | snapshot::Part::Nothing) {
@@ -969,13 +970,13 @@ impl Replica {
         part
     }
 
-    /// A part is written, though not yet durable.
+    /// A part is written, but not durable yet.
     pub fn snapshot_part_written(&mut self, part: log::SnapshotWrite) {
         self.disk_has_done(Work::Snapshot);
         self.snapshots.written(part);
     }
 
-    /// The snapshot is durable under its name. Returns the name of a file that is of no use any more.
+    /// The snapshot is durable under its name. Returns the name of a file that is no longer needed.
     pub fn snapshot_done(&mut self) -> Option<String> {
         self.disk_has_done(Work::Snapshot);
         let old = self.snapshots.done(&mut self.machine.store);
@@ -996,7 +997,7 @@ impl Replica {
         received.is_none()
     }
 
-    /// Output that is waiting or being sent, in bytes.
+    /// Returns the output that waits or is being sent, in bytes.
     pub fn buffered(&self) -> usize {
         self.desk.sessions.buffered()
     }
@@ -1031,7 +1032,7 @@ impl Replica {
     }
 }
 
-/// The log, as raft's readies are staged with it.
+/// The log, in which raft's readies are staged.
 struct Staging<'a>(&'a mut Log);
 
 impl Persist for Staging<'_> {

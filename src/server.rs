@@ -63,46 +63,46 @@ use stop::StopRequests;
 
 /// Exit status when the disk fails while the server runs (EX_IOERR of sysexits.h).
 pub const EXIT_IO: i32 = 74;
-/// Name of a cluster that is founded without one.
+/// Name of a cluster that is founded without a name.
 pub const CLUSTER_DEFAULT: &str = "local";
 
-/// Connections that the kernel may hold before they are accepted.
+/// Connections that the kernel holds before the server accepts them.
 const BACKLOG: i32 = 4096;
-/// How long a connection is silent before its peer is asked for a sign of life, and time between two such questions.
+/// How long a connection is silent before the kernel probes its peer, and the time between two probes.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// How to run a server.
+/// The settings of a server.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Address to listen on.
+    /// The address to listen on.
     pub listen: Listen,
     /// The address at which others find the node, if it differs from the one it listens on.
     pub advertise: Option<Advertise>,
     /// The data directory.
     pub dir: PathBuf,
-    /// The core to be pinned to.
+    /// The core to pin the server to.
     pub core: Option<usize>,
-    /// How long the core looks for more, after something has come, before it sleeps.
+    /// How long the core polls for more after an event before it sleeps.
     pub busy_poll: Duration,
-    /// Name of the cluster: given to one that is founded now, and checked against one that is there.
+    /// Name of the cluster: a new cluster gets it, and an existing one must have it.
     pub cluster: Option<String>,
-    /// Past revisions that stay readable.
+    /// How many past revisions stay readable.
     pub history: u64,
-    /// Time between two writes of `/ctl/node/<id>/applied`; zero for never.
+    /// Time between two writes of `/ctl/node/<id>/applied`; zero means never.
     pub pulse: Duration,
-    /// Who may do what.
+    /// The secrets that grant access.
     pub secrets: Secrets,
-    /// Addresses of nodes to attach to.
+    /// Addresses of nodes through which to join a cluster.
     pub attach: Vec<Address>,
     /// URI of the cluster that serves as name service.
     pub boot: Option<String>,
-    /// Time between two signs of life of the leader.
+    /// Time between two signs of life from the leader.
     pub heartbeat: Duration,
-    /// How long a follower hears nothing of the leader before it stands for election.
+    /// How long a follower waits for a sign of life from the leader before it stands for election.
     pub election: Duration,
-    /// How long a member is not heard before it is taken out of its slot.
+    /// How long a member may be silent before it is taken out of its slot.
     pub timeout: Duration,
-    /// Whether to go on with what precedes damage.
+    /// Whether to keep the data before damage, and give up the rest.
     pub salvage: bool,
     /// The program's version.
     pub version: String,
@@ -133,7 +133,7 @@ impl StartError {
         ))
     }
 
-    /// The exit status for it.
+    /// Returns the exit status for this error.
     pub fn status(&self) -> u8 {
         self.status
     }
@@ -159,27 +159,27 @@ pub fn say_panics() {
     }));
 }
 
-/// Says why the server cannot go on, and ends the process: the disk has failed, and what is durable is not known.
+/// Says why the server cannot continue, and ends the process: the disk has failed, and nobody knows what is durable.
 pub fn fatal(reason: &str) -> ! {
     say(&format!("fatal: {reason}"));
     finish();
     std::process::exit(EXIT_IO)
 }
 
-/// What the tasks of the server share.
+/// State that the server's tasks share.
 struct Shell {
     replica: RefCell<Replica>,
     turn: Signal,
     /// There may be something to write to the log.
     write: Signal,
-    /// There is a segment to be made ready.
+    /// A segment must be made ready.
     prepare: Signal,
     /// A snapshot is due.
     snapshot: Signal,
     links: RefCell<BTreeMap<Conn, Rc<Link>>>,
     receive_budget: Budget,
     stopping: Cell<bool>,
-    /// Sends in flight.
+    /// Number of sends under way.
     sending: Cell<usize>,
     /// How many times a client has taken a part of its output.
     taken: Cell<u64>,
@@ -188,11 +188,11 @@ struct Shell {
     places: accept::Places,
     /// Connections that have not proved yet that they come from a peer, and the time at which each was accepted.
     probation: RefCell<VecDeque<(Instant, Weak<Link>)>>,
-    /// The server has made itself known and takes connections.
+    /// The server is registered in `/ctl` and accepts clients.
     serving: Signal,
     /// The node may tell the operator that it is ready.
     announced: Signal,
-    /// What the node stands for in its cluster has changed.
+    /// The node's role in its cluster has changed.
     standing: Signal,
     identity: RefCell<Identity>,
     heartbeat: Duration,
@@ -206,7 +206,7 @@ struct Shell {
 }
 
 impl Shell {
-    /// Closes the connection whose receive buffer holds the most, for another needs room.
+    /// Closes the connection whose receive buffer is the largest, because another needs room.
     fn close_greediest(&self) {
         let greediest = self.links.borrow().values().max_by_key(|link| link.held.get()).cloned();
         if let Some(link) = greediest {
@@ -216,16 +216,16 @@ impl Shell {
         }
     }
 
-    /// Says something to the operator.
+    /// Logs a line for the operator.
     fn say(&self, line: &str) {
         say(line);
     }
 }
 
-/// Runs a server until it is told to stop.
+/// Runs a server until a request to stop, which ends the process with status 0.
 ///
 /// # Errors
-/// When it cannot start.
+/// If the server cannot start.
 pub fn run(options: Options) -> Result<(), StartError> {
     let began = Instant::now();
     // This comes before the thread pins itself, since a new thread starts on the cores of the thread that starts it.
@@ -334,7 +334,7 @@ async fn serve(
     }
     shell.turn.set();
     let s = Rc::clone(&shell);
-    // Peers are needed before clients can be served: who connects is told apart by the first bytes.
+    // Accept connections now: peers are needed before clients can be served. A connection's first bytes tell the two apart.
     tokio_uring::spawn(async move { accept::accept(&s, TcpListener::from_std(listener)).await });
     let (revision, unconfirmed) = {
         let replica = shell.replica.borrow();
@@ -365,11 +365,11 @@ async fn serve(
     farewell::finish(&shell).await;
     shell.say(&format!("stopped at revision {}", shell.replica.borrow().revision()));
     finish();
-    // The receives that are posted are ended by the end of the process: none may be dropped in flight.
+    // Receives are still posted, and none may be dropped in flight: the end of the process ends them.
     std::process::exit(0)
 }
 
-/// Ends the turns of the loop.
+/// Runs the task that ends the loop's turns.
 async fn turns(shell: &Rc<Shell>) {
     let mut conns = Vec::new();
     let mut dials = Vec::new();
@@ -476,7 +476,7 @@ async fn dial(shell: &Rc<Shell>, addr: String) {
     shell.turn.set();
 }
 
-/// Writes down what the node stands for in its cluster, when that changes: it is needed when its data cannot be read.
+/// Writes the node's role in its cluster to the identity file when it changes: the role is needed when the data cannot be read.
 async fn remember(shell: &Rc<Shell>) {
     loop {
         shell.standing.wait().await;
@@ -496,7 +496,7 @@ async fn remember(shell: &Rc<Shell>) {
     }
 }
 
-/// Comes back as a standby, under another raft id and without the data: the process starts anew.
+/// Makes the node come back as a standby, with another raft id and without its data: replaces the process.
 async fn rejoin(shell: &Rc<Shell>) {
     use std::os::unix::process::CommandExt as _;
     shell.say("this node was taken out of its cluster: it starts anew, and comes back as a standby");
@@ -518,7 +518,7 @@ async fn rejoin(shell: &Rc<Shell>) {
     fatal(&format!("cannot start anew: {failed}; start this server again"))
 }
 
-/// Nanoseconds since this was first asked.
+/// Returns the nanoseconds since the first call.
 fn nanos() -> u64 {
     static FIRST: OnceLock<Instant> = OnceLock::new();
     u64::try_from(FIRST.get_or_init(Instant::now).elapsed().as_nanos()).unwrap_or(u64::MAX)

@@ -1,4 +1,4 @@
-//! The data directory: who owns it, who the node is, what it holds.
+//! The data directory: whose it is, which node it belongs to, and what it contains.
 //!
 //! ```text
 //! lock      held (flock) while a server runs; holds its process id, for the message to a second one
@@ -33,26 +33,26 @@ use crate::replica::{Recovered, Standing};
 const LOCK: &str = "lock";
 /// Where files are set aside.
 const DAMAGED: &str = "damaged";
-/// How long the last writes of an earlier process are waited for.
+/// How long to wait for the last writes of an earlier process.
 const WRITES_PATIENCE: Duration = Duration::from_secs(30);
 /// Letters of a node's id: base 32 of RFC 4648.
 const LETTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
 
-/// A data directory that is open, and what was found in it.
+/// An open data directory, and the data found in it.
 pub struct Opened {
     /// The node, with the epoch of this boot.
     pub identity: Identity,
-    /// Where the replica goes on.
+    /// The data from which the replica continues.
     pub recovered: Recovered,
-    /// For writing.
+    /// The disk, for writing.
     pub disk: Disk,
     /// The address at which others find the node.
     pub advertised: Address,
     /// Lines for the operator.
     pub report: Vec<String>,
-    /// From what the revision was recovered, as the rest of a line that names it.
+    /// The source of the recovered revision, as the rest of the line that names the revision.
     pub recovery: String,
-    /// Held as long as the server runs.
+    /// The lock, held as long as the server runs.
     pub lock: File,
 }
 
@@ -95,13 +95,12 @@ fn cannot(what: &str, dir: &Path, e: &io::Error) -> StartError {
     StartError::new(format!("cannot {what} the data directory {}: {e}; {remedy}", dir.display()))
 }
 
-/// Makes the directory, with those above it, so that it is still there after a power cut: each is durable before there is
-/// anything in it.
+/// Makes the directory, and those above it, durably: each directory is durable before anything is put into it.
 fn make(dir: &Path) -> io::Result<()> {
     let mut missing = Vec::new();
     for above in dir.ancestors().take_while(|d| !d.as_os_str().is_empty()) {
         if above.exists() {
-            // A server that was killed may have made it and not come to sync it; not if that cannot be done here.
+            // A killed server may have made it without syncing it. Ignore the error if syncing is impossible here.
             match sync_parent(above) {
                 Err(e) if !matches!(e.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) => {
                     return Err(e);
@@ -117,7 +116,7 @@ fn make(dir: &Path) -> io::Result<()> {
             _ => sync_parent(missing)?,
         }
     }
-    // Says so if what is there is no directory.
+    // Fails if the path is not a directory.
     fs::create_dir_all(dir)
 }
 
@@ -167,9 +166,9 @@ fn say_whose(mut lock: &File) -> io::Result<()> {
     writeln!(lock, "{}", std::process::id())
 }
 
-/// Waits until the writes of an earlier process have come to their end: a server that was killed may have had one in
-/// flight, which the kernel still carries out, and which must not meet the recovery. The server holds a lock on each file
-/// that it writes to, and the write in flight holds the file.
+/// Waits until the writes of an earlier process have ended. A server that was killed may have had one in flight; the kernel still
+/// carries it out, and it must not interfere with the recovery. The server locks each file that it writes to, and the write in
+/// flight keeps the file open.
 async fn wait_for_last_writes(dir: &Path) -> Result<(), StartError> {
     let deadline = Instant::now() + WRITES_PATIENCE;
     let wait = |e: &io::Error| cannot("wait for the last writes to", dir, e);
@@ -190,7 +189,7 @@ async fn wait_for_last_writes(dir: &Path) -> Result<(), StartError> {
     Ok(())
 }
 
-/// A file that cannot be read.
+/// Makes the refusal for a file that cannot be read.
 fn unread(file: &str, e: &io::Error) -> Refused {
     let error = read_error(e);
     let found = if error.denied { Finding::Denied } else { Finding::Unreadable };
@@ -363,7 +362,7 @@ impl Opener<'_> {
         self.new_node().await
     }
 
-    /// Who a new node is: the founder of a cluster, or one that is to join, or to ask the name service.
+    /// Returns the identity of a new node: it founds a cluster, joins one, or asks the name service.
     async fn new_node(&mut self) -> Result<Identity, StartError> {
         let mut identity = self.founder()?;
         let (attach, boot) = (&self.options.attach, &self.options.boot);
@@ -381,12 +380,13 @@ impl Opener<'_> {
                 identity.cluster
             ));
         }
-        // Before anyone is told of it: who crashes on the way to its cluster comes back as the same node.
+        // Write the identity before telling anyone: a node that crashes on the way to its cluster comes back as the same node.
         self.write_identity(&identity).await?;
         Ok(identity)
     }
 
-    /// Asks the name service where the cluster is; the addresses are none if this node is to found it, which it then is ready to.
+    /// Asks the name service where the cluster is. Returns no addresses if this node must found it; `identity` is prepared for
+    /// that.
     async fn consult(&self, uri: &str, identity: &mut Identity) -> Result<Vec<Address>, StartError> {
         let node = identity.node.escape_ascii().to_string();
         let decision = consult(uri, &identity.cluster, &node, &|line| super::say(line)).await;
@@ -402,7 +402,7 @@ impl Opener<'_> {
         }
     }
 
-    /// Has the cluster register this node, which has no data of it, or none that it may use.
+    /// Asks the cluster to register this node, which has no data of the cluster, or none that it may use.
     async fn join(&mut self, identity: &mut Identity) -> Result<(), StartError> {
         for file in self.listing()? {
             if file.name != log::name::IDENTITY {
@@ -478,7 +478,7 @@ impl Opener<'_> {
 
     // ---- founding ----
 
-    /// The identity of a new node that founds a cluster.
+    /// Makes the identity of a new node that founds a cluster.
     fn founder(&self) -> Result<Identity, StartError> {
         Ok(Identity {
             node: new_node_id()?,
@@ -494,7 +494,7 @@ impl Opener<'_> {
         })
     }
 
-    /// The empty log of a node that never ran.
+    /// Begins the empty log of a node that never ran.
     async fn begin(&mut self, identity: &Identity) -> Result<Recovered, StartError> {
         let mut log = Log::create(Params { segment_size: limits::SEGMENT, node: identity.node });
         self.prepare(&mut log).await?;
@@ -610,14 +610,14 @@ impl Opener<'_> {
         fs::rename(self.disk.path(name), &to).map_err(|e| self.error(&format!("move {name} to {}", to.display()), &e))
     }
 
-    /// Makes durable what was set aside.
+    /// Makes the files that were set aside durable.
     fn sync_aside(&self) -> Result<(), StartError> {
         File::open(self.disk.path(DAMAGED))
             .and_then(|dir| dir.sync_all())
             .map_err(|e| self.error("sync the directory of damaged files", &e))
     }
 
-    /// A name under which a file is kept; no two boots use the same.
+    /// Returns the name under which a file is set aside; no two boots use the same name.
     fn aside(&self, name: &str, identity: &Identity) -> Result<std::path::PathBuf, StartError> {
         let dir = self.disk.path(DAMAGED);
         fs::create_dir_all(&dir).map_err(|e| self.error("make the directory for damaged files", &e))?;
@@ -631,7 +631,7 @@ impl Opener<'_> {
     }
 }
 
-/// Gives up a node's place in its cluster, to come back under another raft id.
+/// Gives up a node's place in its cluster, so that it comes back with another raft id.
 pub fn leave(identity: &mut Identity) {
     identity.incarnation += 1;
     identity.raft_id = 0;
@@ -639,7 +639,7 @@ pub fn leave(identity: &mut Identity) {
     identity.voter = false;
 }
 
-/// Remembers what the node stands for in its cluster.
+/// Records the node's role in its cluster.
 pub fn stand(identity: &mut Identity, standing: Standing) {
     identity.voters = standing.voters;
     identity.voter = standing.voter;
@@ -649,7 +649,7 @@ pub fn stand(identity: &mut Identity, standing: Standing) {
 /// Writes the identity, durably.
 ///
 /// # Errors
-/// Those of the disk.
+/// If the disk fails or is full.
 pub async fn write_identity(disk: &Disk, identity: &Identity) -> io::Result<()> {
     let write = async || -> io::Result<()> {
         let draft = disk.create(&log::name::temporary(log::name::IDENTITY)).await?;
@@ -657,7 +657,7 @@ pub async fn write_identity(disk: &Disk, identity: &Identity) -> io::Result<()> 
         draft.commit(disk, log::name::IDENTITY).await
     };
     match write().await {
-        // Full: there is room where the old one is.
+        // The disk is full, but the old identity's file can be overwritten.
         Err(e) if is_full(&e) && disk.path(log::name::IDENTITY).exists() => {
             disk.write_over(log::name::IDENTITY, identity.encode()).await
         }
@@ -665,7 +665,7 @@ pub async fn write_identity(disk: &Disk, identity: &Identity) -> io::Result<()> 
     }
 }
 
-/// Reads parts of the directory's files, each of which is kept open for the next part.
+/// Returns a function that reads parts of the directory's files; it keeps each file open for the next part.
 fn reader(dir: &Path) -> impl FnMut(&str, u64, &mut [u8]) -> Result<(), ReadError> {
     let mut open: Option<(String, File)> = None;
     let mut read = move |dir: &Path, name: &str, offset: u64, into: &mut [u8]| -> io::Result<()> {
@@ -686,7 +686,7 @@ fn new_node_id() -> Result<NodeId, StartError> {
     Ok(random.map(|byte| LETTERS[usize::from(byte % 32)]))
 }
 
-/// 0 stands for one that is not known.
+/// 0 means that the id is not known.
 fn new_cluster_id() -> Result<u64, StartError> {
     seed().map(|number| number.max(1))
 }
@@ -706,7 +706,7 @@ fn fill_random(bytes: &mut [u8]) -> Result<(), StartError> {
     }
 }
 
-/// A size for people.
+/// Formats a size for people.
 fn size(bytes: u64) -> String {
     match bytes {
         0..10_000 => format!("{bytes} bytes"),

@@ -1,9 +1,9 @@
 //! A connection: one task that receives, one that sends.
 //!
-//! The receiver keeps one receive posted and hands what came to the replica, which frames it where it lies. The sender takes all output of a turn and sends it at once. An
-//! operation in flight is never dropped: a link is closed by shutting its socket down, whereupon both tasks come to
-//! their end; the last of them takes its leave of the replica. What was received before is handed in all the same, for a
-//! mutation is applied even if its sender has gone.
+//! The receiver keeps one receive posted and hands the received bytes to the replica, which finds the frames in place. The sender
+//! takes all output of a turn and sends it at once. An operation in flight is never dropped: to close a link, the server shuts its
+//! socket down, which ends both tasks; the last of them tells the replica. Bytes received before are still handed to the replica,
+//! because a mutation is applied even if its sender has gone.
 
 use std::cell::Cell;
 use std::io;
@@ -20,10 +20,10 @@ use super::{Shell, accept};
 use crate::replica::{Conn, Output, Then};
 use crate::wire::peer::PREAMBLE;
 
-/// A send buffer that had to grow beyond this is not kept; each connection has two.
+/// A send buffer larger than this is not kept; each connection has two.
 const KEEP: usize = 8 << 10;
 
-/// Time between two looks for room in the receive buffers.
+/// Time between two checks for room in the receive buffers.
 const ROOM_PATIENCE: Duration = Duration::from_millis(1);
 
 /// One connection.
@@ -35,12 +35,12 @@ pub struct Link {
     pub send: Signal,
     /// Receiving may go on.
     pub resume: Signal,
-    /// What its receive buffer holds of the budget of all.
+    /// The share of the receive budget that this connection uses, in bytes.
     pub held: Cell<usize>,
     closed: Cell<bool>,
     /// Only a peer's connection may stay: see `accept`.
     probation: Cell<bool>,
-    /// Tasks that have not come to their end.
+    /// Number of tasks that have not ended.
     tasks: Cell<u8>,
     stream: Stream,
 }
@@ -54,7 +54,7 @@ impl std::fmt::Debug for Stream {
 }
 
 impl Link {
-    /// Serves a connection that was accepted, or dialed, which the replica knows by this name.
+    /// Serves an accepted or dialed connection, which the replica knows as `conn`.
     pub fn start(shell: &Rc<Shell>, conn: Conn, stream: TcpStream, probation: bool) -> Rc<Link> {
         let link = Rc::new(Link {
             conn,
@@ -94,13 +94,13 @@ impl Link {
         }
     }
 
-    /// Ends the connection: nothing is sent any more, and both tasks come to their end.
+    /// Ends the connection: nothing more is sent, and both tasks end.
     pub fn close(&self, shell: &Shell) {
         if self.closed.replace(true) {
             return;
         }
         shell.replica.borrow_mut().leave(self.conn);
-        // It fails only when the connection is down already.
+        // This fails only if the connection is already down.
         let _down = self.stream.0.shutdown(Shutdown::Both);
         self.send.set();
         self.resume.set();
@@ -113,7 +113,7 @@ impl Link {
             let room = buffer.bytes().len();
             let (received, slice) = self.stream.0.read(buffer.lend().slice(room..)).await;
             buffer.received(slice.into_inner());
-            // A stopping server takes no more, but of its peers, with whom it brings to an end what it has begun.
+            // A stopping server accepts input only from its peers, with whom it finishes what is under way.
             if shell.stopping.get() && !shell.replica.borrow_mut().is_peer(self.conn) {
                 return;
             }
@@ -150,7 +150,7 @@ impl Link {
             }
             while buffer.make_room(used, got, needed).is_err() {
                 used = 0;
-                // Whoever holds the most makes room, which comes when its tasks have ended.
+                // The connection with the most makes room, once its tasks have ended.
                 shell.close_greediest();
                 if self.closed.get() {
                     return;
