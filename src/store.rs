@@ -1,21 +1,22 @@
-//! The store: a tree of files in which every mutation makes a revision, every retained revision is readable, and every change
-//! can be waited for.
+//! The store: a tree of files. Every mutation makes a revision, every retained revision is readable, and clients can wait for every
+//! change.
 //!
-//! It is a state machine: what it holds follows from the mutations applied, in their order, and from nothing else. Two stores
-//! that applied the same have the same files at the same revisions; only how far back they can look may differ, for
-//! trimming can be held by pins.
+//! The store is a state machine: its contents follow from the applied mutations, in their order, and from nothing else. Two stores
+//! that applied the same mutations have the same files at the same revisions. Only the lengths of their histories may differ,
+//! because pins can delay trimming.
 //!
-//! Read in this order: `path` and [`glob`] (what things are called), `versions`, `chunks`, `arena`, `children`, `hints` (what is kept and found),
-//! `tree` (mutations, history, trimming), `pins`, `walk`, `cursor`, `scan` (listings in bounded slices), `trie` and
-//! `waiters` (who is to be woken), `load` (from a snapshot).
+//! Read in this order: `path` and [`glob`] (names), `versions`, `chunks`, `arena`, `children`, `hints` (data structures), `tree`
+//! (mutations, history, trimming), `pins`, `walk`, `cursor`, `scan` (listings in bounded slices), `trie` and `waiters` (whom to
+//! wake), `load` (from a snapshot).
 //!
 //! # Invariants
 //! * A refused mutation changes nothing. An applied one makes exactly one revision and one event.
-//! * Readable are the revisions [`Store::first_revision`] `..=` [`Store::revision`]: the last `hist`, the current one among
-//!   them; fewer if values written over or deleted since would be more than [`HISTORY_BYTES`](crate::limits::HISTORY_BYTES). A new store has just revision 0, the empty tree, which goes when revision 1 comes.
-//! * Applying costs what the path costs, plus the waiters that are woken: never the size of the tree, of the history, or the number
-//!   of those who wait for something else. Finding those to wake is put off beyond a bound: [`Store::match_more`].
-//! * Absent by intent: any clock, randomness, I/O, recursion over paths, and any iteration in the order of a hash.
+//! * The revisions [`Store::first_revision`] `..=` [`Store::revision`] are readable: the last `hist`, including the current one;
+//!   fewer if values overwritten or deleted since would exceed [`HISTORY_BYTES`](crate::limits::HISTORY_BYTES). A new store has
+//!   just revision 0, the empty tree. Revision 0 is readable until revision 1 exists.
+//! * Applying costs as much as the path and the woken waiters; the size of the tree, of the history, and the number of other
+//!   waiters do not matter. Beyond a bound, the search for waiters to wake is put off: [`Store::match_more`].
+//! * Deliberately absent: any clock, randomness, I/O, recursion over paths, and any iteration in the order of a hash.
 
 mod arena;
 mod children;

@@ -1,5 +1,5 @@
-//! Peers that are too far behind for the log get a snapshot, and this node gets one if it is: when to begin, what to do with what
-//! comes, and how to go on from it. The parts themselves are [`transfer`](super::transfer)'s.
+//! Snapshots for peers that are too far behind for the log, and for this node if it is: when to begin, how to handle the parts, and
+//! how to install the result. [`transfer`](super::transfer) handles the parts themselves.
 
 use super::Replica;
 use super::group::snapshot_message;
@@ -13,10 +13,10 @@ use crate::log::name;
 use crate::wire::peer::{self, ChunkFailure, Frame};
 use crate::wire::{ErrCode, Response};
 
-/// How long entries are kept for a peer behind the snapshot that it got.
+/// How long entries after the snapshot are kept for a peer that got it, in milliseconds.
 const CATCH_UP_MS: u64 = 30_000;
 
-/// A snapshot from the leader that is durable, but not gone on from.
+/// A snapshot from the leader that is durable, but not installed.
 pub(super) struct Arrived {
     transfer: u64,
     index: u64,
@@ -68,7 +68,7 @@ impl Replica {
 
     /// Reads and sends the next slice of each snapshot.
     pub(super) fn send_chunks(&mut self) {
-        // Also before this node has committed anything as leader: it may need the one that is behind for that.
+        // This happens even before this node has committed anything as leader: it may need the peer for that.
         let may_send = self.may_send();
         self.group.allow_snapshot(may_send);
         let (mesh, sessions) = (&mut self.mesh, &mut self.desk.sessions);
@@ -125,7 +125,7 @@ impl Replica {
         if sending.is_of_earlier_boot(self.mesh.epoch(sending.to)) {
             return Some(End::Void(Some("it was started anew")));
         }
-        // Who is gone for longer than a link needs to come back begins anew; others may be waiting for theirs.
+        // A peer that is gone for longer than a link needs to come back must begin again, because others may be waiting.
         if !self.mesh.reaches(sending.to) && sending.idle_ms(self.now_ms) >= 4 * self.config.election_ms {
             return Some(End::Void(Some("it is out of reach")));
         }
@@ -188,13 +188,13 @@ impl Replica {
         {
             receiving.take(chunk, self.now_ms);
         } else if self.arrived.as_ref().is_some_and(|arrived| arrived.transfer == transfer) {
-            // All of it has arrived, and the word of that got lost.
+            // The snapshot has arrived, but the sender did not get the acknowledgement.
             self.ack(from, transfer, chunk.seq + 1);
         } else if chunk.seq == 0 && self.no_room.is_some() {
             self.fail(from, transfer, ChunkFailure::NoRoom);
         } else if chunk.seq == 0 {
             if !self.snapshots.is_idle() {
-                // Another is in the way. This one comes again.
+                // Another snapshot is in the way. The sender sends this one again.
                 return self.snapshots.abandon(&mut self.machine.store);
             }
             match Receiving::begin(from, transfer, chunk, self.config.history, self.now_ms) {
@@ -210,7 +210,7 @@ impl Replica {
 
     fn ack(&mut self, to: u64, transfer: u64, next: u64) {
         let frame = Frame::ChunkAck { transfer, next };
-        // What does not arrive is asked for again.
+        // A lost frame is asked for again.
         let _lost = self.mesh.send(&mut self.desk.sessions, to, |route, out| peer::encode(route, &frame, out));
     }
 
@@ -263,7 +263,7 @@ impl Replica {
         }
     }
 
-    /// A snapshot from the leader is durable: raft is told, and when the log knows of it too, it is gone on from.
+    /// A snapshot from the leader is durable: tells raft. Once the log has recorded the snapshot, it is installed.
     pub(super) fn arrive(&mut self) {
         let Some(mut received) = self.snapshots.take_received() else { return };
         let receiving = &mut received.receiving;
@@ -292,7 +292,7 @@ impl Replica {
         }
     }
 
-    /// Goes on from the snapshot that has arrived.
+    /// Installs the snapshot that has arrived.
     pub(super) fn install(&mut self, index: u64) {
         let arrived = self.arrived.take().expect("raft restores only what has arrived");
         assert_eq!(arrived.index, index, "the snapshot that raft restores is the one that has arrived");
@@ -304,7 +304,7 @@ impl Replica {
         self.removals.extend(old);
         self.log.release(index);
         self.lines.push(format!("went on from the leader's snapshot: revision {}", self.machine.store.revision()));
-        // What became of own mutations that it covers cannot be told any more.
+        // Nobody can tell any more what became of this node's own mutations that the snapshot covers.
         let seen = self.machine.seen().get(&self.origin.node).filter(|seen| seen.epoch == self.origin.epoch);
         let last = seen.map_or(0, |seen| seen.seq);
         while self.pending_first <= last {

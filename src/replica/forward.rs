@@ -1,9 +1,10 @@
 //! Mutations on their way: to the leader, into its log, and back as applied.
 //!
-//! What a server takes from its clients in a turn is a parcel, numbered from the first command of its boot on. The parcel goes to
-//! the leader, which may be this server, and is kept until all of it is applied here. When another leads, or nothing comes back,
-//! all that are kept are sent again, in order. The leader takes parcels into its log only in the order of their numbers, and the
-//! state machine drops what it has seen ([`machine`](super::machine)): so each command is applied once, whatever is lost on the way.
+//! The mutations that a server takes from its clients in a turn are a parcel, numbered from the first command of its boot on. The
+//! parcel goes to the leader, which may be this server, and is kept until all of it is applied here. When another node leads, or
+//! nothing comes back, all kept parcels are sent again, in order. The leader takes parcels into its log only in the order of their
+//! numbers, and the state machine drops commands that it has seen ([`machine`](super::machine)). So each command is applied once,
+//! whatever is lost on the way.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -17,40 +18,40 @@ use crate::limits;
 /// This node's mutations on their way to the leader, and those of others on their way into its log.
 #[derive(Debug, Default)]
 pub struct Forward {
-    /// Own parcels that are not wholly applied.
+    /// Own parcels that are not completely applied.
     unanswered: VecDeque<(Parcel, Bytes)>,
     unanswered_bytes: usize,
-    /// To whom they were sent, in which term.
+    /// The leader to which they were sent, and its term.
     sent: Option<(u64, u64)>,
-    /// When something came back, or all was sent again.
+    /// When something last came back, or all parcels were sent again.
     progress_ms: u64,
-    /// When a command of this server was last applied, or the first of those that are not was kept.
+    /// When a command of this server was last applied, or the oldest unapplied one was kept.
     applied_ms: u64,
-    /// As leader: what is to be proposed.
+    /// As leader: parcels to propose.
     inbox: VecDeque<Bytes>,
     inbox_bytes: usize,
-    /// As one that was elected, but has not applied what came before: what is then to be taken.
+    /// After an election, before everything earlier is applied: parcels to take then.
     early: Vec<Bytes>,
-    /// As leader, in this term: the epoch and the number that is to come next of each server.
+    /// As leader, the term; and for each server the epoch and number of its next parcel.
     led: Option<u64>,
     expected: BTreeMap<u64, (u64, u64)>,
 }
 
 impl Forward {
-    /// Whether one more parcel may be on its way.
+    /// Returns whether one more parcel may be under way.
     pub fn is_open(&self) -> bool {
         self.unanswered_bytes < limits::FORWARD_MAX
     }
 
-    /// Nothing is on its way.
+    /// Returns whether no parcel is under way.
     pub fn is_empty(&self) -> bool {
         self.unanswered.is_empty()
     }
 
-    /// Keeps a parcel of this server, to be sent or proposed.
+    /// Keeps a parcel of this server, to send or propose.
     ///
     /// # Panics
-    /// When it is no batch with one parcel.
+    /// If `batch` is not a batch with one parcel.
     pub fn keep(&mut self, batch: Bytes, now_ms: u64) {
         let parcel = batch::parcel(&batch).expect("what was gathered is one parcel");
         if self.unanswered.is_empty() {
@@ -70,15 +71,15 @@ impl Forward {
         }
     }
 
-    /// Since when the first command that is on its way is waited for.
+    /// Returns since when the oldest command under way has been waiting.
     pub fn waits_since(&self) -> Option<u64> {
         (!self.unanswered.is_empty()).then_some(self.applied_ms)
     }
 
     // ---- towards another leader ----
 
-    /// `leader` leads in `term`: what is to be sent to it now, which is everything if it was not known before, or if nothing has
-    /// come back for `patience_ms`.
+    /// `leader` leads in `term`: returns the parcels to send to it now. These are all of them if the leader was not known before,
+    /// or if nothing has come back for `patience_ms`.
     pub fn follow(&mut self, leader: u64, term: u64, now_ms: u64, patience_ms: u64) -> impl Iterator<Item = &Bytes> {
         self.step_down();
         self.early.clear();
@@ -91,12 +92,12 @@ impl Forward {
         self.unanswered.iter().map(|(_, batch)| batch).take(if again { usize::MAX } else { 0 })
     }
 
-    /// The parcel that was kept last.
+    /// Returns the parcel that was kept last.
     pub fn last(&self) -> Option<&Bytes> {
         self.unanswered.back().map(|(_, batch)| batch)
     }
 
-    /// What was sent may not have arrived: it is sent again with the next [`Forward::follow`].
+    /// The sent parcels may not have arrived: the next [`Forward::follow`] sends them again.
     pub fn lost(&mut self) {
         self.sent = None;
     }
@@ -118,7 +119,7 @@ impl Forward {
         }
     }
 
-    /// Keeps a parcel that came before this server, which was elected, leads.
+    /// Keeps a parcel that came after this server was elected and before it leads.
     pub fn take_early(&mut self, batch: Bytes) {
         if self.early.iter().map(Bytes::len).sum::<usize>() <= limits::INBOX_MAX {
             self.early.push(batch);
@@ -132,12 +133,12 @@ impl Forward {
         self.inbox_bytes = 0;
     }
 
-    /// Takes a parcel to be proposed, if it is the next of its server. One that came before, or too early, is dropped, and so is
-    /// what is no parcel, or more than is wanted at a time: the server will send it again.
+    /// Takes a parcel to propose, if it is its server's next. Drops a parcel that came before or too early, one that is malformed,
+    /// and one for which there is no room: the server will send it again.
     pub fn take(&mut self, batch: Bytes, machine: &Machine) {
         let Ok(Parcel { origin: Origin { node, epoch }, first, count }) = batch::parcel(&batch) else { return };
-        // raft ids are handed out by the state machine: it has seen every server that may send something, but the founder, who
-        // comes before all.
+        // The state machine hands out raft ids, so it knows every server that may send something, except the founder, which comes
+        // before all.
         if !machine.members.nodes().is_empty() && !machine.members.nodes().contains_key(&node) {
             return;
         }
@@ -159,12 +160,12 @@ impl Forward {
         self.inbox.push_back(batch);
     }
 
-    /// Something is to be proposed.
+    /// Returns whether there is something to propose.
     pub fn has_inbox(&self) -> bool {
         !self.inbox.is_empty()
     }
 
-    /// What is to be proposed next, as one batch: `propose` says whether it was taken.
+    /// Proposes the next parcels as one batch; `propose` returns whether it was taken.
     pub fn propose(&mut self, propose: impl FnOnce(Bytes) -> bool) {
         let (mut size, mut commands) = (0, 0);
         let count = self

@@ -1,15 +1,15 @@
-//! The raft group, seen from the replica: proposals in; entries to persist, entries to apply and messages out.
+//! The raft group, as the replica uses it: proposals in; entries to persist, entries to apply and messages out.
 //!
-//! A single node is a group of one and goes the same way. The rules of the `raft` crate that are kept here:
-//! * between `ready` and `advance_append_async` nothing is stepped or proposed, and the new entries are readable in
-//!   [`Entries`] before the latter;
-//! * a ready counts as persisted only when its records, and all before them, are durable: [`Group::persisted`] takes
-//!   the log's proof of that and releases the readies in order;
-//! * a leader's messages go at once, all others only after their ready is persisted;
-//! * a snapshot is stepped in when it is durable, and gone on from when the log knows of it too: [`Group::take_installed`];
+//! A single node is a group of one and works the same way. This module keeps the rules of the `raft` crate:
+//! * between `ready` and `advance_append_async` nothing is stepped or proposed, and the new entries are readable in [`Entries`]
+//!   before the latter;
+//! * a ready counts as persisted only when its records, and all before them, are durable: [`Group::persisted`] takes the log's
+//!   proof of that and releases the readies in order;
+//! * a leader's messages leave at once, all others only after their ready is persisted;
+//! * a snapshot is handed to raft once it is durable, and installed once the log has recorded it: [`Group::take_installed`];
 //! * a leader counts as one only when it has applied an entry of its own term: then it has applied all before it;
-//! * the only randomness of the crate, the election jitter, is replaced by a pure function of seed, id and term after
-//!   every call into it.
+//! * the only randomness of the crate, the election jitter, is replaced after every call into it by a pure function of seed, id and
+//!   term.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -34,13 +34,13 @@ const INFLIGHT: usize = 256;
 pub trait Persist {
     /// Stages an entry of raft.
     fn entry(&mut self, entry: &Entry);
-    /// Stages that the log goes on behind a snapshot up to this index and of this term.
+    /// Stages that the log continues after a snapshot up to this index and of this term.
     fn restart(&mut self, index: u64, term: u64);
     /// Stages term, vote and commit index.
     fn hard_state(&mut self, hard_state: &HardState);
-    /// The place of the last record staged.
+    /// Returns the place of the last staged record.
     fn position(&self) -> Position;
-    /// What is durable by now.
+    /// Returns what is durable now.
     fn durable(&self) -> Durable;
 }
 
@@ -56,11 +56,11 @@ pub struct Group {
     outbox: Vec<Message>,
     committed: VecDeque<Entry>,
     read_states: Vec<(ReadContext, u64)>,
-    /// The commit index that the log already knows.
+    /// The commit index that is already in the log.
     logged_commit: u64,
     applied: u64,
     applied_term: u64,
-    /// A snapshot that is durable and known to the log, but not gone on from.
+    /// A snapshot that is durable and recorded in the log, but not installed.
     installed: Option<(u64, u64)>,
     /// The durable term and vote.
     promised: (u64, u64),
@@ -72,20 +72,20 @@ struct Waiting {
     number: u64,
     /// The last record that must be durable.
     position: Position,
-    /// What may leave then.
+    /// Messages that may leave once it is persisted.
     messages: Vec<Message>,
-    /// Index and term of the snapshot that it holds.
+    /// Index and term of its snapshot.
     snapshot: Option<(u64, u64)>,
     /// Raft's term and vote in this ready.
     vote: (u64, u64),
 }
 
-/// How far a peer is, as the leader knows it.
+/// A peer's progress, as the leader knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// The last entry that it is known to have.
+    /// The last entry that the peer is known to have.
     pub matched: u64,
-    /// Entries are sent to it as they come.
+    /// True if the peer is sent entries as they come.
     pub replicating: bool,
 }
 
@@ -99,7 +99,7 @@ impl Progress {
     }
 }
 
-/// What names a read, over all nodes and their boots.
+/// The name of a read, unique over all nodes and their boots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct ReadContext {
     origin: Origin,
@@ -119,7 +119,7 @@ impl ReadContext {
     }
 }
 
-/// Where a group goes on from.
+/// The state from which a group continues.
 #[derive(Debug, Default)]
 pub struct Start {
     /// This node's raft id, never 0.
@@ -132,18 +132,18 @@ pub struct Start {
     pub conf_state: ConfState,
     /// Index of the last applied entry, and its term.
     pub applied: (u64, u64),
-    /// The same of the entry in front of those that follow, which is not behind it.
+    /// Index and term of the entry just before `entries`; not after the last applied entry.
     pub before: (u64, u64),
-    /// Entries behind that: some are applied, and kept for peers that are a little behind.
+    /// The entries after `before`. Some are applied, and kept for peers that are a little behind.
     pub entries: Vec<Entry>,
 }
 
 impl Group {
-    /// A node of the group, at the point that `start` describes. A follower that hears nothing of the leader for
-    /// `election_ticks`, or up to twice as many, stands for election.
+    /// Makes a node of the group from the state `start`. A follower stands for election after `election_ticks` without the leader,
+    /// or up to twice as many.
     ///
     /// # Errors
-    /// When raft refuses the configuration, which is a fault of the caller.
+    /// If raft refuses the configuration, which is the caller's fault.
     pub fn new(start: Start, election_ticks: usize) -> raft::Result<Group> {
         let Start { id, seed, hard_state, conf_state, applied, before, entries: new } = start;
         let (logged_commit, promised) = (hard_state.commit, (hard_state.term, hard_state.vote));
@@ -183,17 +183,17 @@ impl Group {
         Ok(group)
     }
 
-    /// Whether this node is the leader and has applied an entry of its own term, so that it may propose and read.
+    /// Returns whether this node is the leader and has applied an entry of its own term, so that it may propose and read.
     pub fn leads(&self) -> bool {
         self.is_leader() && self.applied_term == self.node.raft.term
     }
 
-    /// Whether this node was elected.
+    /// Returns whether this node was elected.
     pub fn is_leader(&self) -> bool {
         self.node.raft.state == StateRole::Leader
     }
 
-    /// The raft id of the leader as far as this node knows, or 0.
+    /// Returns the leader's raft id as far as this node knows, or 0.
     pub fn leader(&self) -> u64 {
         self.node.raft.leader_id
     }
@@ -228,31 +228,31 @@ impl Group {
         self.applied_term
     }
 
-    /// How far a peer is; only the leader knows.
+    /// Returns a peer's progress; only the leader knows it.
     pub fn progress(&self, id: u64) -> Option<Progress> {
         let progress = self.node.raft.prs().get(id).filter(|_| self.is_leader())?;
         Some(Progress { matched: progress.matched, replicating: progress.state == ProgressState::Replicate })
     }
 
-    /// A change of the members is in the log, and not applied here: with the next leader it may be, or may be gone.
+    /// Returns whether the log has a change of the members that is not applied here. The next leader may apply it or drop it.
     pub fn has_change(&self) -> bool {
         self.entries.changes_members_behind(self.applied)
     }
 
-    /// A change of the members is not applied yet, or may not be: only the leader knows.
+    /// Returns whether a change of the members may be unapplied; only the leader knows.
     pub fn is_changing(&self) -> bool {
         self.node.raft.has_pending_conf()
     }
 
-    /// Leadership is being handed over.
+    /// Returns whether leadership is being handed over.
     pub fn is_handing_over(&self) -> bool {
         self.node.raft.lead_transferee.is_some()
     }
 
-    /// Stands for election now instead of after a time-out: the only voter need not wait for anyone.
+    /// Stands for election at once, without waiting for a time-out: the only voter need not wait for anyone.
     ///
     /// # Errors
-    /// Those of raft.
+    /// If raft refuses to campaign.
     pub fn campaign(&mut self) -> raft::Result<()> {
         if !self.may_stand() || (faults::is_armed(Fault::NobodyStands) && !self.node.raft.prs().is_singleton()) {
             return Ok(());
@@ -262,27 +262,28 @@ impl Group {
         Ok(())
     }
 
-    /// An only voter is elected by itself at once, for which raft wants all its entries durable. And nobody stands who has to go on
-    /// from a snapshot first: raft looks through the entries that are not applied, and panics where there are none.
+    /// Returns whether this node may stand for election now. raft requires that all entries of an only voter are durable. And a
+    /// node that still has to install a snapshot must not stand: raft looks through the entries that are not applied, and panics if
+    /// there are none.
     fn may_stand(&self) -> bool {
         let alone = self.node.raft.prs().is_singleton();
         self.is_leader() || (!self.is_restoring() && (self.waiting.is_empty() || !alone))
     }
 
-    /// Forgets who leads: that node is known to be gone. Votes for another are given at once.
+    /// Forgets the leader, which is known to be gone; this node then votes for another at once.
     pub fn forget_leader(&mut self) {
         if !self.is_leader() {
             self.node.raft.leader_id = raft::INVALID_ID;
         }
     }
 
-    /// Proposes a batch; `false` when it cannot be taken now: this node does not lead, is handing over, or too much is
+    /// Proposes a batch. Returns `false` if that is impossible now: this node does not lead, is handing over, or too much is
     /// uncommitted.
     pub fn propose(&mut self, batch: Bytes) -> bool {
         self.propose_entry(Entry { data: batch, ..Entry::default() })
     }
 
-    /// Proposes a change of the members; `false` when it cannot be taken now.
+    /// Proposes a change of the members. Returns `false` if that is impossible now.
     pub fn propose_change(&mut self, change: &Change) -> bool {
         let data = change.to_raft().write_to_bytes().expect("a change has an encoding").into();
         !self.is_changing()
@@ -305,7 +306,7 @@ impl Group {
         if message.msg_type == MessageType::MsgTimeoutNow && !self.may_stand() {
             return;
         }
-        // What it refuses is late: of a peer that is no member any more.
+        // raft refuses only late messages, of a peer that is no longer a member.
         let _late = self.node.step(message);
         self.jitter();
     }
@@ -315,7 +316,7 @@ impl Group {
         self.node.report_unreachable(id);
     }
 
-    /// A peer has the snapshot that raft had asked to send, or it cannot be sent.
+    /// Tells raft that a peer has the snapshot that raft asked to send, or that it cannot be sent.
     pub fn snapshot_sent(&mut self, id: u64, done: bool) {
         let status = if done { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
         self.node.report_snapshot(id, status);
@@ -332,8 +333,8 @@ impl Group {
         self.jitter();
     }
 
-    /// Asks for the commit index under which a read is linearizable; the answer comes by [`Group::take_read_states`]
-    /// with the same context, which must never have been used before.
+    /// Asks for the commit index at which a read is linearizable. [`Group::take_read_states`] returns the answer with the same
+    /// context, which must never have been used before.
     pub fn read_index(&mut self, origin: Origin, context: u64) {
         self.node.read_index(ReadContext { origin, context }.encode());
     }
@@ -357,7 +358,7 @@ impl Group {
     pub fn pump(&mut self, log: &mut impl Persist) {
         loop {
             self.pump_readies(log);
-            // One that has nothing to write waits only for those before it.
+            // A ready with nothing to write waits only for the readies before it.
             let waiting = self.waiting.len();
             self.persisted(log.durable());
             if self.waiting.len() == waiting {
@@ -392,8 +393,7 @@ impl Group {
             for entry in &entries {
                 log.entry(entry);
             }
-            // The commit index alone needs no write; it goes along with the next one, so that recovery knows what it may
-            // apply.
+            // The commit index alone needs no write. The next write includes it, so that recovery knows what it may apply.
             let mut state = self.node.raft.hard_state();
             if faults::is_armed(Fault::VoteNotPersisted) {
                 state.vote = 0;
@@ -415,7 +415,7 @@ impl Group {
         self.jitter();
     }
 
-    /// The log is durable so far: releases the readies that waited for it. Call [`Group::pump`] afterwards.
+    /// Releases the readies that waited for this durable position. Call [`Group::pump`] afterwards.
     pub fn persisted(&mut self, durable: Durable) {
         let hasty = (faults::is_armed(Fault::AnswerBeforeDurable) && self.is_leader())
             || (faults::is_armed(Fault::AckBeforeDurable) && !self.is_leader());
@@ -428,7 +428,7 @@ impl Group {
         self.jitter();
     }
 
-    /// Index and term of a snapshot that is to be gone on from now: it and the log's word of it are durable.
+    /// Returns index and term of a snapshot to install now: the snapshot is durable, and so is the log's record of it.
     pub fn take_installed(&mut self) -> Option<(u64, u64)> {
         let (index, term) = self.installed.take()?;
         (self.applied, self.applied_term) = (index, term);
@@ -443,7 +443,7 @@ impl Group {
         !self.committed.is_empty()
     }
 
-    /// The next committed entry, to be applied now.
+    /// Returns the next committed entry, to apply now.
     pub fn next_committed(&mut self) -> Option<Entry> {
         let entry = self.committed.pop_front()?;
         assert_eq!(entry.index, self.applied + 1, "committed entries come in order");
@@ -452,8 +452,8 @@ impl Group {
         Some(entry)
     }
 
-    /// Tells raft how far the entries are applied, and forgets what nobody needs: the oldest, beyond `keep` bytes; those
-    /// behind the entry `hold` are kept as far as memory allows.
+    /// Tells raft which entries are applied, and forgets entries that nobody needs: the oldest, beyond `keep` bytes. Entries after
+    /// `hold` are kept as far as memory allows.
     pub fn applied_all(&mut self, keep: usize, hold: u64) {
         self.entries.set_applied((self.applied, self.applied_term));
         self.node.advance_apply_to(self.applied);
@@ -487,7 +487,7 @@ impl Group {
         assert_eq!(sorted(&learners), sorted(&of_state.learners), "raft has other standbys than the state");
     }
 
-    /// Whether a snapshot may be asked for now.
+    /// Sets whether raft gets snapshots to send now.
     pub fn allow_snapshot(&mut self, allowed: bool) {
         self.entries.allow_snapshot(allowed);
     }
@@ -497,23 +497,23 @@ impl Group {
         self.entries.deny_snapshot(nodes);
     }
 
-    /// Contexts of [`Group::read_index`] that were answered, each with the index that must be applied first.
+    /// Takes the answers to [`Group::read_index`]: each context, and the index that must be applied first.
     pub fn take_read_states(&mut self, origin: Origin) -> Vec<(u64, u64)> {
         let states = std::mem::take(&mut self.read_states);
         states.into_iter().filter(|(c, _)| c.origin == origin).map(|(c, index)| (c.context, index)).collect()
     }
 
-    /// A snapshot was stepped in, and is not gone on from.
+    /// Returns whether a snapshot was handed to raft and is not installed yet.
     pub fn is_restoring(&self) -> bool {
         self.installed.is_some() || self.waiting.iter().any(|w| w.snapshot.is_some())
     }
 
-    /// There is more for [`Group::pump`].
+    /// Returns whether [`Group::pump`] has more to do.
     pub fn has_more(&self) -> bool {
         self.node.has_ready() || self.installed.is_some()
     }
 
-    /// Messages that may leave for the peers now.
+    /// Takes the messages that may leave for the peers now.
     pub fn take_messages(&mut self) -> Vec<Message> {
         std::mem::take(&mut self.outbox)
     }
@@ -540,7 +540,7 @@ fn splitmix(mut x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-/// The change of the members that an entry holds, if it does.
+/// Returns the change of the members in an entry, if it has one.
 pub fn change_of(entry: &Entry) -> Option<Change> {
     if entry.get_entry_type() != EntryType::EntryConfChangeV2 {
         return None;
@@ -550,7 +550,7 @@ pub fn change_of(entry: &Entry) -> Option<Change> {
     Change::of_raft(&change)
 }
 
-/// A message that carries a snapshot: index, term and members, for the rest goes another way.
+/// Makes a message for a snapshot, with index, term and members only; the contents travel another way.
 pub fn snapshot_message(to: u64, term: u64, meta: (u64, u64), conf: ConfState, from: u64) -> Message {
     let mut snapshot = Snapshot::default();
     let metadata = snapshot.mut_metadata();

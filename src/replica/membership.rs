@@ -1,34 +1,34 @@
-//! What the leader does about the members: whom it admits, promotes, demotes and removes, and when it had better not.
+//! Decides how the leader manages the members: whom it admits, promotes, demotes and removes, and when it must not.
 //!
-//! It decides one change at a time, from the replicated state and from what it knows of the others: who is heard, who has caught up.
-//! Each is proposed, and checked again when it is applied.
+//! The leader makes one change at a time, based on the replicated state and on what it knows about the others: who is heard, who
+//! has caught up. A change is proposed, and checked again when it is applied.
 //!
-//! Invariant: no change is proposed after which the members that are heard could not go on.
+//! Invariant: the leader proposes no change after which the members that are heard could not continue.
 
 use super::group::Progress;
 use super::members::{Change, Members};
 use crate::faults::{self, Fault};
 
-/// A standby is forgotten when it was not heard for so many times as long as a member.
+/// A standby is forgotten after a silence of this many times a member's limit.
 const STANDBY_PATIENCE: u64 = 10;
 
-/// What the leader knows.
+/// The leader's knowledge.
 pub struct View<'a> {
-    /// Its own raft id.
+    /// The leader's raft id.
     pub me: u64,
     /// The replicated state.
     pub members: &'a Members,
-    /// Its last committed entry.
+    /// The leader's last committed entry.
     pub committed: u64,
-    /// How far a peer is.
+    /// Returns a peer's progress.
     pub progress: &'a dyn Fn(u64) -> Option<Progress>,
-    /// For how long a peer was not heard, in milliseconds.
+    /// Returns how long a peer has been silent, in milliseconds.
     pub silent_ms: &'a dyn Fn(u64) -> u64,
-    /// Whether a peer is in reach and wants to stay.
+    /// Returns whether a peer is reachable and wants to stay.
     pub fit: &'a dyn Fn(u64) -> bool,
-    /// A member that was not heard for so long is taken out.
+    /// A member that has been silent for this long, in milliseconds, is taken out.
     pub timeout_ms: u64,
-    /// A peer that was not heard for so long is not counted on.
+    /// A peer that has been silent for this long, in milliseconds, does not count.
     pub election_ms: u64,
 }
 
@@ -55,14 +55,14 @@ impl Others {
     }
 }
 
-/// What is to be done.
+/// What the leader does next.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
     /// Nothing.
     Rest,
     /// Propose this.
     Propose(Change),
-    /// Hand leadership to this one: the leader itself is to be demoted.
+    /// Hand leadership to this node, because the leader itself must be demoted.
     HandOver(u64),
 }
 
@@ -71,7 +71,7 @@ impl View<'_> {
         id == self.me || (self.silent_ms)(id) <= 2 * self.election_ms
     }
 
-    /// Whether the voters that are heard can commit that `id` votes no more, and go on then.
+    /// Returns whether the voters that are heard can commit the removal of the voter `id`, and continue after it.
     fn can_spare(&self, id: u64) -> bool {
         let voters = self.members.voters();
         let live = voters.iter().filter(|v| self.live(**v)).count();
@@ -83,7 +83,7 @@ impl View<'_> {
         (self.progress)(id).is_some_and(|progress| progress.is_near(self.committed))
     }
 
-    /// The voter that is best to lead in this one's place.
+    /// Returns the voter that is best suited to lead instead of this node.
     pub fn heir(&self) -> Option<u64> {
         let others = self.members.voters().iter().copied().filter(|v| *v != self.me);
         others
@@ -91,7 +91,7 @@ impl View<'_> {
             .max_by_key(|v| ((self.progress)(*v).map_or(0, |p| p.matched), std::cmp::Reverse(*v)))
     }
 
-    /// The next step.
+    /// Returns the next step.
     pub fn next(&self) -> Step {
         self.take_out()
             .or_else(|| self.promote())
@@ -100,7 +100,7 @@ impl View<'_> {
             .unwrap_or(Step::Rest)
     }
 
-    /// Voters that lost their slot, that came back under another raft id, or that are not heard.
+    /// Takes out voters that lost their slot, that came back under another raft id, or that are silent.
     fn take_out(&self) -> Option<Step> {
         if self.members.voters().len() == 1 {
             return None;
@@ -144,7 +144,7 @@ impl View<'_> {
 
     fn forget(&self) -> Option<Step> {
         let patience = STANDBY_PATIENCE.saturating_mul(self.timeout_ms);
-        // A node whose disk is lost again and again must not fill the table with what it was.
+        // A node whose disk is lost again and again must not fill the table with its old ids.
         let gone = |id: &u64| {
             self.members.is_superseded(*id)
                 || self.members.is_replaced(*id) && !self.live(*id)

@@ -48,7 +48,7 @@ const RELAY_SAID_MS: u64 = 2_000;
 const RIVAL: &str = " rival";
 /// Time after which a connection that has not said who it is is closed.
 const HELLO_MS: u64 = 5_000;
-/// Time between two words of which links there are, beside those at every change.
+/// Time between two repetitions of the frame that says which links there are; each change is sent at once.
 const REPEAT_MS: u64 = 2_000;
 
 /// Who this node is to its peers.
@@ -62,52 +62,52 @@ pub struct Me {
     pub epoch: u64,
     /// A random number of this boot.
     pub life: u64,
-    /// How often it has set its data aside.
+    /// How many times the node has set its data aside.
     pub incarnation: u64,
     /// The cluster's id.
     pub cluster_id: u64,
     /// The cluster's name.
     pub cluster: String,
-    /// What lets a node into the cluster.
+    /// The secret that admits a node to the cluster.
     pub secret: Vec<u8>,
-    /// Where it listens.
+    /// The address that the node advertises.
     pub addr: String,
 }
 
-/// How long links are silent.
+/// Limits for silent links.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// A link on which nothing was sent for so long gets a sign of life.
+    /// A link on which nothing was sent for this long, in milliseconds, gets a sign of life.
     pub ping_ms: u64,
-    /// One from which nothing came for so long is closed.
+    /// A link on which nothing came for this long, in milliseconds, is closed.
     pub silence_ms: u64,
 }
 
-/// What came of a frame.
+/// The result of a frame.
 #[derive(Debug)]
 pub enum Outcome<'a> {
     /// Nothing more to do.
     Done,
-    /// The link is to be ended.
+    /// End the link.
     End,
     /// A node wants to be registered.
     Join {
         /// Its own id.
         node: NodeId,
-        /// How often it has set its data aside.
+        /// How many times the node has set its data aside.
         incarnation: u64,
-        /// Where it listens.
+        /// The address that the node advertises.
         addr: &'a str,
     },
     /// A frame for this node, from the one with this raft id.
     Deliver(u64, Frame<'a>),
-    /// This node was taken out of the cluster: its raft id is given up.
+    /// This node was taken out of the cluster and must give up its raft id.
     Retired,
 }
 
 #[derive(Debug)]
 struct Link {
-    /// Who is at the other end, once it has said so.
+    /// The node at the other end, once it has said who it is.
     peer: Option<Peer>,
     /// The address that was dialed, if this side did.
     dialed: Option<String>,
@@ -143,7 +143,7 @@ pub struct Mesh {
     up: BTreeMap<u64, Conn>,
     routes: Routes,
     flags: u8,
-    /// Where peers say that they are.
+    /// The addresses that peers advertise.
     addresses: BTreeMap<u64, String>,
     /// Addresses where others may be: those from the operator, and those known from an earlier start.
     seeds: Vec<String>,
@@ -152,10 +152,10 @@ pub struct Mesh {
     answered: BTreeMap<String, u64>,
     /// Seeds whose node is unknown, and that are dialed although there are links to others.
     hopes: BTreeSet<String>,
-    /// When an address may be dialed again; `u64::MAX` while it is.
+    /// When an address may be dialed again; `u64::MAX` while it is being dialed.
     dials: BTreeMap<String, u64>,
     to_dial: Vec<String>,
-    /// What was last said of an address, so that it is said once.
+    /// The last line about each address, so that the log says it once.
     told: BTreeMap<String, String>,
     /// For each relayed node: through which node, since when, and whether the log says so.
     relayed: BTreeMap<u64, (u64, u64, bool)>,
@@ -188,7 +188,7 @@ impl Mesh {
         }
     }
 
-    /// Whether a path of links leads to a node.
+    /// Returns whether a path of links leads to a node.
     pub fn reaches(&self, raft_id: u64) -> bool {
         self.routes.reaches(raft_id)
     }
@@ -209,14 +209,14 @@ impl Mesh {
         into.append(&mut self.lines);
     }
 
-    /// Addresses to be dialed; the outcome is told by [`Mesh::dialed`] or [`Mesh::not_dialed`].
+    /// Takes the addresses to dial; the caller reports the outcome with [`Mesh::dialed`] or [`Mesh::not_dialed`].
     pub fn take_dials(&mut self, into: &mut Vec<String>) {
         into.append(&mut self.to_dial);
     }
 
     // ---- connections ----
 
-    /// A dialed connection is there.
+    /// A dialed connection is open.
     pub fn dialed(&mut self, sessions: &mut Sessions, conn: Conn, addr: &str) {
         self.open(conn, Some(addr.to_owned()));
         sessions.append(conn, |out| out.extend_from_slice(&PREAMBLE));
@@ -268,12 +268,12 @@ impl Mesh {
             return self.take_up(sessions, other, &peer);
         }
         self.lines.push(format!("link to {} is lost: {why}", peer.name()));
-        // Whoever lost a link dials at once: the other may be back.
+        // Dial at once after losing a link: the other node may be back.
         self.dials.insert(peer.addr.clone(), self.now_ms);
         self.changed(sessions);
     }
 
-    /// Whether the other side has said who it is, and is one of the cluster.
+    /// Returns whether the other side has said who it is, and belongs to the cluster.
     pub fn is_greeted(&self, conn: Conn) -> bool {
         self.links.get(&conn).and_then(|link| link.peer.as_ref()).is_some_and(|peer| peer.raft_id != 0)
     }
@@ -296,7 +296,7 @@ impl Mesh {
         sessions.append(conn, |out| peer::encode(route, &Frame::Hello(hello), out));
     }
 
-    /// Says something to the node at the other end of a link.
+    /// Sends a frame to the node at the other end of a link.
     pub fn say(&mut self, sessions: &mut Sessions, conn: Conn, frame: &Frame<'_>) {
         if let Some(link) = self.links.get_mut(&conn) {
             link.sent_ms = self.now_ms;
@@ -305,7 +305,7 @@ impl Mesh {
         }
     }
 
-    /// Refuses a link: the reason is the last that is sent.
+    /// Refuses a link; the reason is the last frame sent on it.
     pub fn refuse(&mut self, sessions: &mut Sessions, conn: Conn, reason: Refusal, detail: &str) {
         self.say(sessions, conn, &Frame::Refuse { reason, detail });
         sessions.end(conn);
@@ -334,7 +334,7 @@ impl Mesh {
                 return Outcome::Done;
             }
         }
-        // What is for another is passed on unread, once it is known to be whole.
+        // A frame for another node is passed on unread, once it is known to be whole.
         let route = peer::route(bytes);
         if route.to != 0 && route.to != me && from.is_some_and(|id| id != 0) {
             if peer::decode(bytes).is_err() {
@@ -390,7 +390,7 @@ impl Mesh {
     }
 
     fn heard_links(&mut self, sessions: &mut Sessions, came: Conn, links: Links) {
-        // A node that was away for long may know none of the others any more; but not more of them than there can be.
+        // A node that was away for long may know none of the others, but no more than a cluster can have.
         let known = self.routes.others().any(|l| l.node == links.node);
         if links.peers.len() > limits::NODES_MAX || (!known && self.routes.others().count() >= limits::NODES_MAX) {
             return;
@@ -404,7 +404,7 @@ impl Mesh {
         }
     }
 
-    /// Why a node that says this of itself is not to be linked with.
+    /// Returns why a node with this greeting may not be linked with, if there is a reason.
     fn objection(&self, members: &Members, hello: &Hello<'_>) -> Option<(Refusal, String)> {
         let me = &self.me;
         let ours = format!("this is {} of cluster {}", me.node.escape_ascii(), me.cluster);
@@ -452,7 +452,7 @@ impl Mesh {
                 ));
             }
             let other = members.nodes().get(&hello.raft_id).filter(|m| m.node != hello.node);
-            // A process that has ended is silent: one that speaks under the same identity meanwhile runs on a copy.
+            // A process that has ended is silent. If the old process still speaks, the one with the same identity runs on a copy.
             let twin = self.up.get(&hello.raft_id).and_then(|conn| self.links.get(conn)).is_some_and(|link| {
                 let heard = self.now_ms.saturating_sub(link.heard_ms) < self.timing.silence_ms / 2;
                 heard && link.peer.as_ref().is_some_and(|peer| peer.life != hello.life)
@@ -487,7 +487,7 @@ impl Mesh {
                 self.seeds.retain(|s| s != addr);
             }
             self.pause_dial(dialed.as_ref());
-            // Who is to give up its data on this node's word has to know whose it is.
+            // A node that is to give up its data on this node's word must know who says so.
             if reason == Refusal::Retired && dialed.is_none() {
                 self.hello(sessions, conn);
             }
@@ -502,7 +502,7 @@ impl Mesh {
         if let Some(link) = self.links.get_mut(&conn) {
             link.peer = Some(peer.clone());
         }
-        // One that has no raft id yet will ask for it, and dial again with it.
+        // A node without a raft id will ask for one, and dial again with it.
         if raft_id == 0 {
             return Outcome::Done;
         }
@@ -528,7 +528,7 @@ impl Mesh {
         {
             let by_smaller = |dialed: bool| dialed == (self.me.node < peer.node);
             let (new_dialed, old_dialed) = (dialed.is_some(), before.dialed.is_some());
-            // One of an earlier boot leads nowhere any more.
+            // A link of an earlier boot is dead.
             let same_boot = before.peer.as_ref().is_some_and(|before| before.life == peer.life);
             if same_boot && new_dialed != old_dialed && !by_smaller(new_dialed) {
                 self.pause_dial(dialed.as_ref());
@@ -563,7 +563,7 @@ impl Mesh {
         self.up.insert(peer.raft_id, conn);
         self.addresses.insert(peer.raft_id, peer.addr.clone());
         if !self.changed(sessions) {
-            // It is the same peer on another connection, who may not know.
+            // The same peer on another connection may not know the links.
             let own = self.routes.own().clone();
             self.say(sessions, conn, &Frame::Links(own));
         }
@@ -607,7 +607,7 @@ impl Mesh {
 
     // ---- sending ----
 
-    /// Sends a frame to a node, over the shortest path of links; `false` if there is none, or no room on it.
+    /// Sends a frame to a node, over the shortest path of links. Returns `false` if there is no path, or no room on it.
     pub fn send(&mut self, sessions: &mut Sessions, to: u64, encode: impl FnOnce(Route, &mut Vec<u8>)) -> bool {
         let Some(conn) = self.routes.next_hop(to).and_then(|hop| self.up.get(&hop)).copied() else { return false };
         if !has_room(sessions, conn) {
@@ -621,13 +621,13 @@ impl Mesh {
         true
     }
 
-    /// Says something of this node beside its links.
+    /// Sets this node's flags, and tells the others.
     pub fn set_flags(&mut self, sessions: &mut Sessions, flags: u8) {
         self.flags = flags;
         self.changed(sessions);
     }
 
-    /// Tells the others which links there are, if that has changed.
+    /// Tells the others this node's links, if they have changed.
     fn changed(&mut self, sessions: &mut Sessions) -> bool {
         let changed = self.routes.set_own(self.up.keys().copied().collect(), self.flags);
         if changed {
@@ -646,10 +646,10 @@ impl Mesh {
 
     // ---- time ----
 
-    /// Time has passed. Connections that are silent are ended, and those missing dialed.
+    /// Time has passed: ends silent connections, and dials missing ones.
     pub fn tick(&mut self, sessions: &mut Sessions, members: &Members, now_ms: u64, stalled_ms: u64) {
         self.now_ms = now_ms;
-        // What came while this process did not run is still to be read.
+        // Frames that came while this process did not run are still unread.
         for link in self.links.values_mut() {
             link.heard_ms += stalled_ms;
         }
@@ -703,7 +703,7 @@ impl Mesh {
         let mut wanted: Vec<(&String, u64)> = Vec::new();
         for (id, member) in members.nodes() {
             if *id != self.me.raft_id && member.node != self.me.node && !self.up.contains_key(id) {
-                // Of two that would dial each other at once the one with the smaller id goes first, and a new node first of all.
+                // If two nodes would dial each other at once, the one with the smaller id goes first, and a new node first of all.
                 let patience = if self.me.node < member.node { 1 } else { 2 };
                 let reached = self.answered.iter().filter(|(_, of)| *of == id).map(|(addr, _)| addr);
                 let all = std::iter::once(self.addresses.get(id).unwrap_or(&member.addr)).chain(reached);
@@ -721,7 +721,7 @@ impl Mesh {
             self.hopes.extend(unknown.iter().copied().cloned());
             wanted.extend(unknown.into_iter().map(|seed| (seed, SEED_PAUSE_MS)));
         }
-        // Who is known at an address has it now, whoever else was there before.
+        // A peer that is linked and advertises an address has it now, even if another node had it before.
         let taken: Vec<&String> = self.up.keys().filter_map(|id| self.addresses.get(id)).collect();
         wanted.retain(|(addr, _)| !taken.contains(addr));
         let known: Vec<&String> = wanted.iter().map(|(addr, _)| *addr).collect();
@@ -742,7 +742,7 @@ impl Mesh {
             self.told.insert(of.to_owned(), line.to_owned());
             self.lines.push(line.to_owned());
         }
-        // Strangers do not make this grow.
+        // Strangers must not make this table grow.
         while self.told.len() > 1_000 {
             self.told.pop_first();
         }
@@ -784,7 +784,7 @@ impl Mesh {
         self.relayed = relayed;
     }
 
-    /// How this node calls another: by id and address.
+    /// Returns the name of a node for the log: id and address.
     pub fn name(&self, members: &Members, raft_id: u64) -> String {
         match members.nodes().get(&raft_id) {
             Some(m) => {
@@ -799,7 +799,7 @@ impl Mesh {
         }
     }
 
-    /// Addresses at which the other nodes may be found after a restart.
+    /// Returns the addresses at which other nodes may be found after a restart.
     pub fn known_addresses(&self, members: &Members) -> Vec<String> {
         let others = members.nodes().iter().filter(|(id, m)| **id != self.me.raft_id && m.node != self.me.node);
         let others: BTreeMap<u64, &Member> = others.map(|(id, member)| (*id, member)).collect();
@@ -828,7 +828,7 @@ fn has_room(sessions: &mut Sessions, conn: Conn) -> bool {
     sessions.get(conn).is_some_and(|session| session.unsent() < limits::PEER_OUTPUT_MAX)
 }
 
-/// Whether this can be an address: what the others write to their logs, and dial.
+/// Returns whether this can be an address that others log and dial.
 pub fn is_address(addr: &[u8]) -> bool {
     !addr.is_empty() && addr.len() <= limits::ADDR_MAX && addr.iter().all(u8::is_ascii_graphic)
 }

@@ -16,19 +16,17 @@ use crate::faults::{self, Fault};
 use crate::limits;
 use crate::wire::Response;
 
-/// Output, in bytes, from which on a session takes no further request. One answer (at most a value of 1 MiB) may
-/// still exceed it.
+/// Bytes of output from which on a session takes no further request. One answer (at most a value of 1 MiB) may still exceed this.
 pub const OUTPUT_HIGH: usize = limits::OUTPUT_PIECE;
 
-/// A connection, for as long as it lives. A number is not used again, so a late answer meets nobody, never somebody
-/// else.
+/// A connection, as long as it lives. Its number is never used again, so a late answer can reach nobody else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Conn {
     slot: usize,
     serial: u64,
 }
 
-/// What a session may do.
+/// The rights of a session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Access {
     /// Reads and waits.
@@ -41,7 +39,7 @@ pub struct Access {
 #[derive(Debug)]
 pub struct Session {
     serial: u64,
-    /// What it may do now.
+    /// The session's present rights.
     pub access: Access,
     /// Output; the first `taken` bytes were handed out.
     out: Vec<u8>,
@@ -55,9 +53,9 @@ pub struct Session {
     pub parked: Vec<usize>,
     /// Answers that wait for room in the output.
     pub deferred: VecDeque<Deferred>,
-    /// Tokens of its scans that were put aside, in their order; one that is over may still be named.
+    /// Tokens of its scans that were put aside, in order; a scan that is over may still be listed.
     pub scans: VecDeque<usize>,
-    /// It is in the desk's round of sessions with scans.
+    /// True if the session is in the desk's rotation of sessions with scans.
     pub queued: bool,
     /// True if the session is in the desk's rotation of sessions with deferred answers.
     pub owed: bool,
@@ -66,30 +64,30 @@ pub struct Session {
     paused: Option<Pause>,
     ended: bool,
     gone: bool,
-    /// Nothing has come yet.
+    /// True until the first bytes come.
     pub fresh: bool,
-    /// It is the link of a peer: so from before anything was sent on it.
+    /// True for the link of a peer, since before anything was sent on it.
     pub peer: bool,
 }
 
 /// What a paused session waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pause {
-    /// That its output is sent.
+    /// Its output must be sent.
     Output,
-    /// That there is room for its mutation, in the batch or in the log.
+    /// Its mutation needs room in the batch or in the log.
     Room,
-    /// The next turn: this one has had its share of work.
+    /// The next turn: the session has had its share of this one.
     Turn,
 }
 
 impl Session {
-    /// The client is gone: nothing reaches it any more, but the mutations that it has sent are still carried out.
+    /// Returns whether the client has gone: nothing reaches it any more, but the mutations that it has sent are still carried out.
     pub fn gone(&self) -> bool {
         self.gone
     }
 
-    /// The output is so large that it must be sent before more is added.
+    /// Returns whether the output is so large that it must be sent before more is added.
     pub fn full(&self) -> bool {
         self.waiting() >= OUTPUT_HIGH
     }
@@ -109,7 +107,7 @@ impl Session {
         self.out.len() - self.taken
     }
 
-    /// Bytes of output that are waiting or being sent.
+    /// Returns how many bytes of output wait or are being sent.
     pub fn unsent(&self) -> usize {
         self.waiting() + self.sending
     }
@@ -119,14 +117,14 @@ impl Session {
     }
 }
 
-/// What there is to send on a connection.
+/// What a connection has to send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Nothing at the moment.
     Nothing,
     /// The bytes in the buffer.
     Send,
-    /// Nothing any more: everything is answered, and the client will ask no more. Close the connection.
+    /// Nothing, ever again: everything is answered, and the client will ask no more. Close the connection.
     Finish,
 }
 
@@ -176,12 +174,12 @@ impl Sessions {
         Conn { slot, serial }
     }
 
-    /// The session of a connection, if it still lives.
+    /// Returns the session of a connection, if it still lives.
     pub fn get(&mut self, conn: Conn) -> Option<&mut Session> {
         self.slab.get_mut(conn.slot).filter(|s| s.serial == conn.serial)
     }
 
-    /// Ends a session; what it has parked is for the caller to cancel.
+    /// Ends a session; the caller cancels what it has parked.
     pub fn remove(&mut self, conn: Conn) -> Option<Session> {
         self.get(conn)?;
         let session = self.slab.remove(conn.slot);
@@ -196,7 +194,7 @@ impl Sessions {
         self.slab.len()
     }
 
-    /// Bytes of output that are waiting or being sent, over all clients; the links of peers have a bound of their own.
+    /// Returns how many bytes of output wait or are being sent, over all clients. Links to peers have a bound of their own.
     pub fn buffered(&self) -> usize {
         self.buffered
     }
@@ -232,12 +230,12 @@ impl Sessions {
         !self.late.is_empty()
     }
 
-    /// Adds an answer to a connection's output; one that is gone is ignored.
+    /// Adds an answer to a connection's output, unless the connection is gone.
     pub fn reply(&mut self, conn: Conn, response: &Response<'_>) {
         self.append(conn, |out| response.encode(out));
     }
 
-    /// Adds what `write` appends to a connection's output; one that is gone is ignored.
+    /// Adds what `write` appends to a connection's output, unless the connection is gone.
     pub fn append(&mut self, conn: Conn, write: impl FnOnce(&mut Vec<u8>)) {
         let Some(session) = self.slab.get_mut(conn.slot).filter(|s| s.serial == conn.serial) else {
             return;
@@ -256,7 +254,7 @@ impl Sessions {
         }
     }
 
-    /// Has the shell look at a connection at the end of the turn.
+    /// Makes the shell look at a connection at the end of the turn.
     pub fn touch(&mut self, conn: Conn) {
         if let Some(session) = self.get(conn)
             && !session.dirty
@@ -266,7 +264,7 @@ impl Sessions {
         }
     }
 
-    /// The client will send no more, or nothing that could be understood.
+    /// The client will send no more, or nothing that can be understood.
     pub fn end(&mut self, conn: Conn) {
         if let Some(session) = self.get(conn) {
             session.ended = true;
@@ -274,12 +272,12 @@ impl Sessions {
         }
     }
 
-    /// The connection is of no use any more: it is to be closed whatever is still to be sent.
+    /// Marks a connection to be closed at once, even with unsent output.
     pub fn abort(&mut self, conn: Conn) {
         self.aborted.push(conn);
     }
 
-    /// Connections that are to be closed at once.
+    /// Moves the connections to close at once into `into`.
     pub fn take_aborted(&mut self, into: &mut Vec<Conn>) {
         into.append(&mut self.aborted);
     }
@@ -325,7 +323,7 @@ impl Sessions {
         Output::Send
     }
 
-    /// The output last taken has been sent: its memory is free, and the connection may go on.
+    /// The output last taken has been sent: its memory is free, and the connection may continue.
     pub fn sent(&mut self, conn: Conn) {
         let now = self.now_ms;
         if let Some(session) = self.get(conn) {
@@ -338,7 +336,7 @@ impl Sessions {
         self.resume(conn, Pause::Output);
     }
 
-    /// Nothing reaches the client any more; what it has parked is for the caller to cancel.
+    /// Nothing reaches the client any more; the caller cancels what it has parked.
     pub fn leave(&mut self, conn: Conn) {
         let Some(session) = self.get(conn) else { return };
         session.gone = true;
@@ -350,14 +348,14 @@ impl Sessions {
         self.resume(conn, Pause::Output);
     }
 
-    /// Marks a connection as paused: it is in the list of the resumed once it may go on.
+    /// Pauses a connection; it appears among the resumed ones when it may continue.
     pub fn pause(&mut self, conn: Conn, pause: Pause) {
         if let Some(session) = self.get(conn) {
             session.paused = Some(pause);
         }
     }
 
-    /// Lets a connection go on that was paused for this.
+    /// Resumes a connection that was paused for this reason.
     pub fn resume(&mut self, conn: Conn, pause: Pause) {
         if let Some(session) = self.get(conn)
             && session.paused == Some(pause)
@@ -375,7 +373,7 @@ impl Sessions {
         into.append(&mut self.dirty);
     }
 
-    /// Connections that may go on.
+    /// Moves the connections that may continue into `into`.
     pub fn take_resumed(&mut self, into: &mut Vec<Conn>) {
         into.append(&mut self.resumed);
     }

@@ -23,13 +23,13 @@ use crate::limits;
 use crate::store::Store;
 use crate::wire::peer::ChunkFailure;
 
-/// A part that was not acknowledged for so long is sent again.
+/// A part that has not been acknowledged for this long, in milliseconds, is sent again.
 const RESEND_MS: u64 = 1_000;
-/// A transfer that makes no progress for so long is given up.
+/// A transfer without progress for this long, in milliseconds, is given up.
 const PATIENCE_MS: u64 = 20_000;
 /// A transfer without progress for this long, in milliseconds, does not keep others waiting: another may begin beside it.
 const STALLED_MS: u64 = 2_000;
-/// Time between two lines that say how far it is.
+/// Time between two log lines about the progress, in milliseconds.
 const TELL_MS: u64 = 2_000;
 
 const HEAD: usize = 24;
@@ -39,7 +39,7 @@ const HEAD: usize = 24;
 pub struct Chunk {
     /// Its number, from 0.
     pub seq: u64,
-    /// It is the last.
+    /// True for the last part.
     pub last: bool,
     /// Its records.
     pub records: Bytes,
@@ -62,7 +62,7 @@ pub struct Sending {
     gathered: Vec<u8>,
     /// Number of the next part.
     next: u64,
-    /// Parts that are not acknowledged; those from `unsent` on are to be sent.
+    /// Parts that are not acknowledged. Those from `unsent` on have not been sent.
     chunks: VecDeque<Chunk>,
     unsent: usize,
     bytes: u64,
@@ -73,12 +73,12 @@ pub struct Sending {
     told_bytes: u64,
 }
 
-/// What is to be done about a transfer.
+/// The state of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// It goes on.
+    /// The transfer continues.
     Going,
-    /// The peer has all of it, durably.
+    /// The peer has the whole snapshot, durably.
     Done,
     /// Nothing came back for too long.
     Stuck,
@@ -141,12 +141,12 @@ impl Sending {
         epoch > self.epoch
     }
 
-    /// Whether more can be read off now.
+    /// Returns whether the next slice can be read now.
     pub fn wants_slice(&self) -> bool {
         self.source.is_some() && self.chunks.len() < limits::CHUNK_WINDOW
     }
 
-    /// Reads off a slice.
+    /// Reads a slice of the state.
     pub fn slice(&mut self, store: &mut Store) {
         if !self.wants_slice() {
             return;
@@ -170,7 +170,7 @@ impl Sending {
         }
     }
 
-    /// The next part to be sent, if there is one; it counts as sent if `send` says so.
+    /// Sends the next parts; a part counts as sent if `send` returns true.
     pub fn send(&mut self, mut send: impl FnMut(&Chunk) -> bool) {
         while let Some(chunk) = self.chunks.get(self.unsent) {
             if !send(chunk) {
@@ -189,12 +189,12 @@ impl Sending {
         }
     }
 
-    /// For how long the peer has acknowledged nothing.
+    /// Returns for how long the peer has acknowledged nothing, in milliseconds.
     pub fn idle_ms(&self, now_ms: u64) -> u64 {
         now_ms.saturating_sub(self.progress_ms)
     }
 
-    /// Time has passed. With a line for the operator, now and then.
+    /// Time has passed. Adds a line for the operator now and then.
     pub fn tick(&mut self, now_ms: u64, name: &str, lines: &mut Vec<String>) -> Progress {
         if self.source.is_none() && self.chunks.is_empty() {
             let ms = now_ms.saturating_sub(self.began_ms);
@@ -224,7 +224,7 @@ impl Sending {
         Progress::Going
     }
 
-    /// Lets the store forget.
+    /// Lets the store forget the state that was being read.
     pub fn end(self, store: &mut Store) {
         if let Some(source) = self.source {
             source.end(store);
@@ -253,7 +253,7 @@ pub struct Receiving {
     restore: Option<Restore>,
     /// Number of the part that comes next.
     next: u64,
-    /// Parts whose records are not written: with the place of the next record.
+    /// Parts whose records are not written yet, each with the place of the next record.
     chunks: VecDeque<(Chunk, usize)>,
     /// Parts before this one are written.
     written: u64,
@@ -264,7 +264,7 @@ pub struct Receiving {
 }
 
 impl Receiving {
-    /// Begins with the first part; `None` when that cannot be read.
+    /// Begins with the first part. Returns `None` if the part is malformed.
     pub fn begin(from: u64, transfer: u64, first: Chunk, history: u64, now_ms: u64) -> Option<Receiving> {
         let (head, at) = record(&first.records, 0)?;
         let (numbers, state) = head.split_at_checked(HEAD)?;
@@ -294,7 +294,7 @@ impl Receiving {
         (self.index, self.term, self.state.clone())
     }
 
-    /// Takes a part; one that does not come next is dropped.
+    /// Takes a part, or drops it if it is not the next one.
     pub fn take(&mut self, chunk: Chunk, now_ms: u64) {
         self.heard_ms = now_ms;
         let gap = chunk.seq > self.next && faults::is_armed(Fault::ChunksWithGaps);
@@ -302,7 +302,7 @@ impl Receiving {
             self.next = chunk.seq + 1;
             self.chunks.push_back((chunk, 0));
         } else if chunk.seq < self.written {
-            // It was acknowledged, and that got lost.
+            // The part was acknowledged, but the acknowledgement was lost.
             self.acknowledged = 0;
         }
     }
@@ -316,12 +316,13 @@ impl Receiving {
         }
     }
 
-    /// There are records to be written.
+    /// Returns whether there are records to write.
     pub fn has_records(&self) -> bool {
         !self.chunks.is_empty()
     }
 
-    /// Gives the records that have come to `sink`, until it says that it is full. `false` if there was none.
+    /// Hands the records of the next part to `sink`, until `sink` returns true because it is full. Returns `false` if there is no
+    /// part.
     pub fn write(&mut self, mut sink: impl FnMut(&[u8]) -> bool) -> bool {
         let Some((chunk, at)) = self.chunks.front_mut() else { return false };
         while let Some((bytes, end)) = record(&chunk.records, *at) {
@@ -345,12 +346,12 @@ impl Receiving {
         true
     }
 
-    /// All records are written.
+    /// Returns whether all records are written.
     pub fn is_written(&self) -> bool {
         self.complete && self.chunks.is_empty()
     }
 
-    /// The number to be acknowledged, if that is news. The last part is, only when the file is durable.
+    /// Returns the number to acknowledge, if it is new. The last part counts only when the file is durable.
     pub fn acknowledge(&mut self, durable: bool) -> Option<u64> {
         let next = if self.complete && !durable { self.written - 1 } else { self.written };
         if next <= self.acknowledged {
@@ -360,10 +361,10 @@ impl Receiving {
         Some(next)
     }
 
-    /// The state.
+    /// Returns the state.
     ///
     /// # Errors
-    /// When something is missing.
+    /// If something is missing.
     pub fn finish(&mut self) -> Result<Machine, BadSnapshot> {
         if let Some(bad) = self.failed.take() {
             return Err(bad);
@@ -372,7 +373,7 @@ impl Receiving {
     }
 }
 
-/// The record at a place of a part, and the place behind it.
+/// Returns the record at a place of a part, and the place after the record.
 fn record(records: &[u8], at: usize) -> Option<(&[u8], usize)> {
     let (&len, rest) = records.get(at..)?.split_first_chunk::<4>()?;
     let len = u32::from_le_bytes(len) as usize;

@@ -1,17 +1,17 @@
 //! The name service: another cluster, in which the nodes of this one find each other.
 //!
 //! ```text
-//! /ctl/boot/<cluster>       id of the node that founds the cluster: who creates this file, with revision 0, is the one
+//! /ctl/boot/<cluster>       id of the node that founds the cluster: the one that creates this file, with revision 0
 //! /ctl/ns/<cluster>/<id>    where node <id> listens
 //! ```
-//! A node that has no cluster yet asks there ([`consult`]): if addresses are known, it attaches to them; else it tries to be
-//! the founder; else it waits until the founder has said where it is ([`announce`]).
+//! A node that has no cluster yet asks the name service ([`consult`]). If it finds addresses, it attaches to them. Otherwise it
+//! tries to become the founder, or else waits until the founder has registered its address ([`announce`]).
 //!
 //! Invariants:
-//! * of all who ask at once, one founds; a node that was about to and comes back under the same id is still the one;
+//! * of all nodes that ask at once, one founds; a founder that restarts with the same id is still the founder;
 //! * a node never attaches to itself;
-//! * what cannot be asked is asked again for as long as it takes, and said once for each reason. Given up is only what no
-//!   time will change: a URI that is none, a name that is none, a secret that is refused.
+//! * failed requests are repeated without limit, and each reason is logged once. A node gives up only on permanent errors: a
+//!   malformed URI, an invalid name, a rejected secret.
 
 use std::collections::BTreeSet;
 use std::pin::pin;
@@ -24,28 +24,29 @@ use crate::store::Path;
 
 /// Time between two attempts.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long the name service may take to answer what needs no waiting.
+/// How long the name service may take to answer a request that needs no waiting.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long one address may take to accept a connection, and how long another connection is looked for when one is lost:
-/// less than [`PATIENCE`], so that what is said is the reason, not that there was no answer.
+/// How long an address may take to accept a connection, and how long the client looks for another connection after losing one. Both
+/// are less than [`PATIENCE`], so that the error is the reason, not the missing answer.
 const CONNECT: Duration = Duration::from_secs(2);
 const RECONNECT: Duration = Duration::from_secs(3);
-/// While the founder is waited for, the name service is asked for a sign of life so often.
+/// While this node waits for the founder, it asks the name service for a sign of life this often.
 const PROBE: Duration = Duration::from_secs(2);
 
-/// What a node without a cluster is to do.
+/// What a node without a cluster must do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// Found the cluster.
     Found,
-    /// Attach to it: its members' addresses, at least one.
+    /// Attach to the cluster at these addresses, at least one.
     Attach(Vec<String>),
 }
 
-/// Asks the name service at `uri` what node `node_id`, which has no cluster yet, is to do. Lines for the operator go to `say`.
+/// Asks the name service at `uri` what node `node_id`, which has no cluster yet, must do. Sends lines for the operator to `say`.
+/// Repeats the request without limit.
 ///
 /// # Errors
-/// One line, where asking again would not help.
+/// One line, if asking again would not help.
 pub async fn consult(uri: &str, cluster: &str, node_id: &str, say: &dyn Fn(&str)) -> Result<Decision, String> {
     let service = Service::new(uri, cluster, node_id)?;
     let mut lines = Lines { say, last: String::new() };
@@ -61,8 +62,8 @@ pub async fn consult(uri: &str, cluster: &str, node_id: &str, say: &dyn Fn(&str)
     }
 }
 
-/// Tells the name service at `uri` that node `node_id` of the cluster listens at `addr`, unless it knows. Returns once it is
-/// told, or at once when `uri` or `cluster` make no sense.
+/// Registers with the name service at `uri` that node `node_id` of the cluster listens at `addr`, unless it is registered already.
+/// Returns once it is, or at once if `uri` or `cluster` is invalid.
 pub async fn announce(uri: &str, cluster: &str, node_id: &str, addr: &str) {
     let mut lines = Lines { say: &super::say, last: String::new() };
     let service = match Service::new(uri, cluster, node_id) {
@@ -75,7 +76,7 @@ pub async fn announce(uri: &str, cluster: &str, node_id: &str, addr: &str) {
     }
 }
 
-/// Lines for the operator, none of them twice in a row.
+/// Lines for the operator; repeats of the last line are dropped.
 struct Lines<'a> {
     say: &'a dyn Fn(&str),
     last: String,
@@ -90,11 +91,11 @@ impl Lines<'_> {
     }
 }
 
-/// Why the name service was of no help.
+/// Why the name service could not help.
 enum Failure {
-    /// It may be later.
+    /// It may help later.
     Passing(String),
-    /// It will not be.
+    /// It will never help.
     Final(String),
 }
 
@@ -114,7 +115,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// The reasons of all addresses, in an order that is the same whichever was tried first.
+/// Lists the reasons of all addresses, in the same order whichever was tried first.
 fn in_order(why: &Unreachable) -> String {
     let reasons: BTreeSet<String> = why.attempts.iter().map(|(address, e)| format!("{address}: {e}")).collect();
     reasons.into_iter().collect::<Vec<_>>().join("; ")
@@ -124,10 +125,10 @@ async fn in_time<T>(what: impl Future<Output = Result<T, Failure>>) -> Result<T,
     timeout(PATIENCE, what).await.unwrap_or_else(|_| Err(Failure::Passing(format!("no answer within {PATIENCE:?}"))))
 }
 
-/// What the name service says.
+/// The name service's answer.
 enum Answer {
     Decided(Decision),
-    /// This node founds the cluster, as of that revision, and has not said where it is.
+    /// This node founds the cluster, as of that revision, and has not registered its address.
     Awaited {
         founder: String,
         rev: i64,
@@ -145,7 +146,7 @@ impl<'a> Service<'a> {
     fn new(uri: &str, cluster: &'a str, node_id: &'a str) -> Result<Service<'a>, String> {
         let options = Options::parse(uri).map_err(|e| e.to_string())?;
         let options = options.connect_timeout(CONNECT).retry_for(RECONNECT);
-        // Each is one component of a path, and so holds no letter that means something in a glob.
+        // Each is one component of a path, and so has no letter with a special meaning in a glob.
         for name in [cluster, node_id] {
             let path = format!("/{name}");
             if Path::parse(path.as_bytes()).is_none_or(|path| path.components().count() != 1) {
@@ -191,7 +192,7 @@ impl<'a> Service<'a> {
         }
     }
 
-    /// Looks for addresses, and tries to be the founder where there are none.
+    /// Looks for addresses, and tries to become the founder if there are none.
     async fn ask(&self, client: &Client) -> Result<Answer, Failure> {
         let rev = current(client).await?;
         let addresses = self.addresses(client, rev).await?;
@@ -201,10 +202,10 @@ impl<'a> Service<'a> {
         match client.set(&self.founder_path(), MISSING, self.node_id).await {
             Ok(_) => return Ok(Answer::Decided(Decision::Found)),
             Err(error) if error.is_rev_mismatch() => {}
-            // If it was carried out after all, the next attempt finds its own id there.
+            // If the write was carried out after all, the next attempt finds its own id there.
             Err(error) => return Err(error.into()),
         }
-        // The client may be with another server by now, which has not come as far as the one that refused.
+        // The client may be connected to another server now, one that is behind the server that refused.
         current(client).await?;
         let founder = client.get(&self.founder_path(), None).await?.value;
         if founder == self.node_id.as_bytes() {
@@ -213,7 +214,7 @@ impl<'a> Service<'a> {
         Ok(Answer::Awaited { founder: founder.escape_ascii().to_string(), rev })
     }
 
-    /// The addresses of other nodes. What is no address there is passed over.
+    /// Returns the addresses of other nodes; skips entries that are not addresses.
     async fn addresses(&self, client: &Client, rev: i64) -> Result<Vec<String>, Failure> {
         let mut addresses = Vec::new();
         let mut files = client.walk(&self.addresses_glob(), Some(rev));
@@ -228,7 +229,7 @@ impl<'a> Service<'a> {
         Ok(addresses)
     }
 
-    /// Waits until an address or the founder is another than at `rev`.
+    /// Waits until an address, or the founder, differs from that at `rev`.
     async fn change(&self, client: &Client, rev: i64) -> Result<(), Failure> {
         let (glob, founder) = (self.addresses_glob(), self.founder_path());
         let mut address = pin!(client.wait(&glob, rev + 1));
@@ -237,7 +238,7 @@ impl<'a> Service<'a> {
             tokio::select! {
                 event = &mut address => return event.map(drop).map_err(Failure::from),
                 event = &mut founder => return event.map(drop).map_err(Failure::from),
-                // A wait goes on for ever through lost connections, without a word; a read does not.
+                // A wait survives lost connections for ever, without an error; a read does not.
                 () = sleep(PROBE) => in_time(async { Ok(client.rev().await?) }).await.map(drop)?,
             }
         }
@@ -256,7 +257,7 @@ impl<'a> Service<'a> {
     }
 }
 
-/// A revision that holds all that was acknowledged before; of a server that does not know SYNC, its current one.
+/// Returns a revision that includes all acknowledged writes, or the current revision of a server that does not know SYNC.
 async fn current(client: &Client) -> Result<i64, Error> {
     match client.sync().await {
         Err(error) if error.code() == Some(ErrCode::UnknownVerb) => client.rev().await,

@@ -26,9 +26,9 @@ use crate::faults::{self, Fault};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
-/// How many places in the index an event may be led through while it is applied.
+/// How many places of the index the match of an event may visit while the event is applied.
 const AT_ONCE: usize = 20_000;
-/// Entering so many tokens into the index costs what leading a byte through a place does.
+/// Entering this many tokens into the index costs as much as matching a byte at a place.
 const TOKENS: usize = 16;
 
 /// A waiter's name, for [`cancel`](super::Store::cancel). Never names another waiter once this one is gone.
@@ -47,7 +47,7 @@ struct Waiter {
     order: u64,
 }
 
-// Kept small for the sake of those who wait on a hundred thousand paths.
+// Kept small, because clients may wait on a hundred thousand paths.
 const _: () = assert!(size_of::<Waiter>() <= 56);
 
 #[derive(Debug)]
@@ -61,7 +61,7 @@ enum Place {
         before: Option<u32>,
         after: Option<u32>,
     },
-    /// Under a revision to come; with a pattern if it then waits for events.
+    /// Parked under a future revision; with a pattern if it then waits for events.
     Parked {
         rev: i64,
         tokens: Option<Box<str>>,
@@ -95,7 +95,7 @@ type Fired = BinaryHeap<Reverse<(u64, u32)>>;
 enum Due {
     /// Those in these lists, woken by the event of this revision.
     Events(i64, Fired),
-    /// Those that wait for revisions up to this one.
+    /// The waiters for revisions up to this one.
     Revisions(i64),
 }
 
@@ -106,12 +106,12 @@ pub(super) struct Waiters {
     count: usize,
     order: u64,
     trie: Trie,
-    /// Those that wait for events from a revision on: by that, then order of arrival.
+    /// Waiters for events from a revision on: by that revision, then by order of arrival.
     parked: BTreeMap<(i64, u64), u32>,
-    /// Those that wait for a revision, likewise.
+    /// Waiters for a revision, in the same order.
     awaiting: BTreeMap<(i64, u64), u32>,
     pending: Option<Box<Pending>>,
-    /// Nodes to be pruned when the match that is pending is done.
+    /// Nodes to prune when the pending match is done.
     pruned: Vec<TrieId>,
     at_once: usize,
     lists: Chunks<List>,
@@ -123,7 +123,7 @@ pub(super) struct Waiters {
     fired: Fired,
 }
 
-/// Events that are to be matched.
+/// Events still to be matched.
 #[derive(Debug)]
 struct Pending {
     /// The first of them, and its path.
@@ -214,7 +214,7 @@ impl Waiters {
         true
     }
 
-    /// Wakes whom the event of revision `rev`, on `path`, concerns; at once, or by [`Waiters::match_more`].
+    /// Wakes the waiters that the event of revision `rev`, on `path`, concerns: at once, or by [`Waiters::match_more`].
     pub(super) fn applied(&mut self, rev: i64, path: &[u8]) {
         if let Some(pending) = &mut self.pending {
             pending.latest = rev;
@@ -227,7 +227,8 @@ impl Waiters {
         self.fire_awaiting(rev);
     }
 
-    /// Fires all who wait for an event before `first`, by that of `rev`: it and those behind it, up to there, cannot be told any more.
+    /// Fires all waiters for an event before `first`, by the event of `rev`: that event and the ones after it, up to `first`, are
+    /// lost.
     pub(super) fn lost(&mut self, rev: i64, first: i64) {
         // Nobody needs to know any more which waiters earlier events concern.
         self.pending = None;
@@ -237,20 +238,20 @@ impl Waiters {
         self.fire_awaiting(first - 1);
     }
 
-    /// Whether there are events whose match is not done.
+    /// Returns whether there are events whose match is not done.
     pub(super) fn has_pending(&self) -> bool {
         self.pending.is_some()
     }
 
-    /// Goes on with what [`Waiters::applied`] left undone. `path_of` writes the path of an event of the history, the first of
-    /// which is that of `first`; false if there is none.
+    /// Continues what [`Waiters::applied`] left undone. `path_of` writes the path of an event in the history, which begins at
+    /// `first`; it returns false if there is no such event.
     pub(super) fn match_more(
         &mut self,
         first: i64,
         budget: &mut usize,
         mut path_of: impl FnMut(i64, &mut Vec<u8>) -> bool,
     ) {
-        // What is pending stays there while its match goes on: `cancel` and `applied` cannot come between.
+        // Take the pending match out: `cancel` and `applied` cannot come between.
         let Some(mut pending) = self.pending.take() else { return };
         loop {
             if !self.match_event(pending.rev, &pending.path, &mut pending.stage, budget) {
@@ -382,7 +383,7 @@ impl Waiters {
         Some(event.min(awaited))
     }
 
-    /// Lists those parked who wait for events from `rev` or before. False if the budget is used up before.
+    /// Lists the parked waiters for events from `rev` or before. Returns false if the budget is used up first.
     fn unpark(&mut self, rev: i64, budget: &mut usize) -> bool {
         while let Some(entry) = self.parked.first_entry()
             && entry.key().0 <= rev
@@ -429,7 +430,7 @@ impl Waiters {
         }
     }
 
-    /// Fires all who wait for events before `first`: those of `rev` to there can no longer be told.
+    /// Fires all waiters for events before `first`: the events from `rev` to there are lost.
     fn fire_all(&mut self, rev: i64, first: i64) {
         for list in 0..u32::try_from(self.lists.len()).unwrap_or(u32::MAX) {
             if matches!(self.lists[list].owner, Owner::Node(_)) {
@@ -495,7 +496,7 @@ impl Waiters {
         }
     }
 
-    /// Takes a waiter out of the list it is in, between these two.
+    /// Takes a waiter out of its list, from between these two.
     fn unlist(&mut self, list: u32, before: Option<u32>, after: Option<u32>) {
         if let Some(slot) = before
             && let Place::Listed { after: link, .. } = &mut self.slab[slot].place
@@ -567,7 +568,7 @@ impl Waiters {
         waiter.token
     }
 
-    /// How much of a match is done at once.
+    /// Sets how much of a match is done at once.
     #[cfg(test)]
     pub(super) fn set_at_once(&mut self, places: usize) {
         self.at_once = places;
