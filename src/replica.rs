@@ -274,8 +274,10 @@ pub struct Replica {
     /// True while writes are refused because the disk is stuck.
     disk_stuck: bool,
     disk: DiskWatch,
-    /// When the disk was last slow, in milliseconds.
-    disk_slow_ms: u64,
+    /// When this node last knew why its own writes are not applied: its disk is slow, or it catches up. In milliseconds.
+    excused_ms: u64,
+    /// The index that was applied at the last tick.
+    applied_before: u64,
     /// Nodes that report a stuck disk: since when, and whether the operator knows.
     stuck_peers: BTreeMap<u64, (u64, bool)>,
     readiness: Readiness,
@@ -363,7 +365,8 @@ impl Replica {
             met: false,
             disk_stuck: false,
             disk: DiskWatch::default(),
-            disk_slow_ms: 0,
+            excused_ms: 0,
+            applied_before: 0,
             stuck_peers: BTreeMap::new(),
             readiness: Readiness::Unknown,
             told_leader: (0, 0),
@@ -804,6 +807,7 @@ impl Replica {
             *heard += stalled;
         }
         self.disk.stalled(stalled);
+        self.quorum_stalled(stalled);
         if now_ms / tick_ms > self.ticks {
             self.ticks = now_ms / tick_ms;
             self.mesh.tick(&mut self.desk.sessions, &self.machine.members, now_ms, stalled);

@@ -158,11 +158,11 @@ impl Replica {
         let election = self.config.election_ms;
         let longer = |since: Option<u64>, ms: u64| since.is_some_and(|since| now.saturating_sub(since) >= ms);
         let patience = if self.met { election } else { START * election };
-        // Without its disk this node does not learn what is committed.
-        if self.disk.is_slow(now) {
-            self.disk_slow_ms = now;
+        // A node whose disk is slow does not learn what is committed. One that catches up applies what others wrote first.
+        if self.disk.is_slow(now) || self.catches_up() {
+            self.excused_ms = now;
         }
-        let waits_since = self.forward.waits_since().map(|since| since.max(self.disk_slow_ms));
+        let waits_since = self.forward.waits_since().map(|since| since.max(self.excused_ms));
         let patience = if faults::is_armed(Fault::RefusedLate) { 5 * patience } else { patience };
         let closed = longer(self.lost_since, patience)
             || longer(self.leaderless_since, LEADERLESS * election)
@@ -186,6 +186,24 @@ impl Replica {
             self.withdraw();
         } else {
             self.lines.push(format!("quorum: {live} of {all} members in reach, writes go on"));
+        }
+    }
+
+    /// Returns whether this node is behind the cluster and moves towards it: the leader has named an entry that is not applied here
+    /// yet, a snapshot arrives, or entries were applied since the last tick.
+    fn catches_up(&mut self) -> bool {
+        let applied = self.group.applied();
+        let moves = applied > std::mem::replace(&mut self.applied_before, applied);
+        moves || self.is_behind() || self.snapshots.receiving().is_some()
+    }
+
+    /// The loop stood still for this long, in milliseconds: nobody was without a quorum, and nothing waited, for that time.
+    pub(super) fn quorum_stalled(&mut self, ms: u64) {
+        for since in self.lost_since.iter_mut().chain(&mut self.leaderless_since) {
+            *since += ms;
+        }
+        if ms > 0 {
+            self.excused_ms = self.now_ms;
         }
     }
 

@@ -27,6 +27,11 @@ impl Replica {
         self.readiness == Readiness::Ready
     }
 
+    /// Returns whether the leader has named an entry that this node has to apply before it has caught up.
+    pub(super) fn is_behind(&self) -> bool {
+        matches!(self.readiness, Readiness::Behind { .. })
+    }
+
     /// Returns whether to tell the operator that the node is ready. Either it serves clients and has caught up, or it serves reads
     /// only, because it reaches no majority or its log is full.
     pub fn is_announced(&self) -> bool {

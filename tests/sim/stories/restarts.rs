@@ -5,9 +5,9 @@ use doozer::limits::STOP_CATCH_UP_MS;
 
 use super::seeds;
 use crate::boot::Sizes;
-use crate::client::Load;
+use crate::client::{Load, Plan};
 use crate::node::Flags;
-use crate::world::{LIMIT, World};
+use crate::world::{LIMIT, World, set};
 
 /// Nodes that keep little for those who are behind: these get a snapshot.
 fn forgetful() -> Flags {
@@ -49,6 +49,28 @@ pub fn a_node_is_announced_when_it_has_caught_up() {
         assert!(world.has_said(behind, "caught up with the cluster at revision", began));
         world.finish();
     }
+}
+
+/// A client writes at a node that is behind and catches up slowly. The write waits until the node has caught up: the others have a
+/// quorum, and so has the node. Nothing in its log says otherwise, and nobody goes on with the next node before.
+pub fn a_write_at_a_node_that_catches_up_slowly_waits_for_it() {
+    let (mut world, leader, behind) = one_is_stopped(4_050);
+    world.fill(leader, 100, 100_000);
+    world.disk(behind).latency = (300_000, 400_000);
+    let began = world.now();
+    world.start(behind);
+    world.until(LIMIT, "it serves", |world| world.nodes[behind].replica().is_some_and(|replica| replica.serving()));
+    let client = world.add_client(behind, Plan::Hand);
+    world.until(1_000, "it is connected", |world| world.clients[client].is_connected());
+    world.ask(client, &set("/at-the-one-behind", -1, b"x"));
+    world.until(LIMIT, "it is announced", |world| is_announced(world, behind));
+    assert!(world.now() - began > 15_000, "it has caught up within {} ms: too soon to tell", world.now() - began);
+    assert!(world.has_said(behind, "caught up with the cluster at revision", began));
+    assert!(!world.has_said(behind, "no quorum", began));
+    world.until(LIMIT, "the write is answered", |world| !world.clients[client].answers.is_empty());
+    assert_eq!(world.clients[client].answers[0].err, None);
+    world.disk(behind).heal();
+    world.finish();
 }
 
 /// It has nobody to catch up with, and serves reads.
