@@ -479,7 +479,7 @@ impl Replica {
         self.desk.sessions.count()
     }
 
-    /// Returns how many of the connections are links to peers.
+    /// Returns how many of the connections are those of known peers: see [`Replica::knows_peer`].
     pub fn peer_connections(&self) -> usize {
         self.mesh.connections()
     }

@@ -117,6 +117,12 @@ struct Link {
     sent_ms: u64,
 }
 
+impl Link {
+    fn is_known(&self) -> bool {
+        self.peer.is_some() || self.dialed.is_some()
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Peer {
     raft_id: u64,
@@ -230,9 +236,15 @@ impl Mesh {
         self.tell(addr, &format!("cannot reach the node at {addr}: {why}; trying again"));
     }
 
-    /// Returns how many connections are links, including those whose other side has not said yet who it is.
+    /// Returns whether the other side of this connection is a node that may be linked with: this node dialed it, or it has said who it
+    /// is, with the secret of this cluster.
+    pub fn knows(&self, conn: Conn) -> bool {
+        self.links.get(&conn).is_some_and(Link::is_known)
+    }
+
+    /// Returns how many connections such nodes have.
     pub fn connections(&self) -> usize {
-        self.links.len()
+        self.links.values().filter(|link| link.is_known()).count()
     }
 
     /// A peer has connected.

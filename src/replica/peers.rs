@@ -46,6 +46,12 @@ impl Replica {
         self.desk.sessions.get(conn).is_some_and(|session| session.peer)
     }
 
+    /// Returns whether a connection is one that this node dialed, or whose other side has proved to be a node of this cluster. Whoever
+    /// only begins like a peer is not known yet.
+    pub fn knows_peer(&self, conn: Conn) -> bool {
+        self.mesh.knows(conn)
+    }
+
     /// Connections that are to be closed at once, whatever is still to be sent.
     pub fn take_aborted(&mut self, into: &mut Vec<Conn>) {
         self.desk.sessions.take_aborted(into);

@@ -1,8 +1,9 @@
 //! Decides who may connect: some connections are for clients, and some are reserved for peers.
 //!
 //! Each connection takes an open file, and the number of open files is limited. When clients have taken all of theirs, the server
-//! accepts the next connection on probation: if its first bytes are a peer's, it stays; if they are not, or come too late, the
-//! server closes it. So a member's links come up again, and a new node can attach, however many clients there are.
+//! accepts the next connection on probation: it stays once the other side has proved to be a node of the cluster. If it is a client,
+//! or the proof comes too late, the server closes it. So a member's links come up again, and a new node can attach, however many
+//! clients there are, and however many connections begin like a peer's.
 
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};

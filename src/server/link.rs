@@ -127,10 +127,8 @@ impl Link {
                 Err(_) => return self.close(shell),
             };
             if self.probation.get() {
-                match first(buffer.bytes()) {
-                    First::Peer => self.probation.set(false),
-                    First::Unknown => {}
-                    First::Client => return accept::turn_away(shell, self),
+                if is_client(buffer.bytes()) {
+                    return accept::turn_away(shell, self);
                 }
             }
             shell.came.set();
@@ -147,6 +145,9 @@ impl Link {
             };
             if self.closed.get() {
                 return;
+            }
+            if self.probation.get() && shell.replica.borrow().knows_peer(self.conn) {
+                self.probation.set(false);
             }
             while buffer.make_room(used, got, needed).is_err() {
                 used = 0;
@@ -209,21 +210,10 @@ impl Link {
     }
 }
 
-/// Who is at the other end, according to the first bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum First {
-    Peer,
-    Client,
-    Unknown,
-}
-
-fn first(bytes: &[u8]) -> First {
+/// Returns whether the first bytes on a connection are not those of a peer.
+fn is_client(bytes: &[u8]) -> bool {
     let known = bytes.len().min(PREAMBLE.len());
-    match bytes[..known] == PREAMBLE[..known] {
-        true if known == PREAMBLE.len() => First::Peer,
-        true => First::Unknown,
-        false => First::Client,
-    }
+    bytes[..known] != PREAMBLE[..known]
 }
 
 #[cfg(test)]
@@ -235,12 +225,11 @@ mod tests {
     fn a_client_is_taken_for_a_peer() {
         let mut bytes = PREAMBLE.to_vec();
         bytes.extend_from_slice(b"more");
-        for n in 0..bytes.len() {
-            let expected = if n < PREAMBLE.len() { First::Unknown } else { First::Peer };
-            assert_eq!(first(&bytes[..n]), expected);
+        for n in 0..=bytes.len() {
+            assert!(!is_client(&bytes[..n]));
         }
         for client in [&b"\0"[..], b"\0\0\0\x10", b"\xD0doozer!", b"GET / HTTP/1.1"] {
-            assert_eq!(first(client), First::Client);
+            assert!(is_client(client));
         }
     }
 }

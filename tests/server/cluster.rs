@@ -2,7 +2,10 @@
 //! requests that mean the same on every node. What the writers were told is compared with what all nodes remember.
 
 use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::common::cluster::*;
@@ -10,6 +13,7 @@ use crate::common::eventually;
 use crate::common::history::{Call, Event, Op, Outcome, Watch, check, judge, read, untroubled};
 use crate::common::process::Setup;
 use crate::common::wire::*;
+use doozer::wire::peer::PREAMBLE;
 use doozer::wire::{ErrCode, Verb};
 use rustix::process::Signal;
 
@@ -921,6 +925,46 @@ fn a_second_signal_is_ignored() {
     let stopped = cluster.stop(0);
     assert_eq!(stopped.status, Some(143), "{}", stopped.stderr);
     assert!(stopped.stderr.contains("SIGTERM again"), "{}", stopped.stderr);
+}
+
+/// Connections that begin like a peer's, and prove nothing, take all places. A node that has proof must be let in all the same.
+#[test]
+fn strangers_that_begin_like_a_peer_lock_out_a_node() {
+    let _turn = together();
+    let few = ["sh", "-c", "ulimit -n 80 && exec \"$0\" \"$@\""];
+    let first = Setup::new().run_by(few).start();
+    let addr = first.addr();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Each sends what a peer begins with, nothing more, and comes again when it is closed.
+        for _ in 0..80 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let Ok(mut stream) = TcpStream::connect(addr) else { continue };
+                    stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+                    let begun = stream.write_all(&PREAMBLE);
+                    let waits = |e: &std::io::Error| e.kind() == std::io::ErrorKind::WouldBlock;
+                    while begun.is_ok() && !over.load(Ordering::Relaxed) {
+                        match stream.read(&mut [0; 512]) {
+                            Ok(0) => break,
+                            Err(e) if !waits(&e) => break,
+                            _ => {}
+                        }
+                    }
+                }
+            });
+        }
+        let attached = catch_unwind(AssertUnwindSafe(|| {
+            first.says("closed a new connection");
+            let mut second = Setup::new().flags(["-a", &addr.to_string()]).start();
+            for _ in 0..3 {
+                let setup = second.kill();
+                second = setup.start();
+            }
+        }));
+        over.store(true, Ordering::Relaxed);
+        attached.unwrap();
+    });
 }
 
 /// Clients take all places for connections. A new node must be let in all the same, and a member be found by the others again.
