@@ -58,8 +58,7 @@ pub fn when_the_leader_is_killed_and_disks_are_slow_the_first_election_that_fail
             world.all_write(&others, 3_000);
             unharmed(&world, &others);
         }
-        waited.sort_unstable();
-        assert!(waited[7] < 1_200, "{voters} nodes waited for {waited:?} ms");
+        assert!(waited.iter().all(|ms| *ms < 1_200), "{voters} nodes waited for {waited:?} ms");
     }
 }
 
