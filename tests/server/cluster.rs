@@ -782,7 +782,7 @@ fn a_node_that_has_lost_its_directory_is_taken_for_the_old_one() {
 #[test]
 fn a_node_that_is_too_far_behind_never_catches_up() {
     const VALUES: usize = 220;
-    let _turn = alone();
+    let _turn = together();
     let mut cluster = Cluster::new(4);
     cluster.start_all(&[0, 1, 2]);
     cluster.grow(3);

@@ -175,7 +175,7 @@ fn a_single_damaged_node_makes_a_fresh_start() {
 /// A snapshot that rots, and the log behind it that was used again: only the peers have what it held.
 #[test]
 fn a_member_with_a_damaged_snapshot_is_gone_for_good() {
-    let _turn = alone();
+    let _turn = together();
     let mut cluster = Cluster::new(3).flags(&["-timeout", "2"]).up(3);
     let mut c = cluster.connect(0);
     let mut value = crate::common::Random(13).bytes(VALUE_MAX);

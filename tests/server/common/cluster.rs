@@ -24,12 +24,12 @@ use super::{LIMIT, eventually};
 
 static TURN: RwLock<()> = RwLock::new(());
 
-/// Held by a test that bears others beside it.
+/// Held by a test that others may run beside.
 pub fn together() -> RwLockReadGuard<'static, ()> {
     TURN.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Held by a test that measures time, or takes much of the disk: no other test of the file runs meanwhile.
+/// Held by a test that has to see a quiet machine, or takes most of the disk: no other test of the program runs meanwhile.
 pub fn alone() -> RwLockWriteGuard<'static, ()> {
     TURN.write().unwrap_or_else(PoisonError::into_inner)
 }
