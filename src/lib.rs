@@ -45,8 +45,8 @@
 //!   order: time is an argument, and so is the seed. The same inputs give the same outputs, so a simulator can run them.
 //! * **Everything is bounded**: [`limits`] bounds what a client can make the server hold. A client over its bound is
 //!   paused or refused, never buffered.
-//! * **Work is bounded per turn**: work whose size clients determine (scans, waking waiters, answers, cleaning up after a closed
-//!   connection), trims and snapshots proceed in slices between commits.
+//! * **Work is bounded per turn**: work whose size clients determine (scans, waking waiters, reads that waited for a revision,
+//!   answers, cleaning up after a closed connection), trims and snapshots proceed in slices between commits.
 //! * **Three kinds of failure**: a bug asserts; the environment (disk) ends the process through one `fatal`, with an exit
 //!   status of its own; a client that misbehaves gets a typed error, or loses its connection.
 //! * **The loop never waits**: not for a client, nor for stderr (`server/lines.rs`). The server handles signals even while the loop

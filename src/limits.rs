@@ -73,6 +73,9 @@ pub const ANSWERS_TURN: usize = 2 << 20;
 pub const ANSWER_COST: usize = 256;
 /// The cost of sending on a connection, expressed in copied bytes.
 pub const SEND_COST: usize = 4 << 10;
+/// Work of one turn for finding and composing the answers to requests of earlier turns: 1 for each entry that a read visits, and 1
+/// for each 64 bytes of a path. The last answer may exceed it. [`ANSWERS_TURN`] bounds the answers themselves.
+pub const LATE_WORK_TURN: usize = 2_000;
 /// A value up to this size is answered at once, even if other answers wait.
 pub const ANSWER_SMALL: usize = 4 << 10;
 /// Work of the committed entries that one turn applies: 1 for each command, and 1 for each [`APPLY_BYTES`] of an entry. The last

@@ -5,10 +5,10 @@
 //! request has a token, which the store gives back when it wakes the request.
 //!
 //! One write can wake any number of waits, and each can ask for a large value. So a turn takes a limited number of waits off the
-//! store, and composes a limited number of bytes. If an answer has no room in the turn, in its session's output or in the output of
-//! all sessions, the desk keeps a note of a few bytes instead ([`Deferred`]). The desk serves the sessions with notes in rotation,
-//! one answer at a time. The history is kept for waiting notes, but not for ever: a client that does not read must not make the
-//! history grow.
+//! store, composes a limited number of bytes, and does a limited amount of work to find what it answers. If an answer has no room in
+//! the turn, in its session's output or in the output of all sessions, the desk keeps a note of a few bytes instead ([`Deferred`]).
+//! The desk serves the sessions with notes in rotation, one answer at a time, and each session's notes in order. The history is kept
+//! for waiting notes, but not for ever: a client that does not read must not make the history grow.
 //!
 //! Invariants: a token that the store has belongs to a parked request, since the end of a session cancels all its requests (a slice
 //! a turn if there are very many); for a session with full output the desk composes no answer, and only keeps a note.
@@ -36,7 +36,7 @@ const MATCH_BUDGET: usize = 50_000;
 const SCAN_SLICE: usize = 250;
 /// This many bytes of a value cost the turn's budget as much as a request.
 const CHARGED: usize = 512;
-/// This many bytes of a path cost as much as a request.
+/// This many bytes of a path, to find or to compose, cost as much as a request.
 const PATH_CHARGED: usize = 64;
 /// This many of a session's parked requests are cancelled as soon as the session ends; the rest follow in slices.
 const CANCELS_AT_ONCE: usize = 256;
@@ -127,18 +127,33 @@ impl Deferred {
         *rev
     }
 
-    /// Returns the size of the answer in bytes, or an upper bound.
-    fn size(&self, store: &Store, scratch: &mut Vec<u8>) -> usize {
+    /// Returns the size of the answer in bytes, or an upper bound; and what finding it out costs.
+    fn size(&self, store: &Store, scratch: &mut Vec<u8>) -> (usize, usize) {
         match self {
-            Deferred::Event { rev, .. } => store.event(*rev, scratch).map_or(0, |event| event.value.len()),
-            Deferred::Read { op: Op::Get, path, rev, .. } => match store.lookup(path, *rev) {
-                Lookup::File { value, .. } => value.len(),
-                Lookup::Dir { .. } | Lookup::Missing => 0,
+            Deferred::Event { rev, .. } => match store.event(*rev, scratch) {
+                Some(event) => (event.value.len(), scratch.len() / PATH_CHARGED),
+                None => (0, 0),
             },
-            Deferred::Read { op: Op::Walk(_), .. } => limits::VALUE_MAX,
-            Deferred::Read { op: Op::Stat | Op::Getdir(_), .. } => 0,
+            Deferred::Read { op: Op::Get, path, rev, .. } => {
+                let size = match store.lookup(path, *rev) {
+                    Lookup::File { value, .. } => value.len(),
+                    Lookup::Dir { .. } | Lookup::Missing => 0,
+                };
+                (size, path.len() / PATH_CHARGED)
+            }
+            Deferred::Read { op: Op::Walk(_), .. } => (limits::VALUE_MAX, 0),
+            Deferred::Read { op: Op::Stat | Op::Getdir(_), .. } => (0, 0),
         }
     }
+}
+
+/// Which budget pays for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Payer {
+    /// The budget of the requests that come in this turn.
+    Fresh,
+    /// [`limits::LATE_WORK_TURN`]: the request came in an earlier turn.
+    Late,
 }
 
 /// The revisions of the history that the notes need, and the pin that keeps them.
@@ -250,8 +265,9 @@ pub struct Desk {
     left: BTreeMap<Conn, Vec<usize>>,
     /// Ended sessions whose waits are to be dropped, and how many of their parked requests have not been looked at.
     ending: VecDeque<(Conn, usize)>,
-    /// The rest of the turn's budgets: for requests, for bytes of answers, for waking.
+    /// The rest of the turn's budgets: for requests, for finding the answers to earlier ones, for bytes of answers, for waking.
     budget: usize,
+    late: usize,
     answers: usize,
     wakes: usize,
     now_ms: u64,
@@ -302,6 +318,7 @@ impl Desk {
     /// submitted leave in between.
     pub fn begin_turn(&mut self) {
         self.budget = TURN_BUDGET;
+        self.late = limits::LATE_WORK_TURN;
         self.answers = limits::ANSWERS_TURN;
         self.wakes = limits::WAKES_TURN;
         self.sessions.begin_turn();
@@ -340,12 +357,25 @@ impl Desk {
 
     /// Charges the budget for finding a path or compiling a glob, which can have thousands of components.
     pub fn charge_path(&mut self, path: &[u8]) {
-        self.budget = self.budget.saturating_sub(path.len() / PATH_CHARGED);
+        self.pay(Payer::Fresh, path.len() / PATH_CHARGED);
     }
 
-    /// What a read may visit now.
-    fn first_budget(&self) -> usize {
-        self.budget.min(FIRST_BUDGET)
+    /// Takes `cost` off a budget.
+    fn pay(&mut self, payer: Payer, cost: usize) {
+        let budget = match payer {
+            Payer::Fresh => &mut self.budget,
+            Payer::Late => &mut self.late,
+        };
+        *budget = budget.saturating_sub(cost);
+    }
+
+    /// Returns how many entries a read may visit before it is put aside.
+    fn first_budget(&self, payer: Payer) -> usize {
+        match payer {
+            Payer::Fresh => self.budget.min(FIRST_BUDGET),
+            // With less, many reads would become scans because they come at the end of a turn's budget.
+            Payer::Late => self.late.clamp(SCAN_SLICE, FIRST_BUDGET),
+        }
     }
 
     /// The client is gone: what it waits for is forgotten.
@@ -411,17 +441,19 @@ impl Desk {
         }
     }
 
-    /// Composes deferred answers, one session after the other, until half of the turn's share is used up. The rest is for the
+    /// Composes deferred answers, one session after the other, until half of the turn's bytes or half of its work is used up. The rest is for the
     /// requests that this turn wakes.
     pub fn run_answers(&mut self, store: &mut Store) {
         while self.answers > limits::ANSWERS_TURN / 2
+            && self.late > limits::LATE_WORK_TURN / 2
             && let Some(conn) = self.owed.pop_front()
         {
             let Some(session) = self.sessions.get(conn) else { continue };
             session.owed = false;
             let full = session.full();
             let Some(note) = session.deferred.front().filter(|_| !full) else { continue };
-            let size = note.size(store, &mut self.path);
+            let (size, cost) = note.size(store, &mut self.path);
+            self.pay(Payer::Late, cost);
             if !self.may_compose(conn, size) {
                 if let Some(session) = self.sessions.get(conn) {
                     session.owed = true;
@@ -433,8 +465,8 @@ impl Desk {
             self.parked_bytes -= note.cost();
             self.held.remove(note.rev());
             match note {
-                Deferred::Event { tag, rev } => self.event(store, conn, tag, rev, 0),
-                Deferred::Read { tag, op, path, rev } => self.read_retained(store, conn, tag, op, &path, rev),
+                Deferred::Event { tag, rev } => self.event(store, conn, tag, rev, Payer::Late),
+                Deferred::Read { tag, op, path, rev } => self.read_late(store, conn, tag, op, &path, rev),
             }
             self.queue_answers(conn);
         }
@@ -481,7 +513,7 @@ impl Desk {
     pub fn read(&mut self, store: &mut Store, conn: Conn, tag: Option<i32>, op: Op, path: &[u8], rev: Option<i64>) {
         match resolve(store, rev) {
             At::TooLate => self.fail(conn, tag, ErrCode::TooLate),
-            At::Now(rev) => self.read_at(store, conn, tag, op, path, rev),
+            At::Now(rev) => self.read_at(store, conn, tag, op, path, rev, Payer::Fresh),
             At::Future(rev) => {
                 if !self.may_park(conn, tag, path.len()) {
                     return;
@@ -493,22 +525,35 @@ impl Desk {
         }
     }
 
-    /// Answers a read at a revision that has come, and may have left the history since: a snapshot from the leader skips revisions.
-    fn read_retained(&mut self, store: &mut Store, conn: Conn, tag: Option<i32>, op: Op, path: &[u8], rev: i64) {
+    /// Answers a read of an earlier turn, at a revision that has come, and may have left the history since: a snapshot from the leader
+    /// skips revisions.
+    fn read_late(&mut self, store: &mut Store, conn: Conn, tag: Option<i32>, op: Op, path: &[u8], rev: i64) {
+        self.spend(conn, 0);
         if rev < store.first_revision() {
             self.fail(conn, tag, ErrCode::TooLate);
         } else {
-            self.read_at(store, conn, tag, op, path, rev);
+            self.pay(Payer::Late, path.len() / PATH_CHARGED);
+            self.read_at(store, conn, tag, op, path, rev, Payer::Late);
         }
     }
 
-    /// Answers a read at a revision that is in the history.
-    fn read_at(&mut self, store: &mut Store, conn: Conn, tag: Option<i32>, op: Op, path: &[u8], rev: i64) {
-        let mut budget = self.first_budget();
+    /// Answers a read at a revision that is in the history. The caller has paid for finding the path.
+    #[expect(clippy::too_many_arguments, reason = "a request, where it is answered, and who pays")]
+    fn read_at(
+        &mut self,
+        store: &mut Store,
+        conn: Conn,
+        tag: Option<i32>,
+        op: Op,
+        path: &[u8],
+        rev: i64,
+        payer: Payer,
+    ) {
+        let mut budget = self.first_budget(payer);
         let before = budget;
         match op {
             Op::Get if faults::is_armed(Fault::GetOfPastIsOfPresent) && rev < store.revision() => {
-                return self.read_at(store, conn, tag, op, path, store.revision());
+                return self.read_at(store, conn, tag, op, path, store.revision(), payer);
             }
             Op::Get => match store.lookup(path, rev) {
                 Lookup::Dir { .. } if !faults::is_armed(Fault::DirectoryReadAsMissing) => {
@@ -566,7 +611,7 @@ impl Desk {
                 }
             }
         }
-        self.budget -= before - budget;
+        self.pay(payer, before - budget);
     }
 
     /// Answers a WAIT, now or when it happens.
@@ -574,13 +619,13 @@ impl Desk {
         let Ok(glob) = Glob::new(path) else {
             return self.bad_glob(conn, tag, path);
         };
-        let mut budget = self.first_budget();
+        let mut budget = self.first_budget(Payer::Fresh);
         let before = budget;
         let answer = store.wait(&glob, rev, self.next_token() as u64, &mut budget);
-        self.budget -= before - budget;
+        self.pay(Payer::Fresh, before - budget);
         match answer {
             // A fresh WAIT need not queue behind those that events have woken.
-            Wait::Event { rev } => self.event_in_turn(store, conn, tag, rev, limits::ANSWER_SMALL),
+            Wait::Event { rev } => self.event_in_turn(store, conn, tag, rev, Payer::Fresh),
             Wait::TooLate => self.fail(conn, tag, ErrCode::TooLate),
             Wait::Waiting(waiter) => {
                 if self.may_park(conn, tag, path.len()) {
@@ -630,14 +675,13 @@ impl Desk {
             }
             match (parked.work, w) {
                 (Work::Event(_), Woken::Event { rev, .. }) => {
-                    self.event_in_turn(store, conn, parked.tag, rev, 0);
+                    self.event_in_turn(store, conn, parked.tag, rev, Payer::Late);
                 }
                 (Work::Read { op, path, rev, .. }, Woken::Revision { .. }) => {
-                    if self.full(conn) || self.answers == 0 {
+                    if self.full(conn) || self.answers == 0 || self.late == 0 || self.owes(conn) {
                         self.defer(store, conn, Deferred::Read { tag: parked.tag, op, path, rev });
                     } else {
-                        self.spend(conn, 0);
-                        self.read_retained(store, conn, parked.tag, op, &path, rev);
+                        self.read_late(store, conn, parked.tag, op, &path, rev);
                     }
                 }
                 (work, woken) => unreachable!("{woken:?} wakes {work:?}"),
@@ -691,7 +735,7 @@ impl Desk {
                         return;
                     }
                     Wait::Event { rev } => {
-                        self.event_in_turn(store, conn, tag, rev, 0);
+                        self.event_in_turn(store, conn, tag, rev, Payer::Late);
                         None
                     }
                     Wait::TooLate => {
@@ -784,17 +828,23 @@ impl Desk {
 
     /// Answers a WAIT as [`Desk::event`] does, but after the session's deferred answers: a client that asks for one event after the
     /// other gets them in this order.
-    fn event_in_turn(&mut self, store: &mut Store, conn: Conn, tag: Option<i32>, rev: i64, at_once: usize) {
-        if self.sessions.get(conn).is_some_and(|session| !session.deferred.is_empty()) {
+    fn event_in_turn(&mut self, store: &mut Store, conn: Conn, tag: Option<i32>, rev: i64, payer: Payer) {
+        if self.owes(conn) || payer == Payer::Late && self.late == 0 {
             self.defer(store, conn, Deferred::Event { tag, rev });
         } else {
-            self.event(store, conn, tag, rev, at_once);
+            self.event(store, conn, tag, rev, payer);
         }
     }
 
-    /// Answers a WAIT with the event of `rev`, now or when there is room for the answer. A value of at most `at_once` bytes never
-    /// waits for room.
-    fn event(&mut self, store: &mut Store, conn: Conn, tag: Option<i32>, rev: i64, at_once: usize) {
+    /// Returns whether a session has deferred answers.
+    fn owes(&mut self, conn: Conn) -> bool {
+        self.sessions.get(conn).is_some_and(|session| !session.deferred.is_empty())
+    }
+
+    /// Answers a WAIT with the event of `rev`, now or when there is room for the answer. A small value never waits for room if the
+    /// WAIT came in this turn.
+    fn event(&mut self, store: &mut Store, conn: Conn, tag: Option<i32>, rev: i64, payer: Payer) {
+        let at_once = if payer == Payer::Fresh { limits::ANSWER_SMALL } else { 0 };
         if self.full(conn) {
             if faults::is_armed(Fault::EventDropped) {
                 return;
@@ -802,8 +852,15 @@ impl Desk {
             return self.defer(store, conn, Deferred::Event { tag, rev });
         }
         let mut path = std::mem::take(&mut self.path);
-        match store.event(rev, &mut path) {
-            None => self.fail(conn, tag, ErrCode::TooLate),
+        let found = store.event(rev, &mut path);
+        if found.is_some() {
+            self.pay(payer, path.len() / PATH_CHARGED);
+        }
+        match found {
+            None => {
+                self.spend(conn, 0);
+                self.fail(conn, tag, ErrCode::TooLate);
+            }
             Some(event) if event.value.len() + 1 > at_once && !self.may_compose(conn, event.value.len()) => {
                 self.defer(store, conn, Deferred::Event { tag, rev });
             }

@@ -370,6 +370,88 @@ fn an_event_is_kept_for_those_whose_turn_has_not_come() {
     assert_eq!(store.revision() - store.first_revision() + 1, 3, "and is trimmed when they were served");
 }
 
+/// One write woke tens of thousands of reads with paths of thousands of components, all in the same turn: other clients waited for
+/// seconds, and so did the heartbeats. Counted by the answers: what an answer costs at least is known.
+#[test]
+fn costly_reads_that_one_write_wakes_are_answered_in_slices() {
+    const CONNS: usize = 4;
+    let deep = "/a".repeat(2_000);
+    let missing = "/b".repeat(2_000);
+    // For each kind of request: its path, and how many answers a turn may bring. One turn handles fewer than 200,000 components,
+    // the bytes of the answers apart.
+    let most = 200_000 / 2_000;
+    let get = |path, tag, rev| Request { path: Some(path), rev: Some(rev), ..request(Verb::Get, tag) };
+    let stat = |path, tag, rev| Request { path: Some(path), rev: Some(rev), ..request(Verb::Stat, tag) };
+    let walk =
+        |path, tag, rev| Request { path: Some(path), rev: Some(rev), offset: Some(0), ..request(Verb::Walk, tag) };
+    let getdir =
+        |path, tag, rev| Request { path: Some(path), rev: Some(rev), offset: Some(0), ..request(Verb::Getdir, tag) };
+    let wait = |path, tag, rev| Request { path: Some(path), rev: Some(rev), ..request(Verb::Wait, tag) };
+    type Ask<'a> = &'a dyn Fn(&'a [u8], i32, i64) -> Request<'a>;
+    let (deep_bytes, parent) = (deep.as_bytes(), &deep.as_bytes()[..3_998]);
+    let kinds: [(&str, Ask<'_>, &[u8], usize); 9] = [
+        ("GET of a deep path", &get, deep_bytes, most),
+        ("GET of a missing path", &get, missing.as_bytes(), most),
+        ("STAT of a deep path", &stat, deep_bytes, most),
+        ("GETDIR of a deep path", &getdir, parent, most),
+        ("WALK of a deep path", &walk, deep_bytes, most),
+        ("WALK that finds a deep path", &walk, b"/a/**", most),
+        ("WAIT for a deep path", &wait, b"/a/**", most),
+        ("GET of 4 KiB", &get, b"/4k", limits::ANSWERS_TURN / limits::ANSWER_SMALL),
+        ("STAT", &stat, b"/4k", limits::ANSWERS_TURN / limits::ANSWER_COST),
+    ];
+    for (kind, ask, path, most) in kinds {
+        for reads_early in [true, false] {
+            let mut node = Node::new(100_000);
+            let (writer, other) = (node.replica.open(), node.replica.open());
+            node.call(writer, set(0, &deep, -1, b"x"));
+            node.call(writer, set(0, "/4k", -1, &[7; limits::ANSWER_SMALL]));
+            let next = node.replica.revision() + 1;
+            let each = if most > 1_000 { 5_000 } else { 500 };
+            let conns: Vec<_> = (0..CONNS).map(|_| node.replica.open()).collect();
+            for first in (0..each).step_by(100) {
+                for conn in &conns {
+                    let requests: Vec<_> = (first..first + 100).map(|tag| ask(path, tag, next)).collect();
+                    assert_eq!(node.send(*conn, &requests).then, Then::More { needed: None }, "{kind}");
+                    node.settle();
+                }
+            }
+            assert_eq!(node.replica.desk.parked(), CONNS * usize::try_from(each).unwrap(), "{kind}");
+            node.send(writer, &[set(0, &deep, -1, b"y")]);
+            node.replica.turn();
+            let write = node.replica.next_write().unwrap();
+            node.replica.written(write);
+            let mut tags = vec![Vec::new(); CONNS];
+            let mut turns = 0;
+            loop {
+                node.replica.turn();
+                turns += 1;
+                node.send(other, &[request(Verb::Rev, 2)]);
+                assert_eq!(node.answers(other).0.len(), 1, "{kind}: others are answered at once");
+                node.replica.sent(other);
+                let has_work = node.replica.has_work();
+                let mut answered = 0;
+                for (conn, tags) in conns.iter().zip(&mut tags).take_while(|_| reads_early || !has_work) {
+                    let (answers, output) = node.answers(*conn);
+                    answered += answers.len();
+                    tags.extend(answers.iter().map(|answer| answer.tag.unwrap()));
+                    if output == Output::Send {
+                        node.replica.sent(*conn);
+                    }
+                }
+                assert!(!reads_early || answered <= most, "{kind}: {answered} answers in a turn");
+                if !has_work && answered == 0 && !node.replica.has_work() {
+                    break;
+                }
+            }
+            assert!(turns > CONNS * usize::try_from(each).unwrap() / most, "{kind}: {turns} turns");
+            for tags in tags {
+                assert_eq!(tags, (0..each).collect::<Vec<_>>(), "{kind}: each answer, in order");
+            }
+        }
+    }
+}
+
 /// One write wakes a hundred thousand waits of one connection, or the connection's end cancels them: a limited number each turn.
 #[test]
 fn waits_are_woken_and_cancelled_in_slices() {

@@ -34,6 +34,8 @@ const NEAR: u64 = 8;
 /// the cursor would cost still more.
 const REPLAY: i64 = 65_536;
 const REPLAY_WORK: usize = 4096;
+/// Composing or finding this many bytes of a path costs as much as looking at one entry.
+const PATH: usize = 64;
 /// So many events are passed over for what it costs to look at one entry.
 const PASSED: i64 = 256;
 /// Most cursors whose count is corrected for one call.
@@ -120,7 +122,9 @@ impl Cursors {
     ) -> Option<Start> {
         let mut left = Replay { events: REPLAY, work: REPLAY_WORK };
         let start = self.nearest(tree, listing, rev, target, &mut left);
-        charge(budget, REPLAY_WORK - left.work + usize::try_from((REPLAY - left.events) / PASSED).unwrap_or(0));
+        let passed = usize::try_from((REPLAY - left.events) / PASSED).unwrap_or(0);
+        let position = start.as_ref().map_or(0, |start| start.position.len() / PATH);
+        charge(budget, REPLAY_WORK - left.work + passed + position);
         start
     }
 
@@ -292,6 +296,7 @@ fn recount(
                 }
                 left.work = left.work.checked_sub(1)?;
                 tree.arena.path(entry.node, path);
+                left.work = left.work.checked_sub(path.len() / PATH)?;
                 let in_bytes = faults::is_armed(Fault::CursorInByteOrder);
                 let order =
                     if in_bytes { (**path).cmp(&cursor.position[..]) } else { walk_order(path, &cursor.position) };
@@ -313,6 +318,7 @@ fn recount(
                 left.work = left.work.checked_sub(1)?;
                 let entry = tree.entry(r)?;
                 tree.arena.path(entry.node, path);
+                left.work = left.work.checked_sub(path.len() / PATH)?;
                 let name = path.get(base + 1..)?.split(|b| *b == b'/').next()?;
                 if *name <= *cursor.position {
                     delta += change(entry);
