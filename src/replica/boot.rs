@@ -5,6 +5,8 @@
 //! * [`look`] changes nothing, and a refusal is final: a refused node has written nothing.
 //! * Data is moved or changed only after proven damage, [`log::Damage`]. For every other reason to refuse, the data stays as it is,
 //!   because it may be whole: a newer program, another user or a repaired disk can read it.
+//! * Data that the node gives up in favour of the others' copies stays where it is until another node has let this one in. Until then
+//!   nobody knows that there are other copies: the node may have been alone, or told of itself only.
 //!
 //! The table [`DECISIONS`] maps each finding to what the node does:
 //!
@@ -12,7 +14,7 @@
 //! |---|---|---|
 //! | damage | alone; `--salvage`, and there is data before the damage | continues with the data before the damage |
 //! | damage | a voter or standby that the others can spare, and that knows where they are | comes back from them |
-//! | damage of the identity | started with the cluster's address (`-a`) | attaches as a new node |
+//! | damage of the identity | started with the address of another node (`-a`) | attaches as a new node |
 //! | damage | any other | exits with status 65 |
 //! | a newer version, another node's file, impossible contents | any | exits with status 65 |
 //! | another cluster than that of `-c`, a file that is unreadable or not a regular file | any | exits with status 1 |
@@ -63,14 +65,14 @@ pub enum Part {
     Spare,
     /// A standby, or one of at least three voters, that knows no other node.
     Lost,
-    /// The node's name is lost; it was told where its cluster is.
+    /// The node's name is lost; it was told the address of another node.
     Nameless,
-    /// The node's name is lost, and it was not told where its cluster is.
+    /// The node's name is lost, and it was told no address, or only its own.
     Nobody,
 }
 
 impl Part {
-    /// Reads the role from the identity. `attaches`: the node was told where others are (`-a`).
+    /// Reads the role from the identity. `attaches`: the node was told where another one is (`-a`).
     fn of(identity: &Identity, attaches: bool) -> Part {
         match (identity.voter, identity.voters) {
             (true, 0..=1) => Part::Alone,
@@ -88,9 +90,9 @@ pub enum Decision {
     Exit(u8),
     /// The node continues with the data before the damage.
     Salvage,
-    /// The node sets its data aside, and comes back from the others under another raft id.
+    /// The node comes back from the others under another raft id. When they have let it in, it sets its data aside.
     ComeBack,
-    /// The node sets its data aside, and attaches as a new node.
+    /// The node attaches as a new node. When another node has let it in, it sets its data aside.
     Attach,
 }
 
@@ -214,15 +216,16 @@ impl std::error::Error for Refused {}
 pub enum Plan {
     /// The directory is empty: make a new node.
     New,
-    /// The identity is damaged: set everything aside, and attach as a new node.
+    /// The identity is damaged: attach as a new node, and then set everything aside. If it turns out that the node knows no address but
+    /// its own, [`nobody`] is the refusal.
     Attach(Box<Damage>),
-    /// The node has no raft id: set aside all but the identity, and join the cluster.
+    /// The node has no raft id: join the cluster, and then set aside all but the identity.
     Join(Identity),
     /// The node has never had a log: begin one.
     Begin(Identity),
     /// Continue with the data in the files.
     Resume(Identity, Box<Held>),
-    /// The node's data is damaged: give up the raft id, set the data aside, and join again.
+    /// The node's data is damaged: give up the raft id, join again, and then set the data aside.
     ComeBack(Identity, Box<Damage>),
     /// Carry out [`Damage::salvage`], and look again.
     Salvage(Identity, Box<Damage>),
@@ -258,7 +261,7 @@ impl Held {
 pub struct Told<'a> {
     /// The cluster's name, to check; `None` if none was given.
     pub cluster: Option<&'a str>,
-    /// True if the node was told where others are (`-a`).
+    /// True if the node was told where another one is (`-a`). Its own address does not count.
     pub attaches: bool,
     /// True for `--salvage`.
     pub salvage: bool,
@@ -393,6 +396,18 @@ fn finding(unusable: &Unusable) -> Finding {
     }
 }
 
+/// Makes the refusal of a node whose identity is damaged, and which knows no address but its own.
+///
+/// # Panics
+/// If [`DECISIONS`] lets such a node start.
+#[must_use]
+pub fn nobody(damage: &Damage) -> Refused {
+    match decide(Finding::Damage, Part::Nobody, false) {
+        Decision::Exit(status) => damaged(damage, status, Part::Nobody),
+        other => unreachable!("a node that knows nobody leads to {other:?}"),
+    }
+}
+
 fn damaged(damage: &Damage, status: u8, part: Part) -> Refused {
     // The others' copies are better than the data before the damage.
     let damage = match part {
@@ -401,8 +416,10 @@ fn damaged(damage: &Damage, status: u8, part: Part) -> Refused {
     };
     let more = match part {
         Part::OneOfTwo => " The other member has a copy of its data: stop this node for good, or repair its disk.",
-        Part::Lost => " If it is told with -a where its cluster is, it comes back from the others by itself.",
-        Part::Nobody => " If it is told with -a where its cluster is, it attaches as a new node.",
+        Part::Lost => {
+            " If it is told with -a where another node of its cluster is, it comes back from the others by itself."
+        }
+        Part::Nobody => " If it is told with -a where another node of its cluster is, it attaches as a new node.",
         Part::Alone | Part::Spare | Part::Nameless => "",
     };
     Refused { found: Finding::Damage, status, line: format!("{damage}{more} Nothing was changed.") }

@@ -60,6 +60,12 @@ impl Own {
         socket.port() == self.listener.port() && (ip == listened || (listened.is_unspecified() && everywhere()))
     }
 
+    /// Returns whether this address is this node's own, as far as that is certain without looking up a name.
+    pub fn is_known_as(&self, address: &Address) -> bool {
+        let here = |ip| self.is_at(&SocketAddr::new(ip, address.port()));
+        self.given.as_ref() == Some(address) || address.ip().is_some_and(here)
+    }
+
     /// Returns the address that does not depend on the network, or else the address of the last start, if this machine still has
     /// it.
     pub fn settled(&self, kept: &str) -> Option<Address> {
@@ -247,5 +253,12 @@ mod tests {
         assert!(own_at("0.0.0.0:80", "127.0.0.1:80") && own_at("[::]:80", "[::1]:80"));
         assert!(!own_at("0.0.0.0:80", "127.0.0.1:81") && !own_at("[::]:80", "192.0.2.7:80"));
         assert!(own_at("[::]:80", "127.0.0.1:80"));
+        let known = |listener: &str, address: &str| own(listener, Some("db-1")).is_known_as(&address.parse().unwrap());
+        assert!(known("10.0.0.1:80", "db-1:80") && known("10.0.0.1:80", "10.0.0.1:80") && known("[::]:80", "[::1]:80"));
+        assert!(
+            !known("10.0.0.1:80", "db-1:81")
+                && !known("10.0.0.1:80", "db-2:80")
+                && !known("10.0.0.1:80", "10.0.0.2:80")
+        );
     }
 }

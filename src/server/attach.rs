@@ -3,6 +3,7 @@
 //! This happens before the server serves anybody, with tokio's sockets: the exchange is a few frames, and an attempt that takes too
 //! long can simply be dropped. All name look-ups run in parallel; a round skips a name whose look-up takes long.
 
+use std::fmt;
 use std::io;
 use std::time::Duration;
 
@@ -38,6 +39,26 @@ pub struct Welcome {
     pub advertised: Address,
 }
 
+/// Why asking again will not help.
+pub enum Failure {
+    /// Every address leads to this node itself.
+    OnlyMyself,
+    /// A server refuses this node, or cannot be joined.
+    Refused(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Failure::OnlyMyself => {
+                "every address that this node was given to attach to is its own: give the address of another node of the cluster \
+                 with -a"
+            }
+            Failure::Refused(line) => line,
+        })
+    }
+}
+
 /// The outcome of asking a node.
 enum Asked {
     Answer(Answer, Address),
@@ -57,14 +78,14 @@ struct Target<'a> {
 /// from which this node reaches the node that answers.
 ///
 /// # Errors
-/// A line for the operator, if asking again will not help.
+/// If asking again will not help.
 pub async fn attach(
     joiner: &Joiner,
     own: &Own,
     advertised: Option<&Address>,
     addresses: &[Address],
     say: &mut dyn FnMut(String),
-) -> Result<Welcome, String> {
+) -> Result<Welcome, Failure> {
     let mut told = Vec::new();
     let mut targets: Vec<Target<'_>> = addresses.iter().map(|address| Target { address, lookup: None }).collect();
     loop {
@@ -82,9 +103,12 @@ pub async fn attach(
                     return Ok(Welcome { raft_id, cluster_id, cluster, advertised });
                 }
                 Ok(Asked::Answer(Answer::Refused(why), _)) => {
-                    return Err(format!("the node at {addr} does not let this node attach: {why}"));
+                    let line = format!("the node at {addr} does not let this node attach: {why}");
+                    return Err(Failure::Refused(line));
                 }
-                Ok(Asked::Never(why)) => return Err(format!("cannot attach to the server at {addr}: {why}")),
+                Ok(Asked::Never(why)) => {
+                    return Err(Failure::Refused(format!("cannot attach to the server at {addr}: {why}")));
+                }
                 Ok(Asked::Myself) => continue,
                 Ok(Asked::Answer(Answer::Later(why), _)) => {
                     format!("cannot attach to the node at {addr} yet: {why}; trying again")
@@ -97,9 +121,7 @@ pub async fn attach(
             }
         }
         if !others {
-            return Err("every address that this node was given to attach to is its own: give the address of another node of the \
-                        cluster with -a"
-                .into());
+            return Err(Failure::OnlyMyself);
         }
         sleep(PAUSE).await;
     }

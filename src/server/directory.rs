@@ -15,14 +15,14 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 
 use super::advertise::Own;
-use super::attach::attach;
+use super::attach::{self, attach};
 use super::boot::{Decision, consult};
 use super::disk::{Disk, is_full};
 use super::{Options, StartError};
 use crate::address::Address;
 use crate::limits;
 use crate::log::name::Name;
-use crate::log::{self, Erase, FileInfo, Identity, Log, NodeId, Params, Salvage, Step};
+use crate::log::{self, Damage, Erase, FileInfo, Identity, Log, NodeId, Params, Salvage, Step};
 use crate::replica::boot::{self, Finding, Held, Plan, ReadError, Refused, Told};
 use crate::replica::join::Joiner;
 use crate::replica::members::FOUNDER;
@@ -284,7 +284,7 @@ impl Opener<'_> {
     fn look(&self) -> Result<Plan, StartError> {
         let told = Told {
             cluster: self.options.cluster.as_deref(),
-            attaches: !self.options.attach.is_empty(),
+            attaches: self.options.attach.iter().any(|address| !self.own.is_known_as(address)),
             salvage: self.options.salvage,
             history: self.options.history,
             keep: limits::KEEP,
@@ -319,51 +319,44 @@ impl Opener<'_> {
 
     async fn carry_out(&mut self, plan: Plan, began: Instant) -> Result<(Identity, Recovered), StartError> {
         let dir = self.options.dir.display();
-        let mut identity = match plan {
+        let (mut identity, nameless) = match plan {
             Plan::Resume(identity, held) => {
                 let recovered = self.resume(&identity, *held, began).await?;
                 return Ok((identity, recovered));
             }
-            Plan::New => self.new_node().await?,
+            Plan::New => (self.new_node().await?, None),
             Plan::Attach(damage) => {
                 super::say(&format!(
-                    "the data in {dir} cannot be used: {}; it is moved to {DAMAGED}/ there, and this node attaches as a new one",
+                    "the data in {dir} cannot be used: {}; this node attaches as a new one, and moves the data to {DAMAGED}/ there \
+                     when a node of the cluster has let it in",
                     damage.what()
                 ));
-                self.anew().await?
+                // The damaged identity stays until then, so this one is not written.
+                (self.newcomer()?, Some(damage))
             }
             // With its old raft id the node might deny what it has acknowledged.
             Plan::ComeBack(mut identity, damage) => {
                 super::say(&format!(
-                    "the data in {dir} cannot be used: {}; it is moved to {DAMAGED}/ there, and this node comes back from the others",
+                    "the data in {dir} cannot be used: {}; this node comes back from the others, and moves the data to {DAMAGED}/ \
+                     there when they have let it in",
                     damage.what()
                 ));
                 leave(&mut identity);
                 self.write_identity(&identity).await?;
-                identity
+                (identity, None)
             }
-            Plan::Join(identity) | Plan::Begin(identity) => identity,
+            Plan::Join(identity) | Plan::Begin(identity) => (identity, None),
             Plan::Salvage(..) => unreachable!("it was carried out, and looked again"),
         };
         if identity.raft_id == 0 {
-            self.join(&mut identity).await?;
+            self.join(&mut identity, nameless.as_deref()).await?;
         }
         let recovered = self.begin(&identity).await?;
         Ok((identity, recovered))
     }
 
-    /// Nobody can tell which node this was: it begins as a new one.
-    async fn anew(&mut self) -> Result<Identity, StartError> {
-        let unnamed = self.founder()?;
-        for file in self.listing()? {
-            self.set_aside(&file.name, &unnamed)?;
-        }
-        self.disk.sync_dir().await.map_err(|e| self.error("sync the directory", &e))?;
-        self.new_node().await
-    }
-
-    /// Returns the identity of a new node: it founds a cluster, joins one, or asks the name service.
-    async fn new_node(&mut self) -> Result<Identity, StartError> {
+    /// Makes the identity of a new node: it founds a cluster, joins one, or asks the name service. Writes nothing.
+    fn newcomer(&self) -> Result<Identity, StartError> {
         let mut identity = self.founder()?;
         let (attach, boot) = (&self.options.attach, &self.options.boot);
         if !attach.is_empty() || boot.is_some() {
@@ -374,6 +367,11 @@ impl Opener<'_> {
                 identity.cluster.clear();
             }
         }
+        Ok(identity)
+    }
+
+    async fn new_node(&mut self) -> Result<Identity, StartError> {
+        let identity = self.newcomer()?;
         if identity.raft_id == FOUNDER {
             super::say(&format!(
                 "founding cluster {}; to join one that is there, start with an empty directory and -a",
@@ -402,19 +400,18 @@ impl Opener<'_> {
         }
     }
 
-    /// Asks the cluster to register this node, which has no data of the cluster, or none that it may use.
-    async fn join(&mut self, identity: &mut Identity) -> Result<(), StartError> {
-        for file in self.listing()? {
-            if file.name != log::name::IDENTITY {
-                self.set_aside(&file.name, identity)?;
-            }
-        }
-        self.disk.sync_dir().await.map_err(|e| self.error("sync the directory", &e))?;
+    /// Asks the cluster to register this node, which has no data of the cluster, or none that it may use. Data stays where it is
+    /// until another node has let this one in: only then is it sure that there is a cluster to get the data from.
+    ///
+    /// `nameless` is the damage of the identity, if `identity` is a new one that replaces it.
+    async fn join(&mut self, identity: &mut Identity, nameless: Option<&Damage>) -> Result<(), StartError> {
         let mut addresses = self.options.attach.clone();
         let peers = identity.peers.iter().filter_map(|peer| peer.parse::<Address>().ok());
         addresses.extend(peers.filter(|peer| !self.options.attach.contains(peer)));
         addresses.retain(|address| Some(address) != self.advertised.as_ref());
+        // A node that holds data does not ask the name service, which could let it found a cluster.
         if addresses.is_empty()
+            && nameless.is_none()
             && let Some(uri) = &self.options.boot
         {
             addresses = self.consult(uri, identity).await?;
@@ -422,12 +419,18 @@ impl Opener<'_> {
                 return Ok(());
             }
         }
+        let nobody = |damage| refused(&self.options.dir, &boot::nobody(damage));
         if addresses.is_empty() {
-            return Err(StartError::new(format!(
-                "{} holds a node that has not joined its cluster: give the address of a node of that with -a, or choose another \
-                 directory with -d",
-                self.options.dir.display()
-            )));
+            return Err(nameless.map_or_else(
+                || {
+                    StartError::new(format!(
+                        "{} holds a node that has not joined its cluster: give the address of a node of that with -a, or choose \
+                         another directory with -d",
+                        self.options.dir.display()
+                    ))
+                },
+                nobody,
+            ));
         }
         let joiner = Joiner {
             node: identity.node,
@@ -443,7 +446,17 @@ impl Opener<'_> {
         };
         let asked =
             attach(&joiner, self.own, self.advertised.as_ref(), &addresses, &mut |line| super::say(&line)).await;
-        let welcome = asked.map_err(StartError::new)?;
+        let welcome = asked.map_err(|failure| match (failure, nameless) {
+            (attach::Failure::OnlyMyself, Some(damage)) => nobody(damage),
+            (failure, _) => StartError::new(failure.to_string()),
+        })?;
+        // A crash here leaves what it finds: the node asks again, and sets aside what is left.
+        for file in self.listing()? {
+            if nameless.is_some() || file.name != log::name::IDENTITY {
+                self.set_aside(&file.name, identity)?;
+            }
+        }
+        self.disk.sync_dir().await.map_err(|e| self.error("sync the directory", &e))?;
         self.advertised = Some(welcome.advertised);
         identity.raft_id = welcome.raft_id;
         identity.cluster_id = welcome.cluster_id;

@@ -7,6 +7,7 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, SystemTime};
 
+use crate::common::cluster::*;
 use crate::common::eventually;
 use crate::common::process::{Exited, Setup, text};
 use crate::common::wire::*;
@@ -430,22 +431,91 @@ fn data_that_is_not_damaged_is_set_aside() {
         refuses_with(1, &yours.setup, &format!("{who}, of another cluster"), &["-c yours", "node", "local", "-d"]);
         assert!(yours.files() == before, "{who}: the refusal has changed something");
     }
-    // The same byte with a wrong checksum is damage: the member sets everything aside, and goes to look for the others.
+    // The same byte with a wrong checksum is damage: the member goes to look for the others. Until they let it in, its data stays.
     patch(setup, FIRST, 12, &[2]);
     let server = setup.spawn();
-    let said = server.says("moved to damaged/");
+    let said = server.says("cannot be used");
     assert!(said.contains(FIRST) && said.contains("comes back from the others"), "{said}");
-    eventually("its files are set aside", || {
-        let aside = std::fs::read_dir(setup.dir.join("damaged")).ok()?;
-        aside.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).find(|name| name.ends_with(FIRST))
-    });
+    server.says("cannot attach to the node at");
     server.kill();
+    let files = setup.files("");
+    assert!([FIRST, SECOND].iter().all(|name| files.iter().any(|file| file == name)), "{files:?}");
+    assert!(!files.iter().any(|file| file == "damaged"), "{files:?}");
     // The single node keeps it.
     let written = Written::new();
     patch(&written.setup, FIRST, 12, &[2]);
     written.refused("a wrong byte", &[FIRST, "byte 0", "Restore"]);
     patch(&written.setup, FIRST, 12, &[1]);
     assert_ne!(starts(&written, &written.setup).0, MISSING);
+}
+
+/// A node whose identity is damaged may have been the only one of its cluster. What it is told with `-a` proves nothing: it may be the
+/// node's own address, or one at which nobody lives. So its data stays in its place until another node has let it in.
+#[test]
+fn the_only_data_is_moved_away_before_another_node_lets_this_one_in() {
+    let written = Written::new();
+    let (own, dead) = (fresh_address(), fresh_address());
+    let setup = written.setup.clone().listen(own);
+    let with = |words: &[String]| written.with(setup.clone().flags(words.iter().flat_map(|word| ["-a", word])));
+    let whole = setup.read("node");
+    let data = || [FIRST, SECOND].map(|name| setup.read(name));
+    let before = data();
+    let mut rotten = whole.clone();
+    rotten[20] ^= 1;
+    for (what, identity) in [("cut short", &whole[..4000]), ("rotten", &rotten)] {
+        setup.write("node", identity);
+        with(&[own.to_string()])
+            .refused(&format!("{what}, its own address"), &["node", "damaged", "with -a", "Restore"]);
+        // A name that leads to the node itself is found out by looking it up.
+        let everywhere = setup.clone().listen(format!("0.0.0.0:{}", own.port()));
+        let itself = everywhere.flags(["-a", &format!("localhost:{}", own.port())]).refused();
+        assert_eq!(itself.status, Some(DAMAGED), "{what}: {}", itself.stderr);
+        assert!(itself.stderr.contains("with -a"), "{what}: {}", itself.stderr);
+        for addresses in [&[dead.to_string()][..], &[own.to_string(), dead.to_string()]] {
+            let server = with(addresses).setup.spawn();
+            let said = server.says("cannot be used");
+            assert!(said.contains("when a node of the cluster has let it in"), "{what}: {said}");
+            server.says("cannot attach to the node at");
+            assert_eq!(server.stop().status, Some(0), "{what}");
+        }
+        assert!(setup.read("node") == identity && data() == before, "{what}: the data was changed");
+        assert!(!setup.files("").contains(&"damaged".to_owned()), "{what}");
+    }
+    // Nothing is lost: with its identity it starts.
+    setup.write("node", &whole);
+    assert_ne!(starts(&written, &setup).0, MISSING);
+    // When another node lets it in, its data is kept, but no longer used.
+    setup.write("node", &rotten);
+    let before = data();
+    let other = Setup::new().start();
+    let server = with(&[own.to_string(), other.addr().to_string()]).setup.start();
+    server.says("attached to cluster");
+    let aside = std::fs::read_dir(setup.dir.join("damaged")).unwrap();
+    let aside: Vec<Vec<u8>> = aside.map(|entry| std::fs::read(entry.unwrap().path()).unwrap()).collect();
+    assert!(before.iter().chain([&rotten]).all(|file| aside.contains(file)), "{} files", aside.len());
+    assert_eq!(server.stop().status, Some(0));
+    assert_eq!(setup.start().stop().status, Some(0), "it has an identity of its own");
+}
+
+/// Of two members, one has a damaged identity. The other alone is no majority and cannot let it in, so the data has to stay.
+#[test]
+fn one_of_two_members_with_a_damaged_identity_moves_its_data() {
+    let _turn = together();
+    let mut cluster = Cluster::new(2).up(2);
+    cluster.connect(0).put("/x", b"1");
+    cluster.converges();
+    cluster.kill(1);
+    let setup = cluster.setup(1).clone();
+    let whole = setup.read("node");
+    let (logs, other) = (setup.files(".log"), cluster.addr(0).to_string());
+    setup.write("node", &whole[..4000]);
+    let server = setup.clone().flags(["-a", &other]).spawn();
+    server.says("cannot attach to the node at");
+    server.kill();
+    assert_eq!((setup.files(".log"), setup.files("damaged")), (logs, vec![]));
+    setup.write("node", &whole);
+    cluster.start(1);
+    cluster.has_members(2);
 }
 
 /// Files in the making are of no meaning after a crash, and other people's files are none of our business.

@@ -114,7 +114,6 @@ pub fn boot(
     if identity.raft_id != 0 {
         return begin(disk, flags, identity, chance);
     }
-    disk.set_all_aside();
     let mut addresses = attach.to_vec();
     addresses.extend(identity.peers.iter().filter(|p| !attach.contains(p)).cloned());
     addresses.retain(|a| a != own);
@@ -131,6 +130,8 @@ pub fn joined(
     peers: Vec<String>,
     chance: &mut Chance,
 ) -> Boot {
+    // Not before: until another node has let this one in, nobody knows that there are other copies.
+    disk.set_all_aside();
     (identity.raft_id, identity.cluster_id, identity.cluster) = welcome;
     identity.peers = peers;
     write(disk, &identity);
