@@ -204,6 +204,16 @@ impl Recovered {
     }
 }
 
+/// A line for the operator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// Its text.
+    pub text: String,
+    /// True if the text contains words that another machine has chosen, such as its name: whoever sends them can make endlessly many
+    /// different lines.
+    pub of_others: bool,
+}
+
 /// One server's part in the cluster: a state machine that takes events and returns what to do.
 pub struct Replica {
     config: Config,
@@ -407,9 +417,10 @@ impl Replica {
     }
 
     /// Lines for the operator.
-    pub fn take_lines(&mut self, into: &mut Vec<String>) {
-        self.mesh.take_lines(into);
-        into.append(&mut self.lines);
+    pub fn take_lines(&mut self, into: &mut Vec<Line>) {
+        let line = |of_others| move |text| Line { text, of_others };
+        into.extend(self.mesh.take_lines().map(line(true)));
+        into.extend(self.lines.drain(..).map(line(false)));
     }
 
     /// Returns what must happen to the node if it cannot continue.

@@ -373,7 +373,7 @@ async fn serve(
 async fn turns(shell: &Rc<Shell>) {
     let mut conns = Vec::new();
     let mut dials = Vec::new();
-    let mut lines = Vec::new();
+    let mut said = Vec::new();
     let (mut serving, mut announced) = (false, false);
     loop {
         shell.turn.wait().await;
@@ -414,11 +414,11 @@ async fn turns(shell: &Rc<Shell>) {
             }
             replica.take_aborted(&mut conns);
             replica.take_dials(&mut dials);
-            replica.take_lines(&mut lines);
+            replica.take_lines(&mut said);
             replica.has_work()
         };
-        for line in lines.drain(..) {
-            shell.say(&line);
+        for line in said.drain(..) {
+            lines::log(&line);
         }
         for conn in conns.drain(..) {
             let link = shell.links.borrow().get(&conn).cloned();

@@ -44,6 +44,8 @@ const SEED_PAUSE_MS: u64 = 1_000;
 const REFUSED_PAUSE_MS: u64 = 2_000;
 /// Time after which the log says that a node without a direct link is relayed; a link that is being dialed comes sooner.
 const RELAY_SAID_MS: u64 = 2_000;
+/// Nodes of which it is remembered what was said about them last.
+const TOLD_MAX: usize = 1_000;
 /// The key for the report that another node claims this one's address; it is neither an address nor an id.
 const RIVAL: &str = " rival";
 /// Time after which a connection that has not said who it is is closed.
@@ -163,6 +165,8 @@ pub struct Mesh {
     to_dial: Vec<String>,
     /// The last line about each address, so that the log says it once.
     told: BTreeMap<String, String>,
+    /// The same about nodes that were refused a link, by their ids. Strangers may fill this table, but not the other one.
+    told_of_strangers: BTreeMap<String, String>,
     /// For each relayed node: through which node, since when, and whether the log says so.
     relayed: BTreeMap<u64, (u64, u64, bool)>,
     lines: Vec<String>,
@@ -187,6 +191,7 @@ impl Mesh {
             dials: BTreeMap::new(),
             to_dial: Vec::new(),
             told: BTreeMap::new(),
+            told_of_strangers: BTreeMap::new(),
             relayed: BTreeMap::new(),
             lines: Vec::new(),
             now_ms: 0,
@@ -210,9 +215,14 @@ impl Mesh {
         self.routes.flags(raft_id)
     }
 
-    /// Lines for the operator.
-    pub fn take_lines(&mut self, into: &mut Vec<String>) {
-        into.append(&mut self.lines);
+    /// Adds a line that contains the name of another node.
+    pub fn note(&mut self, line: String) {
+        self.lines.push(line);
+    }
+
+    /// Takes the lines for the operator. All of them contain words of other nodes.
+    pub fn take_lines(&mut self) -> impl Iterator<Item = String> {
+        self.lines.drain(..)
     }
 
     /// Takes the addresses to dial; the caller reports the outcome with [`Mesh::dialed`] or [`Mesh::not_dialed`].
@@ -494,7 +504,10 @@ impl Mesh {
             if reason != Refusal::Myself {
                 let node = hello.node.escape_ascii().to_string();
                 let why = refused_here(reason, hello).unwrap_or_else(|| detail.clone());
-                self.tell(&node, &format!("refused a link with node {node} at {}: {why}", printable(hello.addr)));
+                self.tell_of_stranger(
+                    &node,
+                    &format!("refused a link with node {node} at {}: {why}", printable(hello.addr)),
+                );
             } else if let Some(addr) = &dialed {
                 self.seeds.retain(|s| s != addr);
             }
@@ -555,7 +568,7 @@ impl Mesh {
             sessions.abort(old);
         }
         self.told.remove(&peer.addr);
-        self.told.remove(&peer.node.escape_ascii().to_string());
+        self.told_of_strangers.remove(&peer.node.escape_ascii().to_string());
         if is_news {
             self.lines.push(format!("link to {} is up", peer.name()));
         }
@@ -750,14 +763,11 @@ impl Mesh {
     // ---- words ----
 
     fn tell(&mut self, of: &str, line: &str) {
-        if self.told.get(of).is_none_or(|told| told != line) {
-            self.told.insert(of.to_owned(), line.to_owned());
-            self.lines.push(line.to_owned());
-        }
-        // Strangers must not make this table grow.
-        while self.told.len() > 1_000 {
-            self.told.pop_first();
-        }
+        self.lines.extend(news(&mut self.told, of, line));
+    }
+
+    fn tell_of_stranger(&mut self, node: &str, line: &str) {
+        self.lines.extend(news(&mut self.told_of_strangers, node, line));
     }
 
     /// Logs who else claims this node's address. Both nodes are reachable, so neither has replaced the other.
@@ -843,6 +853,18 @@ fn has_room(sessions: &mut Sessions, conn: Conn) -> bool {
 /// Returns whether this can be an address that others log and dial.
 pub fn is_address(addr: &[u8]) -> bool {
     !addr.is_empty() && addr.len() <= limits::ADDR_MAX && addr.iter().all(u8::is_ascii_graphic)
+}
+
+/// Records what was said about somebody. Returns the line if it differs from the last one.
+fn news(told: &mut BTreeMap<String, String>, of: &str, line: &str) -> Option<String> {
+    if told.get(of).is_some_and(|told| told == line) {
+        return None;
+    }
+    told.insert(of.to_owned(), line.to_owned());
+    while told.len() > TOLD_MAX {
+        told.pop_first();
+    }
+    Some(line.to_owned())
 }
 
 /// A peer's words, fit for a log.

@@ -119,7 +119,8 @@ impl Replica {
         let name = if change.raft_id() == self.config.raft_id { format!("this node, {name},") } else { name };
         let voters = self.machine.members.voters().len();
         let path = |path: &[u8]| String::from_utf8_lossy(path).into_owned();
-        self.lines.push(match change {
+        // With the names of others, which a node chooses itself.
+        self.mesh.note(match change {
             Change::Admit(_) => format!("{name} is a standby now"),
             Change::Promote(_, slot, _) => format!("{name} is promoted into {}: {voters} members", path(slot)),
             Change::Demote(_, Some((slot, _))) => {

@@ -973,7 +973,7 @@ fn a_link_is_up_that_was_given_up_long_ago() {
     let lines = |node: &mut Node| {
         let mut lines = Vec::new();
         node.replica.take_lines(&mut lines);
-        lines.into_iter().filter(|line| line.contains("link to")).collect::<Vec<_>>()
+        lines.into_iter().map(|line| line.text).filter(|line| line.contains("link to")).collect::<Vec<_>>()
     };
     for _ in 0..3 {
         let conn = node.replica.open();

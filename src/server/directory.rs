@@ -18,7 +18,7 @@ use super::advertise::Own;
 use super::attach::{self, attach};
 use super::boot::{Decision, consult};
 use super::disk::{Disk, is_full};
-use super::{Options, StartError};
+use super::{Options, StartError, lines};
 use crate::address::Address;
 use crate::limits;
 use crate::log::name::Name;
@@ -27,7 +27,7 @@ use crate::replica::boot::{self, Finding, Held, Plan, ReadError, Refused, Told};
 use crate::replica::join::Joiner;
 use crate::replica::members::FOUNDER;
 use crate::replica::rebuild::Rebuild;
-use crate::replica::{Recovered, Standing};
+use crate::replica::{Line, Recovered, Standing};
 
 /// The file that a running server locks.
 const LOCK: &str = "lock";
@@ -444,8 +444,10 @@ impl Opener<'_> {
             secret: self.options.secrets.read_write.clone(),
             addr: String::new(),
         };
-        let asked =
-            attach(&joiner, self.own, self.advertised.as_ref(), &addresses, &mut |line| super::say(&line)).await;
+        let asked = attach(&joiner, self.own, self.advertised.as_ref(), &addresses, &mut |text| {
+            lines::log(&Line { text, of_others: true })
+        })
+        .await;
         let welcome = asked.map_err(|failure| match (failure, nameless) {
             (attach::Failure::OnlyMyself, Some(damage)) => nobody(damage),
             (failure, _) => StartError::new(failure.to_string()),

@@ -16,9 +16,10 @@ use std::os::fd::AsFd as _;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::repeats::Repeats;
+use super::repeats::{Class, Repeats};
 use super::{StartError, pin};
 use crate::limits::LINES_MAX;
+use crate::replica::Line;
 
 /// How long a process that ends waits for stderr to take another piece.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -29,10 +30,20 @@ const RETRY: Duration = Duration::from_millis(20);
 /// Bytes of one write: a pipe takes this many at once.
 const PIECE: usize = 4096;
 
-/// Logs a line to stderr without waiting; [`finish`] waits for it.
+/// Logs a line to stderr without waiting; [`finish`] waits for it. The line contains no words that a stranger can choose; otherwise it
+/// belongs to [`log`].
 pub fn say(line: &str) {
+    say_as(Class::Own, line);
+}
+
+/// Logs a line of the replica as [`say`] does.
+pub fn log(line: &Line) {
+    say_as(if line.of_others { Class::Others } else { Class::Own }, &line.text);
+}
+
+fn say_as(class: Class, line: &str) {
     match shared() {
-        Some(lines) => lines.say(line),
+        Some(lines) => lines.say(class, line),
         // The thread could not be started. The server does not start then; this line says so.
         None => drop(write_to_stderr(format!("doozerd: {line}\n").as_bytes())),
     }
@@ -142,9 +153,9 @@ impl Lines {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn say(&self, line: &str) {
+    fn say(&self, class: Class, line: &str) {
         let mut state = self.state();
-        if state.repeats.allows(self.now_ms(), line) {
+        if state.repeats.allows(self.now_ms(), class, line) {
             state.push(line);
         }
         // Wake the thread for a counted line too: it must know when to log the count.
@@ -270,13 +281,13 @@ mod tests {
     #[test]
     fn who_speaks_waits_for_stderr() {
         let (lines, pieces, outcome) = lines();
-        lines.say("first");
+        lines.say(Class::Own, "first");
         assert_eq!(pieces.recv().unwrap(), "doozerd: first\n");
         // That write does not end. The words consist of letters, so that each is a kind of its own.
         let word = |i: usize| {
             format!("{}{} {}", char::from(b'a' + u8::try_from(i % 26).unwrap()), "x".repeat(i / 26), "y".repeat(8000))
         };
-        (0..100).for_each(|i| lines.say(&word(i)));
+        (0..100).for_each(|i| lines.say(Class::Own, &word(i)));
         let (text, lost) = {
             let state = lines.state();
             (String::from_utf8(state.text.clone()).unwrap(), state.lost)
@@ -299,10 +310,10 @@ mod tests {
     #[test]
     fn a_refused_line_is_lost_without_a_word() {
         let (lines, pieces, outcome) = lines();
-        lines.say("one");
+        lines.say(Class::Own, "one");
         assert_eq!(pieces.recv().unwrap(), "doozerd: one\n");
         outcome.send(Err(io::ErrorKind::StorageFull.into())).unwrap();
-        lines.say("two");
+        lines.say(Class::Own, "two");
         assert_eq!(pieces.recv().unwrap(), "doozerd: 1 line was lost because stderr did not take them\n");
         outcome.send(Err(io::ErrorKind::WouldBlock.into())).unwrap();
         assert_eq!(pieces.recv().unwrap(), "doozerd: 1 line was lost because stderr did not take them\n");
@@ -325,7 +336,7 @@ mod tests {
                 Ok(1)
             });
         });
-        (0..5).for_each(|_| lines.say("fatal: the disk"));
+        (0..5).for_each(|_| lines.say(Class::Own, "fatal: the disk"));
         lines.finish();
         let said = String::from_utf8(written.lock().unwrap().clone()).unwrap();
         assert_eq!(said.matches("doozerd: fatal: the disk\n").count(), 3, "{said}");

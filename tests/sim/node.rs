@@ -683,12 +683,13 @@ impl Process<'_, '_> {
         }
         self.see_to_snapshot();
         let replica = &mut self.running.replica;
-        let (mut aborted, mut dials, mut lines) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut aborted, mut dials, mut said) = (Vec::new(), Vec::new(), Vec::new());
         replica.take_aborted(&mut aborted);
         replica.take_dials(&mut dials);
-        replica.take_lines(&mut lines);
+        replica.take_lines(&mut said);
         let more = replica.has_work();
         let now = self.outside.queue.now();
+        let lines: Vec<String> = said.into_iter().map(|line| line.text).collect();
         for line in &lines {
             if let Some(rest) = line.strip_prefix("this node leads (raft id ") {
                 let term = rest.split("term ").nth(1).and_then(|t| t.trim_end_matches(')').parse().ok());
