@@ -126,10 +126,8 @@ impl Link {
                 Ok(got) => got,
                 Err(_) => return self.close(shell),
             };
-            if self.probation.get() {
-                if is_client(buffer.bytes()) {
-                    return accept::turn_away(shell, self);
-                }
+            if self.probation.get() && is_client(buffer.bytes()) {
+                return accept::turn_away(shell, self);
             }
             shell.came.set();
             let mut used = 0;

@@ -757,6 +757,85 @@ async fn abandoned_waits_do_not_pile_up_without_end() {
     assert!((2..=4).contains(&connections), "{connections} connections");
 }
 
+/// A server that has just gone is the worst of all addresses to go on with.
+#[tokio::test]
+async fn a_client_whose_connection_is_lost_goes_on_at_another_address() {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&connections);
+    let first = Fake::start(move |_, peer| {
+        count.fetch_add(1, Ordering::SeqCst);
+        let Some(asked) = peer.next() else { return };
+        peer.answer(&asked, rev(1));
+        // The second request finds it gone.
+        peer.next();
+        peer.close();
+    });
+    let second = Fake::start(|_, peer| well(peer));
+    let client = connect_to_first(&[&first, &second], |o| o).await;
+    assert_eq!(soon(client.rev()).await.unwrap(), 1);
+    let before = connections.load(Ordering::SeqCst);
+    assert_eq!(soon(client.get("/a", None)).await.unwrap().value, b"new");
+    assert_eq!(client.server().to_string(), second.address.to_string());
+    assert_eq!(connections.load(Ordering::SeqCst), before);
+}
+
+/// A program that asks for one thing after the other counts on being served in that order, on whichever connection.
+#[tokio::test]
+async fn requests_are_sent_again_in_another_order() {
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&order);
+    let fake = Fake::start(move |n, peer| {
+        let asked: Vec<Asked> = (0..8).map_while(|_| peer.next()).collect();
+        if n == 0 {
+            return peer.close();
+        }
+        *seen.lock().unwrap() = asked.iter().map(|asked| asked.path.clone()).collect();
+        asked.iter().for_each(|asked| peer.answer(asked, Response { value: Some(b"x"), ..rev(7) }));
+    });
+    let client = connect(&fake).await;
+    let paths: Vec<String> = (0..8).map(|n| format!("/{n}")).collect();
+    let calls: Vec<_> = paths.iter().map(|path| client.get(path, None)).collect();
+    let mut calls: Vec<_> = calls.into_iter().map(Box::pin).collect();
+    for call in &mut calls {
+        assert!(timeout(Duration::ZERO, call.as_mut()).await.is_err(), "nothing is answered before all are sent");
+    }
+    for call in calls {
+        soon(call).await.unwrap();
+    }
+    assert_eq!(*order.lock().unwrap(), paths);
+}
+
+/// A crowded connection is given up for another, but not while a write is on its way: nobody would learn its outcome.
+#[tokio::test]
+async fn abandoned_waits_cost_a_write_its_answer() {
+    let fake = Fake::start(|n, peer| {
+        assert_eq!(n, 0, "the write would be of unknown outcome");
+        let mut write = None;
+        while let Some(asked) = peer.next() {
+            match asked.verb {
+                Verb::Set => write = Some(asked),
+                Verb::Get => {
+                    peer.answer(&write.take().expect("the write came first"), rev(7));
+                    peer.answer(&asked, Response { value: Some(b"x"), ..rev(7) });
+                }
+                Verb::Rev => peer.answer(&asked, rev(1)),
+                _ => {}
+            }
+        }
+    });
+    let client = connect(&fake).await;
+    let writer = client.clone();
+    let write = tokio::spawn(async move { writer.set("/a", 0, "x").await });
+    for _ in 0..3000 {
+        let mut wait = Box::pin(client.wait("/never", 1));
+        let pending = poll_fn(|cx| Poll::Ready(wait.as_mut().poll(cx).is_pending())).await;
+        assert!(pending, "no event ever comes");
+        soon(client.rev()).await.unwrap();
+    }
+    soon(client.get("/a", None)).await.unwrap();
+    assert_eq!(soon(write).await.unwrap().unwrap(), 7);
+}
+
 #[tokio::test]
 async fn callers_wait_while_too_much_is_queued() {
     let (go, going) = mpsc::channel::<()>();
