@@ -2,7 +2,9 @@
 
 use std::cell::OnceCell;
 use std::ffi::OsString;
-use std::io::{self, BufWriter, IsTerminal, Read, StdoutLock, Write};
+use std::fs::{File, Metadata};
+use std::io::{self, BufWriter, IsTerminal, Read, Seek, StdinLock, StdoutLock, Write};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
@@ -12,7 +14,7 @@ use super::explain::{self, Asked};
 use super::paths::{check_glob, check_path};
 use super::{Failure, Streams, json, stats};
 use crate::client::{CLOBBER, Client, Error, Event, MISSING, Options, Stat, WhenStale};
-use crate::limits::FRAME_MAX;
+use crate::limits::VALUE_MAX;
 
 /// Where a server is, if nobody says.
 const URI_DEFAULT: &str = "doozer:?ca=127.0.0.1:8046";
@@ -90,13 +92,16 @@ fn check(command: &Command) -> Result<(), Failure> {
     .map_err(Failure::BadPath)
 }
 
-/// All of stdin; a little more than any server takes, so that the error is the client's to word.
+/// Reads all of stdin. Refuses a body that is larger than any server accepts, and reads no more of it than shows that.
 fn read_body(path: &str, open: Streams) -> Result<Vec<u8>, Failure> {
     if !open.stdin {
         return Err(Failure::StdinClosed);
     }
     let mut body = Vec::new();
     let stdin = io::stdin().lock();
+    if let Some(size) = unread(&stdin).filter(|size| *size > VALUE_MAX as u64) {
+        return Err(explain::too_large(path, Some(size)));
+    }
     if stdin.is_terminal() {
         // If stderr is closed, nobody would read this.
         drop(writeln!(
@@ -104,8 +109,15 @@ fn read_body(path: &str, open: Streams) -> Result<Vec<u8>, Failure> {
             "Type the body of {path}; Ctrl-D at the start of a line ends it, Ctrl-C gives up."
         ));
     }
-    stdin.take(FRAME_MAX as u64 + 1).read_to_end(&mut body).map_err(Failure::Stdin)?;
-    Ok(body)
+    stdin.take(VALUE_MAX as u64 + 1).read_to_end(&mut body).map_err(Failure::Stdin)?;
+    if body.len() > VALUE_MAX { Err(explain::too_large(path, None)) } else { Ok(body) }
+}
+
+/// Returns how many bytes are left to read, if stdin is a regular file.
+fn unread(stdin: &StdinLock<'_>) -> Option<u64> {
+    let mut file = File::from(stdin.as_fd().try_clone_to_owned().ok()?);
+    let metadata = file.metadata().ok().filter(Metadata::is_file)?;
+    Some(metadata.len().saturating_sub(file.stream_position().ok()?))
 }
 
 struct Session {
@@ -189,7 +201,7 @@ impl Session {
             }
             Command::Nop => {
                 let nop = self.client.nop().await;
-                self.or_explain("/", Asked::Change(CLOBBER), nop).await?;
+                nop.map_err(explain::nop)?;
             }
             Command::Wait { glob } => {
                 let rev = self.revision().await?;

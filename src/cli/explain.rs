@@ -10,6 +10,13 @@ use tokio::time::timeout;
 
 use super::Failure;
 use crate::client::{Client, ErrCode, Error, Stat};
+use crate::limits::VALUE_MAX;
+
+/// What READONLY means after all addresses were tried.
+const NO_MAJORITY: &str = "nothing was written; no server that was asked reaches a majority of the cluster";
+
+/// What a denied permission may mean.
+const SECRET: &str = "is a secret missing, or wrong? (`sk` in the URI)";
 
 /// How long asking for a reason may take. After that, the error is printed without the present state.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -33,17 +40,13 @@ pub async fn explain(client: &Client, path: &str, asked: Asked, error: Error) ->
     if !detail.is_empty() {
         // The server has given a reason. Only "permission denied" does not say what was denied.
         return match detail == "permission denied" {
-            true => {
-                Failure::Explained(*code, format!("{detail}: {path}; is a secret missing, or wrong? (`sk` in the URI)"))
-            }
+            true => Failure::Explained(*code, format!("{detail}: {path}; {SECRET}")),
             false => Failure::Client(error),
         };
     }
     let detail = match code {
         ErrCode::RevMismatch => mismatch(path, asked, now(client, path).await),
-        ErrCode::Readonly => {
-            format!("{path}: nothing was written; no server that was asked reaches a majority of the cluster")
-        }
+        ErrCode::Readonly => format!("{path}: {NO_MAJORITY}"),
         ErrCode::Notdir => match timeout(PATIENCE, file_above(client, path)).await {
             Ok(Some(file)) => format!("{path}: {file} is a file, and nothing can stand below a file"),
             _ => format!("{path}: a file stands where its directory would be"),
@@ -54,6 +57,25 @@ pub async fn explain(client: &Client, path: &str, asked: Asked, error: Error) ->
         _ => path.to_owned(),
     };
     Failure::Explained(*code, detail)
+}
+
+/// Returns the failure of a nop, which has no path.
+pub fn nop(error: Error) -> Failure {
+    match &error {
+        Error::Server { code: code @ ErrCode::Readonly, detail } if detail.is_empty() => {
+            Failure::Explained(*code, NO_MAJORITY.to_owned())
+        }
+        Error::Server { code, detail } if detail == "permission denied" => {
+            Failure::Explained(*code, format!("{detail}; {SECRET}"))
+        }
+        _ => Failure::Client(error),
+    }
+}
+
+/// Returns the failure of a body that is larger than any server accepts. `size` is its size, if it is known.
+pub fn too_large(path: &str, size: Option<u64>) -> Failure {
+    let size = size.map_or_else(|| format!("more than {VALUE_MAX} bytes"), |size| format!("{size} bytes"));
+    Failure::Explained(ErrCode::Other, format!("value too large for {path}: {size}, the limit is {VALUE_MAX}"))
 }
 
 /// The failure of a path that does not exist.
@@ -112,6 +134,21 @@ async fn file_above(client: &Client, path: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A nop has no path, and its error named one.
+    #[test]
+    fn the_failure_of_a_nop_names_no_path() {
+        let failed = |code, detail: &str| nop(Error::Server { code, detail: detail.to_owned() }).to_string();
+        assert_eq!(
+            failed(ErrCode::Readonly, ""),
+            "Error: READONLY: nothing was written; no server that was asked reaches a majority of the cluster"
+        );
+        assert_eq!(failed(ErrCode::Readonly, "the disk is stuck"), "Error: READONLY: the disk is stuck");
+        assert_eq!(
+            failed(ErrCode::Other, "permission denied"),
+            "Error: OTHER: permission denied; is a secret missing, or wrong? (`sk` in the URI)"
+        );
+    }
 
     #[test]
     fn a_mismatch_tells_what_stands_there() {

@@ -423,6 +423,36 @@ fn a_closed_stdin_is_no_empty_body() {
     }
 }
 
+/// A value that no server takes was read into memory, and the error named neither the path nor the size and limit of the value.
+#[test]
+fn a_value_that_is_too_large_is_refused_with_its_path_and_the_limit() {
+    let untouched = Fake::start(|_, peer| assert!(peer.next().is_none(), "nothing is sent"));
+    let of = |size: &str| format!("Error: OTHER: value too large for /a: {size}, the limit is 1048576\n");
+    for command in ["add /a", "set /a -1"] {
+        let set = format!("\"$D\" -a '{}' {command}", untouched.uri());
+        assert_eq!(shell(&format!("{set} </dev/zero")), failed(2, &of("more than 1048576 bytes")));
+        assert_eq!(shell(&format!("head -c 1048577 /dev/zero | {set}")), failed(2, &of("more than 1048576 bytes")));
+        // The size of a file is known; what was read before does not count.
+        let file = "f=$(mktemp) && truncate -s 300000000 \"$f\" && exec <\"$f\" && rm \"$f\"";
+        assert_eq!(shell(&format!("{file} && {set}")), failed(2, &of("300000000 bytes")));
+        let skipped = format!("{file} && dd bs=1000000 count=2 of=/dev/null 2>/dev/null && {set}");
+        assert_eq!(shell(&skipped), failed(2, &of("298000000 bytes")));
+    }
+    let largest = one(|asked| assert_eq!(asked.value.len(), 1 << 20), rev(12));
+    let set = format!("\"$D\" -a '{}' set /a -1", largest.uri());
+    assert_eq!(shell(&format!("head -c 1048576 /dev/zero | {set}")), ok("12\n"));
+}
+
+/// A nop has no path, and its error named one.
+#[test]
+fn a_failed_nop_names_no_path() {
+    let answer = Response::error(None, ErrCode::Readonly, None);
+    let fake = one(|asked| assert_eq!(asked.verb, Verb::Nop), answer);
+    let (status, _, stderr) = run(&["-a", &fake.uri(), "nop"], "");
+    assert_eq!(status, 2, "{stderr}");
+    assert!(stderr.starts_with("Error: READONLY: nothing was written; no server"), "{stderr}");
+}
+
 /// What could not be printed is no success, and no panic.
 #[test]
 fn output_that_goes_nowhere_is_an_error() {
