@@ -17,7 +17,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::repeats::{Class, Repeats};
-use super::{StartError, pin};
+use super::{StartError, pin, stop};
 use crate::limits::LINES_MAX;
 use crate::replica::Line;
 
@@ -92,7 +92,12 @@ fn shared() -> Option<&'static Lines> {
     *SHARED.get_or_init(|| {
         let lines: &'static Lines = Box::leak(Box::default());
         let thread = std::thread::Builder::new().name("lines".into());
-        thread.spawn(move || lines.write(write_to_stderr)).ok().map(|_| lines)
+        let write = move || {
+            // A line may start this thread before the main thread blocks the signals.
+            stop::block();
+            lines.write(write_to_stderr);
+        };
+        thread.spawn(write).ok().map(|_| lines)
     })
 }
 

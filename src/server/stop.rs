@@ -9,12 +9,16 @@
 //! All other signals have the kernel's default effect: SIGQUIT ends the server with a core dump, for a debugger. However the server
 //! ends, the writes that it has acknowledged are durable.
 //!
+//! All other threads block these signals, except SIGXFSZ. Otherwise the kernel may give a signal to the main thread, where it stays
+//! pending while that thread is in a system call that nothing interrupts, for example on a disk that hangs.
+//!
 //! The thread starts before the server pins itself to a core: see `lines`.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{SigSet, Signal as Number};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
@@ -79,11 +83,15 @@ impl StopRequests {
             let _within = runtime.enter();
             Heard::new().map_err(failed)?
         };
+        // Threads that this one starts later inherit the mask.
+        block();
         let requests = StopRequests(Arc::new(Shared { phase: Mutex::new(Phase::Starting), stop: Notify::new() }));
         let to = requests.clone();
         let thread = std::thread::Builder::new().name("signals".into());
         let forward = move || {
             core.into_iter().for_each(pin::keep_off);
+            // If it fails, no signal is heard; it cannot fail for a set of valid signals.
+            let _failed = handled().thread_unblock();
             runtime.block_on(heard.forward(&to));
         };
         thread.spawn(forward).map_err(|e| StartError::no_thread(&e))?;
@@ -115,6 +123,17 @@ impl StopRequests {
             }
         }
     }
+}
+
+/// The signals that the thread of this module handles.
+fn handled() -> SigSet {
+    [Number::SIGTERM, Number::SIGINT, Number::SIGHUP, Number::SIGUSR1, Number::SIGUSR2].into_iter().collect()
+}
+
+/// Makes the kernel give the handled signals to another thread than the calling one.
+pub fn block() {
+    // If it fails, this thread may take a signal too; it cannot fail for a set of valid signals.
+    let _failed = handled().thread_block();
 }
 
 struct Heard {
