@@ -164,8 +164,9 @@ fn a_wrong_flag_is_ignored() {
     for words in [
         ["-nope"].as_slice(),
         &["-v=yes"],
-        &["-hist", "-5"],
         &["-hist", "many"],
+        &["-hist", "-"],
+        &["-hist", "5x"],
         &["-core", "x"],
         &["-core", "-1"],
         &["-pulse", "soon"],
@@ -176,7 +177,7 @@ fn a_wrong_flag_is_ignored() {
         assert_eq!(refused.status, Some(2), "{words:?}: {}", refused.stderr);
         assert!(refused.stderr.contains("--help"), "{words:?}: {}", refused.stderr);
     }
-    for (words, named) in [(["-pulse=-1"], "-pulse"), (["-timeout=-1"], "-timeout"), (["-timeout=inf"], "-timeout")] {
+    for (words, named) in [(["-pulse=-1"], "-pulse"), (["-timeout=inf"], "-timeout"), (["-timeout=NaN"], "-timeout")] {
         one_line(&setup.clone().flags(words).refused(), 1, &[named, "seconds"]);
     }
     let long = "x".repeat(256);
@@ -238,6 +239,22 @@ fn a_start_up_script_of_the_original_stops_the_server() {
     server.connect().put("/x", b"");
     let server = Setup::new().flags(["-hist", "1000000000"]).start();
     server.says("taken as 100000000");
+    for (words, line) in [
+        (&["-hist", "-5"][..], "-hist -5: it is from 1 to 100000000, and so taken as 1"),
+        (&["-hist=-5"], "-hist -5: it is from 1 to 100000000, and so taken as 1"),
+        (
+            &["-hist", "99999999999999999999"],
+            "-hist 99999999999999999999: it is from 1 to 100000000, and so taken as 100000000",
+        ),
+        (&["-hist=-99999999999999999999"], "-hist -99999999999999999999: it is from 1 to 100000000, and so taken as 1"),
+        (&["-timeout", "-1"], "-timeout -1: it is at least four times -election, and so taken as 1.6 seconds"),
+        (&["-timeout=-1"], "-timeout -1: it is at least four times -election, and so taken as 1.6 seconds"),
+        (&["-timeout", "1e30"], "it is at most 1000000000 seconds, and so taken as that"),
+    ] {
+        Setup::new().flags(words).start().says(line);
+    }
+    // Of a flag that is given twice, the last counts.
+    Setup::new().flags(["-l", "127.0.0.1:0", "-hist", "7", "-hist", "0"]).start().says("taken as 1");
     let (status, out, err) = doozerd(&["-v=true"]);
     assert_eq!((status, err.as_str()), (Some(0), ""));
     assert!(out.contains(env!("CARGO_PKG_VERSION")), "{out}");
@@ -405,6 +422,31 @@ fn a_closed_terminal_kills_the_server() {
         server.says(&format!("{name} changes nothing"));
     }
     server.connect().put("/x", b"");
+    assert_eq!(server.stop().status, Some(0));
+}
+
+/// A signal that the kernel gives to the main thread is not heard while that thread is in a system call that nothing interrupts, as on a
+/// disk that hangs: every thread but one blocks it.
+#[test]
+fn a_thread_on_a_stuck_disk_keeps_a_signal() {
+    let server = Setup::new().start();
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
+    // A worker of the ring may end meanwhile.
+    let read = |dir: std::path::PathBuf| {
+        let name = std::fs::read_to_string(dir.join("comm")).ok()?;
+        Some((name.trim().to_owned(), std::fs::read_to_string(dir.join("status")).ok()?))
+    };
+    let mut hears = Vec::new();
+    for (name, status) in tasks.filter_map(|task| read(task.unwrap().path())) {
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).expect("a line SigBlk");
+        let mask = u64::from_str_radix(mask.trim(), 16).unwrap();
+        for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::USR1, Signal::USR2] {
+            if mask & 1 << (signal.as_raw() - 1) == 0 {
+                hears.push(name.clone());
+            }
+        }
+    }
+    assert_eq!(hears, ["signals"; 5]);
     assert_eq!(server.stop().status, Some(0));
 }
 

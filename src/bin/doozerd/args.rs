@@ -1,7 +1,9 @@
 //! The command line: the original's flags, with one dash or two, and our own.
 
 use std::ffi::OsString;
+use std::num::IntErrorKind;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::Parser;
 
@@ -27,10 +29,14 @@ Environment:
 Exit status: 0 stopped on request; 1 could not start; 2 wrong flags; 65 the data is damaged, newer or another node's;
 74 an I/O error on the data directory; 130 or 143 ended at once, by a second SIGINT or SIGTERM.";
 
+/// The default of `-hist`, as text.
+const HISTORY_DEFAULT: &str = "360000";
+const _: () = assert!(doozer::limits::HISTORY_DEFAULT == 360_000);
+
 /// The flags, as they were given.
 #[derive(Debug, Parser)]
 #[command(name = "doozerd", about = ABOUT, after_help = AFTER, disable_version_flag = true)]
-#[command(disable_help_flag = true, max_term_width = 100)]
+#[command(disable_help_flag = true, max_term_width = 100, args_override_self = true)]
 pub struct Args {
     /// Listen on this address (clients; in a cluster, peers too); `:PORT` means all addresses of the machine
     #[arg(long = "l", value_name = "HOST:PORT", default_value = "127.0.0.1:8046")]
@@ -60,8 +66,8 @@ pub struct Args {
     pub cluster: Option<String>,
 
     /// Keep this many past revisions readable
-    #[arg(long = "hist", value_name = "N", default_value_t = doozer::limits::HISTORY_DEFAULT)]
-    pub history: u64,
+    #[arg(long = "hist", value_name = "N", default_value = HISTORY_DEFAULT, allow_negative_numbers = true)]
+    pub history: Whole,
 
     /// Write the applied revision to `/ctl/node/<id>/applied` every so many seconds; 0 does not
     #[arg(long = "pulse", value_name = "SECONDS", default_value_t = 0.0)]
@@ -77,7 +83,7 @@ pub struct Args {
     pub boot: Option<String>,
 
     /// Take a member that was not heard for so long out of its slot, so that a standby can move in
-    #[arg(long = "timeout", value_name = "SECONDS", default_value_t = 60.0)]
+    #[arg(long = "timeout", value_name = "SECONDS", default_value_t = 60.0, allow_negative_numbers = true)]
     pub timeout: f64,
 
     /// A follower that has not heard the leader for so many milliseconds, up to twice as many, stands for election
@@ -115,6 +121,29 @@ pub struct Args {
     pub help: Option<bool>,
 }
 
+/// A whole number of any length and sign.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whole {
+    /// As it was given.
+    pub given: String,
+    /// The nearest number that fits.
+    pub nearest: u64,
+}
+
+impl FromStr for Whole {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Whole, Self::Err> {
+        let nearest = match text.parse::<i128>() {
+            Ok(number) => u64::try_from(number.max(0)).unwrap_or(u64::MAX),
+            Err(e) if *e.kind() == IntErrorKind::PosOverflow => u64::MAX,
+            Err(e) if *e.kind() == IntErrorKind::NegOverflow => 0,
+            Err(e) => return Err(e),
+        };
+        Ok(Whole { given: text.to_owned(), nearest })
+    }
+}
+
 /// What is to be done.
 #[derive(Debug)]
 pub enum Command {
@@ -136,7 +165,8 @@ Exit status: 0 nothing is bad; 1 something is; 2 wrong flags.";
 
 /// The flags of `doozerd tune`: as far as they are the server's, they mean the same.
 #[derive(Debug, Parser)]
-#[command(name = "doozerd tune", about = TUNE_ABOUT, after_help = TUNE_AFTER, disable_help_flag = true, max_term_width = 100)]
+#[command(name = "doozerd tune", about = TUNE_ABOUT, after_help = TUNE_AFTER, disable_help_flag = true, max_term_width = 100,
+          args_override_self = true)]
 pub struct TuneArgs {
     /// The data directory; if it is not there yet, the nearest directory above it is examined [default: doozer-data]
     #[arg(long = "d", alias = "dir", value_name = "DIR")]
@@ -226,7 +256,7 @@ mod tests {
             &["-hist=10", "--l=127.0.0.1:1"],
         ] {
             let args = parse_from(args).unwrap();
-            assert_eq!((args.history, args.listen.as_str()), (10, "127.0.0.1:1"));
+            assert_eq!((args.history.nearest, args.listen.as_str()), (10, "127.0.0.1:1"));
         }
     }
 
@@ -252,15 +282,30 @@ mod tests {
     #[test]
     fn a_stray_argument_hides_a_flag() {
         let args = parse_from(&["stray", "-hist", "10", "other"]).unwrap();
-        assert_eq!((args.history, args.stray), (10, vec![OsString::from("stray"), OsString::from("other")]));
+        assert_eq!((args.history.nearest, args.stray), (10, vec![OsString::from("stray"), OsString::from("other")]));
     }
 
     /// A mistyped flag must not be read as another flag, nor a malformed number as a default.
     #[test]
     fn wrong_flags_are_refused() {
-        for args in [&["-nope"][..], &["-hist", "-5"], &["-hist", "many"], &["-core", "-1"]] {
+        for args in [&["-nope"][..], &["-hist", "-"], &["-hist", "many"], &["-hist", "-5x"], &["-core", "-1"]] {
             assert!(parse_from(args).is_err(), "{args:?}");
         }
+    }
+
+    /// Go's flags take any number and, of a flag that is given twice, the last. Addresses to attach to add up.
+    #[test]
+    fn a_number_out_of_range_or_a_flag_given_twice_is_refused() {
+        let long = "9".repeat(60);
+        for (text, nearest) in
+            [("-5", 0), ("0", 0), ("99999999999999999999", u64::MAX), (&long, u64::MAX), (&format!("-{long}"), 0)]
+        {
+            assert_eq!(parse_from(&["-hist", text]).unwrap().history, Whole { given: text.into(), nearest });
+            assert_eq!(parse_from(&[&format!("-hist={text}")]).unwrap().history.nearest, nearest);
+        }
+        let args =
+            parse_from(&["-l", ":1", "-a", "x", "-timeout", "-1", "-l=:2", "-a", "y", "-salvage", "-salvage"]).unwrap();
+        assert_eq!((args.listen.as_str(), args.attach, args.timeout), (":2", vec!["x".into(), "y".into()], -1.0));
     }
 
     /// Only the first word is the command: a directory or a cluster may well be named like it.

@@ -13,6 +13,9 @@ use doozer::replica::desk::Secrets;
 use doozer::server::{self, Options};
 use doozer::tune;
 
+/// The longest `-timeout`, in seconds: some thirty years.
+const TIMEOUT_MAX: f64 = 1e9;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -95,7 +98,10 @@ fn options(args: args::Args) -> Result<Options, String> {
     let seconds = |name: &str, value: f64| {
         Duration::try_from_secs_f64(value).map_err(|_| format!("-{name} {value}: give a number of seconds, 0 or more"))
     };
-    let mut timeout = seconds("timeout", args.timeout)?;
+    let mut timeout = match args.timeout {
+        given if given.is_finite() => seconds("timeout", given.clamp(0.0, TIMEOUT_MAX))?,
+        given => seconds("timeout", given)?,
+    };
     if args.heartbeat > args.election / 2 {
         return Err(format!(
             "-heartbeat {}: with -election {} it can be at most {}, or followers take a leader that lives for dead",
@@ -113,9 +119,13 @@ fn options(args: args::Args) -> Result<Options, String> {
             timeout.as_secs_f64()
         ));
     }
-    let history = args.history.clamp(1, HISTORY_MAX);
-    if history != args.history {
-        server::say(&format!("-hist {}: it is from 1 to {HISTORY_MAX}, and so taken as {history}", args.history));
+    if args.timeout > TIMEOUT_MAX {
+        server::say(&format!("-timeout {}: it is at most {TIMEOUT_MAX} seconds, and so taken as that", args.timeout));
+    }
+    let history = args.history.nearest.clamp(1, HISTORY_MAX);
+    if history != args.history.nearest {
+        let given = args.history.given;
+        server::say(&format!("-hist {given}: it is from 1 to {HISTORY_MAX}, and so taken as {history}"));
     }
     if let Some(name) = &args.cluster {
         let valid = |c: u8| c.is_ascii_alphanumeric() || c == b'.' || c == b'-';
