@@ -441,8 +441,8 @@ impl Desk {
         }
     }
 
-    /// Composes deferred answers, one session after the other, until half of the turn's bytes or half of its work is used up. The rest is for the
-    /// requests that this turn wakes.
+    /// Composes deferred answers, one session after the other, until half of the turn's bytes or half of its work is used up. The
+    /// rest is for the requests that this turn wakes.
     pub fn run_answers(&mut self, store: &mut Store) {
         while self.answers > limits::ANSWERS_TURN / 2
             && self.late > limits::LATE_WORK_TURN / 2
