@@ -31,7 +31,7 @@ const RETRY: Duration = Duration::from_millis(20);
 const PIECE: usize = 4096;
 
 /// Logs a line to stderr without waiting; [`finish`] waits for it. The line contains no words that a stranger can choose; otherwise it
-/// belongs to [`log`].
+/// belongs to `log`.
 pub fn say(line: &str) {
     say_as(Class::Own, line);
 }
