@@ -36,6 +36,9 @@ const REPLAY: i64 = 65_536;
 const REPLAY_WORK: usize = 4096;
 /// Composing or finding this many bytes of a path costs as much as looking at one entry.
 const PATH: usize = 64;
+/// A correction composes the paths of some of the events. This many bytes of them cost as much as looking at one entry: few enough
+/// for a correction of a few hundred events with the longest paths.
+const CORRECTED: usize = 256;
 /// So many events are passed over for what it costs to look at one entry.
 const PASSED: i64 = 256;
 /// Most cursors whose count is corrected for one call.
@@ -296,7 +299,7 @@ fn recount(
                 }
                 left.work = left.work.checked_sub(1)?;
                 tree.arena.path(entry.node, path);
-                left.work = left.work.checked_sub(path.len() / PATH)?;
+                left.work = left.work.checked_sub(path.len() / CORRECTED)?;
                 let in_bytes = faults::is_armed(Fault::CursorInByteOrder);
                 let order =
                     if in_bytes { (**path).cmp(&cursor.position[..]) } else { walk_order(path, &cursor.position) };
@@ -318,7 +321,7 @@ fn recount(
                 left.work = left.work.checked_sub(1)?;
                 let entry = tree.entry(r)?;
                 tree.arena.path(entry.node, path);
-                left.work = left.work.checked_sub(path.len() / PATH)?;
+                left.work = left.work.checked_sub(path.len() / CORRECTED)?;
                 let name = path.get(base + 1..)?.split(|b| *b == b'/').next()?;
                 if *name <= *cursor.position {
                     delta += change(entry);
