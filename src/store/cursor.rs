@@ -38,7 +38,7 @@ const REPLAY_WORK: usize = 4096;
 const PATH: usize = 64;
 /// A correction composes the paths of some of the events. This many bytes of them cost as much as looking at one entry: few enough
 /// for a correction of a few hundred events with the longest paths.
-const CORRECTED: usize = 256;
+const CORRECTED: usize = 1024;
 /// So many events are passed over for what it costs to look at one entry.
 const PASSED: i64 = 256;
 /// Most cursors whose count is corrected for one call.
