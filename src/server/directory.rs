@@ -421,16 +421,14 @@ impl Opener<'_> {
         }
         let nobody = |damage| refused(&self.options.dir, &boot::nobody(damage));
         if addresses.is_empty() {
-            return Err(nameless.map_or_else(
-                || {
-                    StartError::new(format!(
-                        "{} holds a node that has not joined its cluster: give the address of a node of that with -a, or choose \
-                         another directory with -d",
-                        self.options.dir.display()
-                    ))
-                },
-                nobody,
-            ));
+            return Err(match nameless {
+                Some(damage) => nobody(damage),
+                None => StartError::new(format!(
+                    "{} holds a node that has not joined its cluster: give the address of a node of that with -a, or choose another \
+                     directory with -d",
+                    self.options.dir.display()
+                )),
+            });
         }
         let joiner = Joiner {
             node: identity.node,
