@@ -209,7 +209,7 @@ impl Recovered {
 pub struct Line {
     /// Its text.
     pub text: String,
-    /// True if the text contains words that another machine has chosen, such as its name: whoever sends them can make endlessly many
+    /// True if the text contains words that another machine has chosen, such as its name. That machine can cause endlessly many
     /// different lines.
     pub of_others: bool,
 }
@@ -504,7 +504,7 @@ impl Replica {
         self.desk.sessions.open(access)
     }
 
-    /// The client has gone, and nothing reaches it any more. Its mutations are still carried out: bytes received from it may still
+    /// The client has gone, and no longer receives anything. Its mutations are still carried out: bytes received from it may still
     /// be handed in, before [`Replica::close`].
     pub fn leave(&mut self, conn: Conn) {
         self.mesh.gone(&mut self.desk.sessions, conn);

@@ -79,7 +79,7 @@ impl Backoff {
         self.peers.retain(|peer, _| keep(*peer));
     }
 
-    /// Returns whether the operator was told of a failure. If so, further attempts are not logged before one succeeds.
+    /// Returns whether a failure was logged. If so, further attempts are not logged until one succeeds.
     pub fn was_told(&self, peer: u64) -> bool {
         self.peers.get(&peer).is_some_and(|known| !known.told.is_empty())
     }

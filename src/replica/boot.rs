@@ -6,7 +6,7 @@
 //! * Data is moved or changed only after proven damage, [`log::Damage`]. For every other reason to refuse, the data stays as it is,
 //!   because it may be whole: a newer program, another user or a repaired disk can read it.
 //! * Data that the node gives up in favour of the others' copies stays where it is until another node has let this one in. Until then
-//!   nobody knows that there are other copies: the node may have been alone, or told of itself only.
+//!   nobody knows that there are other copies: the node may have been alone, or may know only its own address.
 //!
 //! The table [`DECISIONS`] maps each finding to what the node does:
 //!

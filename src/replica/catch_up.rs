@@ -27,7 +27,7 @@ pub(super) struct Arrived {
 enum End {
     /// The peer has the whole snapshot.
     Done,
-    /// The snapshot cannot arrive any more; the reason, if it is worth a line.
+    /// The snapshot can no longer arrive. Holds the reason, if the log should say it.
     Void(Option<&'static str>),
     /// The peer does not take the snapshot.
     Failed(String),
@@ -304,7 +304,7 @@ impl Replica {
         self.removals.extend(old);
         self.log.release(index);
         self.lines.push(format!("went on from the leader's snapshot: revision {}", self.machine.store.revision()));
-        // Nobody can tell any more what became of this node's own mutations that the snapshot covers.
+        // The outcome of this node's own mutations that the snapshot covers is unknown.
         let seen = self.machine.seen().get(&self.origin.node).filter(|seen| seen.epoch == self.origin.epoch);
         let last = seen.map_or(0, |seen| seen.seq);
         while self.pending_first <= last {

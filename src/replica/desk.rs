@@ -263,7 +263,7 @@ pub struct Desk {
     held: Held,
     /// Tokens of parked requests that closed sessions have left behind, still to be cancelled.
     left: BTreeMap<Conn, Vec<usize>>,
-    /// Ended sessions whose waits are to be dropped, and how many of their parked requests have not been looked at.
+    /// Ended sessions whose waits the desk still has to drop, and the number of their parked requests that it has not examined.
     ending: VecDeque<(Conn, usize)>,
     /// The rest of the turn's budgets: for requests, for finding the answers to earlier ones, for bytes of answers, for waking.
     budget: usize,

@@ -82,7 +82,7 @@ pub enum Pause {
 }
 
 impl Session {
-    /// Returns whether the client has gone: nothing reaches it any more, but the mutations that it has sent are still carried out.
+    /// Returns whether the client has gone. It receives nothing, but the server still carries out the mutations that it has sent.
     pub fn gone(&self) -> bool {
         self.gone
     }
@@ -336,7 +336,7 @@ impl Sessions {
         self.resume(conn, Pause::Output);
     }
 
-    /// Nothing reaches the client any more; the caller cancels what it has parked.
+    /// The client no longer receives anything. The caller cancels its parked requests.
     pub fn leave(&mut self, conn: Conn) {
         let Some(session) = self.get(conn) else { return };
         session.gone = true;

@@ -5,9 +5,9 @@
 //! opens a window of [`WINDOW_MS`]. A window passes [`SAME`] equal lines and [`KIND`] lines of a kind; at its end one line says how
 //! many more there were. While the lines keep coming, the log gets only that one line per window.
 //!
-//! The number of windows is bounded. Lines that find none left share one more window, so whoever makes endlessly many different lines
-//! silences all that share it. Therefore lines with words of others are a class of their own: nothing that others say, however much,
-//! suppresses a line of the node itself.
+//! The number of windows is bounded. When all are taken, further lines share one more window, and endlessly many different lines
+//! silence all that share it. Therefore lines with words of other machines form a class with windows of its own. Nothing that another
+//! machine sends can suppress a line of the node itself.
 
 use std::collections::BTreeMap;
 
@@ -109,7 +109,7 @@ impl Repeats {
         lines
     }
 
-    /// When the next line of [`Repeats::end`] is due; `None` if there is none.
+    /// When the next line of [`Repeats::end`] is due; `None` if no lines are held back.
     pub fn due_ms(&self) -> Option<u64> {
         let windows = self.own.values().chain(self.others.values());
         windows.filter(|window| window.counted > 0).map(|window| window.ends_ms).min()

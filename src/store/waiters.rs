@@ -9,7 +9,7 @@
 //! match is done: later events wait for their turn, with their paths in the history; new waiters are parked under the revision from
 //! which they wait, and enter the index when that revision's turn comes; the nodes of cancelled waiters are removed after the
 //! match. So each waiter still fires by the first event that concerns it. If the history is trimmed beyond an event that waits for
-//! its turn, nobody can tell any more which waiters it concerned: all that waited for it fire.
+//! its turn, the waiters that it concerned are unknown, so all that waited for it fire.
 //!
 //! Firing costs as much as matching the patterns, however many waiters they have: an event takes the lists of these patterns out of
 //! the index and queues them as [`Due`]. [`Waiters::take_woken`] takes the waiters off the lists, as many at a time as the caller
@@ -230,7 +230,7 @@ impl Waiters {
     /// Fires all waiters for an event before `first`, by the event of `rev`: that event and the ones after it, up to `first`, are
     /// lost.
     pub(super) fn lost(&mut self, rev: i64, first: i64) {
-        // Nobody needs to know any more which waiters earlier events concern.
+        // All waiters fire, so the ones that earlier events concern need no search.
         self.pending = None;
         self.hits.clear();
         self.pruned.clear();

@@ -126,7 +126,7 @@ fn a_restart_without_a_changes_the_address() {
     assert_eq!(advertised(&server), "10.88.0.2:20501");
     server.stop();
     drop(first);
-    // What is no address of this machine any more is given up, with a word.
+    // The machine loses the address that the node advertised: the node advertises another one, and says so.
     ip(&[], "addr del 10.88.0.2/24 dev e0\n");
     let server = second.start();
     server.says("advertises 10.77.0.2:20501 to clients and peers, and no longer 10.88.0.2:20501");

@@ -297,8 +297,8 @@ pub fn two_nodes_that_claim_one_address_are_two() {
     world.finish();
 }
 
-/// A slot is opened, a standby is to move in, and while that is on its way the slot is deleted: what was proposed for it does not hold
-/// any more. The disks are slow, so much is on its way for long; the slot goes at another moment in each round.
+/// A slot is opened, and deleted again while the promotion of a standby into it is under way: the promotion must have no effect. The
+/// disks are slow, so the promotion takes long; each round deletes the slot at another moment.
 pub fn a_slot_that_goes_while_a_promotion_into_it_is_on_its_way_stays_gone() {
     let mut overtaken = 0;
     for seed in 0..6 {
