@@ -15,36 +15,52 @@ use super::StartError;
 
 /// Submission queue entries of the ring; a turn with more of them submits in parts.
 const ENTRIES: u32 = 2048;
+/// Completion queue entries for each submission queue entry.
+const COMPLETIONS: u32 = 8;
+/// What the ring locks at least, in bytes: the entries of both queues, of 64 and 16 bytes.
+const RING_BYTES: u64 = ENTRIES as u64 * (64 + 16 * COMPLETIONS as u64);
 /// Submission queue entries of the trial ring.
 const ENTRIES_TRIED: u32 = 8;
-/// How long to wait for locked memory, and the time between two attempts.
-const PATIENCE: Duration = Duration::from_secs(2);
-const RETRY: Duration = Duration::from_millis(100);
+/// How long to wait for locked memory: on a busy machine the kernel needs seconds to take a ring down.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The times between two attempts. A failed attempt leaves a few files open, so there are only a few attempts.
+const RETRY: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(1);
 /// The oldest kernel that the server supports.
 const OLDEST: (u32, u32) = (6, 1);
 
 fn builder(entries: u32) -> Builder {
     let mut ring = tokio_uring::uring_builder();
-    ring.setup_single_issuer().setup_coop_taskrun().setup_cqsize(8 * entries);
+    ring.setup_single_issuer().setup_coop_taskrun().setup_cqsize(COMPLETIONS * entries);
     ring
 }
 
-/// Makes the runtime. Waits up to 2 s if the limit of locked memory is too low.
+/// Makes the runtime. Waits up to 10 s if too little locked memory is free.
 ///
 /// # Errors
 /// If io_uring is unavailable: one line with the reason and the remedy.
 pub fn runtime() -> Result<tokio_uring::Runtime, StartError> {
     let refused = |refusal: &Refusal| StartError::new(refusal.line(&Facts::of_this_machine()));
-    attempt(ENTRIES_TRIED).map_err(|refusal| refused(&refusal))?;
-    let deadline = Instant::now() + PATIENCE;
+    let may_fit = getrlimit(Resource::Memlock).current.is_none_or(|bytes| bytes >= RING_BYTES);
+    let deadline = Instant::now() + if may_fit { PATIENCE } else { Duration::ZERO };
+    let mut pause = RETRY;
     loop {
-        match tokio_uring::Runtime::new(tokio_uring::builder().entries(ENTRIES).uring_builder(&builder(ENTRIES))) {
+        let refusal = match tried_runtime() {
             Ok(runtime) => return Ok(runtime),
-            // A failed attempt leaves a few files open, so there are only a few attempts.
-            Err(error) if error.kind() == io::ErrorKind::OutOfMemory && Instant::now() < deadline => sleep(RETRY),
-            Err(error) => return Err(refused(&Refusal { call: Call::Setup, error })),
+            Err(refusal) => refusal,
+        };
+        if refusal.error.kind() != io::ErrorKind::OutOfMemory || Instant::now() >= deadline {
+            return Err(refused(&refusal));
         }
+        sleep(pause);
+        pause = (2 * pause).min(RETRY_MAX);
     }
+}
+
+fn tried_runtime() -> Result<tokio_uring::Runtime, Refusal> {
+    attempt(ENTRIES_TRIED)?;
+    tokio_uring::Runtime::new(tokio_uring::builder().entries(ENTRIES).uring_builder(&builder(ENTRIES)))
+        .map_err(|error| Refusal { call: Call::Setup, error })
 }
 
 /// Sets a ring of the server's size up, carries out a no-op, and takes the ring down.
