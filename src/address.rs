@@ -6,7 +6,7 @@
 //! ```text
 //! address = host [ ":" port ] | ":" port
 //! host    = name | IPv4 | "[" IPv6 [ "%" zone ] "]"
-//! name    = letters, digits, "-", "." and "_"; the last label is not a number
+//! name    = labels of 1 to 63 letters, digits, "-" and "_", joined by "."; the last is not a number; a "." may end it
 //! zone    = the name or the number of a network interface; needed for link-local IPv6 addresses (fe80::/10), and only for them
 //! port    = 0 to 65535, in decimal digits
 //! ```
@@ -20,7 +20,8 @@
 //! | `::1`, `::1:8046` | refused: without brackets nobody can see where the IPv6 address ends |
 //!
 //! Each use has its own type: [`Listen`] may lack a host and may have port 0 (the system chooses one), [`Advertise`] may lack a
-//! port and is no wildcard, [`Address`] has both. This module looks no name up.
+//! port, and is the address of one machine: no wildcard, multicast or broadcast address. [`Address`] has both. This module looks no
+//! name up.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::fmt;
@@ -30,6 +31,8 @@ use crate::limits::{ADDR_MAX, PORT_DEFAULT, ZONE_MAX};
 
 /// The longest host name in the domain name system.
 const NAME_MAX: usize = 253;
+/// The longest part of a host name between two dots.
+const LABEL_MAX: usize = 63;
 // A node may send every address that this module accepts to the other nodes.
 const _: () = assert!(NAME_MAX + ":65535".len() <= ADDR_MAX);
 
@@ -168,8 +171,11 @@ impl FromStr for Advertise {
         let fault = match Parts::read(text)? {
             Parts { host: None, port } => Fault::NoHost(port.unwrap_or(PORT_DEFAULT)),
             Parts { port: Some(0), .. } => Fault::PortZero,
-            Parts { host: Some(host), .. } if ip(&host).is_some_and(|ip| ip.is_unspecified()) => Fault::Wildcard,
-            Parts { host: Some(host), port } => return Ok(Advertise { host, port }),
+            Parts { host: Some(host), port } => match ip(&host).map(|ip| ip.to_canonical()) {
+                Some(ip) if ip.is_unspecified() => Fault::Wildcard,
+                Some(ip) if ip.is_multicast() || ip == Ipv4Addr::BROADCAST => Fault::Group,
+                _ => return Ok(Advertise { host, port }),
+            },
         };
         Err(AddressError::new(text, fault))
     }
@@ -261,6 +267,10 @@ fn name(host: &str) -> Result<String, Fault> {
     if last.bytes().all(|b| b.is_ascii_digit()) {
         return Err(Fault::NotV4);
     }
+    let mut labels = host.strip_suffix('.').unwrap_or(host).split('.');
+    if labels.any(|label| label.is_empty() || label.len() > LABEL_MAX) {
+        return Err(Fault::Name);
+    }
     Ok(host.to_owned())
 }
 
@@ -311,6 +321,7 @@ enum Fault {
     PortZero,
     Port,
     Wildcard,
+    Group,
     Brackets,
     NotV6,
     NotV4,
@@ -340,6 +351,9 @@ impl fmt::Display for AddressError {
             Fault::Wildcard => {
                 f.write_str("it means all addresses of a machine; write one at which others reach this node, HOST:PORT")
             }
+            Fault::Group => {
+                f.write_str("it means many machines; write an address at which others reach this node alone, HOST:PORT")
+            }
             Fault::Brackets => f.write_str("brackets enclose an IPv6 address; write [::1]:PORT"),
             Fault::NotV6 => {
                 f.write_str("what stands in brackets is not an IPv6 address; write a name or an IPv4 address without")
@@ -347,7 +361,8 @@ impl fmt::Display for AddressError {
             Fault::NotV4 => f.write_str("an IPv4 address has four numbers from 0 to 255; write 10.0.0.1:PORT"),
             Fault::Name => write!(
                 f,
-                "a host name has at most {NAME_MAX} letters, digits, dots, hyphens and underscores; write HOST:PORT"
+                "a host name has at most {NAME_MAX} letters, digits, hyphens and underscores, with a dot after at most {LABEL_MAX}; write \
+                 HOST:PORT"
             ),
             Fault::Colons => {
                 f.write_str("it has several colons; write HOST:PORT, and an IPv6 address in brackets, [::1]:PORT")
@@ -414,6 +429,10 @@ mod tests {
         Case { text, dial: Ok(read), listen: Ok(read), advertise: Err("all addresses of a machine") }
     }
 
+    const fn group(text: &'static str, read: &'static str) -> Case {
+        Case { text, dial: Ok(read), listen: Ok(read), advertise: Err("many machines") }
+    }
+
     const CASES: &[Case] = &[
         // A host and a port.
         same("10.0.0.1:8047", "10.0.0.1:8047"),
@@ -438,6 +457,14 @@ mod tests {
         wildcard("0.0.0.0:8047", "0.0.0.0:8047"),
         wildcard("[::]:8047", "[::]:8047"),
         wildcard("[::]", "[::]:8046"),
+        wildcard("[::ffff:0.0.0.0]:80", "[::ffff:0.0.0.0]:80"),
+        // Many machines.
+        group("224.0.0.1:80", "224.0.0.1:80"),
+        group("239.255.255.255:80", "239.255.255.255:80"),
+        group("255.255.255.255:80", "255.255.255.255:80"),
+        group("[ff02::1]:80", "[ff02::1]:80"),
+        group("[::ffff:224.0.0.1]:80", "[::ffff:224.0.0.1]:80"),
+        group("[::ffff:255.255.255.255]:80", "[::ffff:255.255.255.255]:80"),
         // A port for the system to choose.
         Case { text: "a:0", dial: Err("port 0"), listen: Ok("a:0"), advertise: Err("port 0") },
         Case { text: ":0", dial: Err("host is missing"), listen: Ok(":0"), advertise: Err("host is missing") },
@@ -469,6 +496,9 @@ mod tests {
         // Hosts.
         refused("", "HOST:PORT"),
         refused("a b:1", "host name"),
+        refused("a..b:1", "host name"),
+        refused(".a:1", "host name"),
+        refused("a..:1", "host name"),
         refused(" a:1", "host name"),
         refused("a/b", "host name"),
         refused("h\u{f6}st:1", "host name"),
@@ -505,9 +535,13 @@ mod tests {
             check(text, text.parse::<Listen>(), *listen);
             check(text, text.parse::<Advertise>().map(|advertise| advertise.at(7)), *advertise);
         }
-        let long = format!("{}:80", "a".repeat(NAME_MAX + 1));
+        // Four labels, the last one letter shorter or longer than the longest name.
+        let name = |last: usize| format!("{0}.{0}.{0}.{1}:80", "a".repeat(LABEL_MAX), "b".repeat(last));
+        let long = name(NAME_MAX - 3 * (LABEL_MAX + 1) + 1);
         check(&long, long.parse::<Address>(), Err("host name"));
-        assert!(long[1..].parse::<Address>().is_ok());
+        assert!(name(NAME_MAX - 3 * (LABEL_MAX + 1)).parse::<Address>().is_ok());
+        let long = format!("{}.a:80", "a".repeat(LABEL_MAX + 1));
+        check(&long, long.parse::<Address>(), Err("host name"));
     }
 
     #[test]
