@@ -91,7 +91,7 @@ pub const OUTPUT_TURN: usize = 2 << 20;
 pub const OUTPUT_PIECE: usize = 256 << 10;
 /// How long the history is kept for answers that are still to be composed, in milliseconds.
 pub const ANSWER_PIN_MS: u64 = 2_000;
-/// Waits of closed connections that one turn cancels.
+/// Waits and notes of closed connections that one turn drops.
 pub const CANCELS_TURN: usize = 4 << 10;
 
 const _: () = assert!(ANSWER_SMALL < OUTPUT_PIECE && OUTPUT_PIECE <= OUTPUT_TURN);
@@ -216,6 +216,8 @@ pub const CLIENT_ABANDONED: usize = 1024;
 /// Connections that a client keeps beside the one in service because writes on them are unanswered. While it has this many, the
 /// client looks for no other server.
 pub const CLIENT_LEFT: usize = 8;
+/// Bytes of a long answer that a client takes for a sign of life: enough that a slow network does not look like a dead server.
+pub const CLIENT_PROGRESS: usize = 1 << 10;
 
 // Without a connection, the client takes more from the queue than the queue holds, so all callers learn of a failure at once.
 const _: () = assert!(CLIENT_QUEUE <= CLIENT_WAITING);

@@ -123,11 +123,20 @@ impl Call {
     /// Decides what becomes of a call whose connection to `address` was lost after the server may have received it. Returns the
     /// error for the caller, or `None` to send the call again.
     pub fn verdict(&self, address: &Address, cause: &Lost) -> Option<Error> {
+        match self.ask.kind() {
+            Kind::Write => Some(Error::OutcomeUnknown { address: Some(address.clone()), cause: cause.clone() }),
+            Kind::Read if self.attempts >= ATTEMPTS => Some(self.not_answered(address, cause)),
+            Kind::Read | Kind::Wait => None,
+        }
+    }
+
+    /// Returns the error for a call that the server at `address` certainly did not carry out, or that is a read, when its connection
+    /// was lost.
+    pub fn not_answered(&self, address: &Address, cause: &Lost) -> Error {
         let (address, cause) = (Some(address.clone()), cause.clone());
         match self.ask.kind() {
-            Kind::Write => Some(Error::OutcomeUnknown { address, cause }),
-            Kind::Read if self.attempts >= ATTEMPTS => Some(Error::Disconnected { address, cause }),
-            Kind::Read | Kind::Wait => None,
+            Kind::Read | Kind::Wait if cause.is_malformed() => Error::BadAnswer { address, cause },
+            _ => Error::Disconnected { address, cause },
         }
     }
 

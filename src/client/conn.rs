@@ -113,8 +113,8 @@ impl Conn {
         Poll::Ready(Ok(()))
     }
 
-    /// Receives more. Call it when [`Self::next_frame`] has no whole frame left.
-    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
+    /// Receives more, and returns how many bytes came. Call it when [`Self::next_frame`] has no whole frame left.
+    pub fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Lost>> {
         if self.arrived.is_empty() {
             self.arrived = 0..0;
         }
@@ -129,7 +129,7 @@ impl Conn {
             return Poll::Ready(Err(Lost::Closed));
         }
         self.arrived.end += n;
-        Poll::Ready(Ok(()))
+        Poll::Ready(Ok(n))
     }
 
     /// Takes the next whole frame. Its body stays in this range of [`Self::input`] until more is received.

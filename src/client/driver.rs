@@ -16,9 +16,10 @@
 //!
 //! A read that the server may have received is sent up to [`ATTEMPTS`](super::call::ATTEMPTS) times. Reads and writes are retried
 //! for `retry_for`, counted from when the call first had no connection. Then the call fails with [`Error::Disconnected`], or with
-//! [`Error::Unreachable`] if no address accepted a connection. Waits are retried without limit. No call is retried if the server
-//! sent garbage ([`Error::BadAnswer`]; [`Error::Disconnected`] for a write that the kernel did not take), or if every server
-//! refuses the secret or answers it with garbage.
+//! [`Error::Unreachable`] if no address accepted a connection. Waits are retried without limit. A server that sends garbage is left
+//! like one that closes the connection. No call is retried if as many connections in a row as there are addresses ended with garbage
+//! ([`Error::BadAnswer`]; [`Error::Disconnected`] for a write that the kernel did not take), or if every server refuses the secret
+//! or answers it with garbage.
 //!
 //! A watch is a sequence of waits, each from a revision that its caller names. So a repeated wait can neither lose nor repeat an
 //! event.
@@ -82,6 +83,8 @@ pub(super) struct Driver {
     next_address: usize,
     /// Number of connections and rounds in a row that brought no answer.
     failures: u32,
+    /// Number of connections in a row that ended with garbage.
+    garbled: usize,
     state: watch::Sender<State>,
 }
 
@@ -146,6 +149,7 @@ impl Driver {
             secrets,
             next_address,
             failures: 0,
+            garbled: 0,
             state,
         }
     }
@@ -215,6 +219,11 @@ impl Driver {
                 Ended::Crowded => self.take_back(&mut link),
                 Ended::Lost(cause) => {
                     self.failures += u32::from(!link.spoke());
+                    if cause.is_malformed() {
+                        self.garbled += 1;
+                    } else if link.spoke() {
+                        self.garbled = 0;
+                    }
                     self.turn();
                     self.lose(&mut link, &cause);
                 }
@@ -485,12 +494,12 @@ impl Driver {
         self.put_back(again);
         self.strand();
         // The waiting calls were not carried out, or are reads.
-        let garbage = cause.is_malformed();
-        let address = || Some(link.address.clone());
-        self.give_up(garbage, |call| match call.ask.kind() {
-            Kind::Read | Kind::Wait if garbage => Error::BadAnswer { address: address(), cause: cause.clone() },
-            _ => Error::Disconnected { address: address(), cause: cause.clone() },
-        });
+        let hopeless = self.garbled >= self.options.addresses.len();
+        self.give_up(hopeless, |call| call.not_answered(&link.address, cause));
+        if hopeless {
+            // The next call tries all of them again.
+            self.garbled = 0;
+        }
     }
 
     /// Notes for each waiting call that it has no connection from now on.

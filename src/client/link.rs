@@ -2,7 +2,8 @@
 //!
 //! * **Life.** If a server owes an answer and is silent, the link asks for a sign of life (REV, which every server answers at
 //!   once). If none comes soon, the server is *slow*, which is a reason to look for another one. If none comes at all, the
-//!   connection is lost.
+//!   connection is lost. A sign of life is a whole answer, or at least [`CLIENT_PROGRESS`] bytes of a long one: a server that sends
+//!   one byte now and then does not live.
 //! * **Currency.** A server that is cut off from the majority still serves reads and waits, from an old state. While a caller waits
 //!   for an event, the link regularly asks the server with SYNC; READONLY means that the link is *stale*. The link does not ask
 //!   again if the server does not know SYNC.
@@ -20,7 +21,7 @@ use super::call::{Answer, Ask, Call, Kind};
 use super::conn::Conn;
 use super::error::{Error, Lost};
 use crate::address::Address;
-use crate::limits::{CLIENT_ABANDONED, CLIENT_OUTPUT};
+use crate::limits::{CLIENT_ABANDONED, CLIENT_OUTPUT, CLIENT_PROGRESS};
 use crate::wire::{ErrCode, Response, Verb};
 
 pub(super) struct Link {
@@ -63,8 +64,10 @@ pub(super) struct Patience {
 }
 
 struct Life {
-    /// When the server last sent something, or began to owe an answer.
+    /// When the server last showed a sign of life, or began to owe an answer.
     heard: Instant,
+    /// Bytes of an unfinished answer that came since then.
+    partial: usize,
     /// When the first request since then was sent.
     owes_since: Option<Instant>,
     /// When the link asked for a sign of life, if the server has been silent since.
@@ -96,7 +99,7 @@ impl Link {
     pub fn new(conn: Conn, address: Address) -> Self {
         let now = Instant::now();
         let timer = Box::pin(sleep_until(now));
-        let life = Life { heard: now, owes_since: None, asked: None, slow: false, spoke: false, timer };
+        let life = Life { heard: now, partial: 0, owes_since: None, asked: None, slow: false, spoke: false, timer };
         Self {
             conn,
             address,
@@ -194,12 +197,16 @@ impl Link {
         cx: &mut Context<'_>,
         mut answered: impl FnMut(Call, Result<Answer, Error>),
     ) -> Result<bool, Lost> {
-        match self.conn.poll_fill(cx) {
+        let received = match self.conn.poll_fill(cx) {
             Poll::Pending => return Ok(false),
-            Poll::Ready(filled) => filled?,
+            Poll::Ready(received) => received?,
+        };
+        self.life.partial += received;
+        if self.life.partial >= CLIENT_PROGRESS {
+            self.life.hear(Instant::now());
         }
-        self.life.hear(Instant::now());
         while let Some(body) = self.conn.next_frame()? {
+            self.life.hear(Instant::now());
             self.life.spoke = true;
             let response = Response::decode(self.conn.input(body)).map_err(Lost::Malformed)?;
             match response.tag.and_then(|tag| self.sent.remove(&tag)) {
@@ -298,6 +305,7 @@ impl Link {
 impl Life {
     fn hear(&mut self, now: Instant) {
         self.heard = now;
+        self.partial = 0;
         self.owes_since = None;
         self.asked = None;
         self.slow = false;

@@ -153,7 +153,7 @@ async fn answers_out_of_order_reach_their_callers() {
 #[tokio::test]
 async fn an_answer_that_arrives_byte_by_byte_is_whole() {
     let fake = Fake::start(|_, peer| {
-        let asked = peer.ask();
+        let Some(asked) = peer.next() else { return };
         for byte in frame(&asked, Response { value: Some(b"slow"), ..rev(1) }) {
             peer.raw(&[byte]);
         }
@@ -485,6 +485,31 @@ async fn garbage_in_place_of_a_greeting_fails_every_kind_of_call() {
         assert!(matches!(read, Err(Error::BadAnswer { .. })), "{read:?}");
         let write = soon(client.nop()).await;
         assert!(matches!(write, Err(Error::OutcomeUnknown { .. } | Error::Disconnected { .. })), "{write:?}");
+    }
+}
+
+/// With another address a call need not fail.
+#[tokio::test]
+async fn garbage_at_one_address_fails_calls_that_another_address_could_answer() {
+    let bad = Fake::start(|_, peer| {
+        if peer.next().is_none() {
+            return;
+        }
+        peer.raw(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        peer.ignore();
+    });
+    let good = Fake::start(|_, peer| well(peer));
+    for _ in 0..3 {
+        let client = connect_to_first(&[&bad, &good], |o| o).await;
+        let (get, wait) = soon(async { tokio::join!(client.get("/a", None), client.wait("/**", 9)) }).await;
+        assert_eq!((get.unwrap().value, wait.unwrap().rev), (b"new".to_vec(), 9));
+        let client = connect_to_first(&[&bad, &good], |o| o).await;
+        assert_eq!(soon(client.watch("/**", 9).next()).await.unwrap().unwrap().rev, 9);
+        // What it did with a write is not known.
+        let client = connect_to_first(&[&bad, &good], |o| o).await;
+        let error = soon(client.set("/a", 0, "")).await.unwrap_err();
+        assert!(matches!(&error, Error::OutcomeUnknown { cause, .. } if cause.is_malformed()), "{error:?}");
+        assert_eq!(soon(client.rev()).await.unwrap(), 7);
     }
 }
 
@@ -1144,6 +1169,24 @@ async fn reads_and_waits_do_not_hang_with_a_server_that_hangs() {
     let client = connect_to_first(&[&hung, &good], patient).await;
     let mut watch = client.watch("/**", 9);
     assert_eq!(soon(watch.next()).await.unwrap().unwrap().rev, 9);
+}
+
+/// Bytes that never become an answer are no sign of life.
+#[tokio::test]
+async fn reads_and_waits_do_not_hang_with_a_server_that_sends_a_byte_now_and_then() {
+    let drips = Fake::start(|_, peer| {
+        let Some(asked) = peer.next() else { return };
+        for byte in frame(&asked, Response { value: Some(&[7; 1000]), ..rev(7) }) {
+            peer.raw(&[byte]);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        peer.ignore();
+    });
+    let good = Fake::start(|_, peer| well(peer));
+    let patient = |o: Options| o.slow_after(Duration::from_millis(100)).quiet_limit(PATIENCE * 2);
+    let client = connect_to_first(&[&drips, &good], patient).await;
+    let (get, wait) = soon(async { tokio::join!(client.get("/a", None), client.wait("/**", 9)) }).await;
+    assert_eq!((get.unwrap().value, wait.unwrap().rev), (b"new".to_vec(), 9));
 }
 
 /// A write that the hung server may have is not sent to another one, and does not keep the reads.
