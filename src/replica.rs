@@ -40,6 +40,7 @@ pub mod machine;
 pub mod members;
 pub mod membership;
 pub mod mesh;
+mod notes;
 mod peers;
 mod quorum;
 mod readiness;

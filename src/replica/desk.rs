@@ -15,6 +15,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::notes::Notes;
 use super::session::{Access, Conn, Pause, Sessions};
 use super::slots::Slots;
 use crate::faults::{self, Fault};
@@ -248,6 +249,13 @@ struct Parked {
     work: Work,
 }
 
+/// What a closed session has left behind: notes, and tokens of parked requests.
+#[derive(Debug, Default)]
+struct Left {
+    notes: Notes<Deferred>,
+    parked: Vec<usize>,
+}
+
 /// Answers the requests that do not need the log.
 #[derive(Debug, Default)]
 pub struct Desk {
@@ -261,8 +269,8 @@ pub struct Desk {
     owed: VecDeque<Conn>,
     crowded: VecDeque<Conn>,
     held: Held,
-    /// Tokens of parked requests that closed sessions have left behind, still to be cancelled.
-    left: BTreeMap<Conn, Vec<usize>>,
+    /// What closed sessions have left behind, still to be dropped.
+    left: BTreeMap<Conn, Left>,
     /// Ended sessions whose waits the desk still has to drop, and the number of their parked requests that it has not examined.
     ending: VecDeque<(Conn, usize)>,
     /// The rest of the turn's budgets: for requests, for finding the answers to earlier ones, for bytes of answers, for waking.
@@ -381,39 +389,44 @@ impl Desk {
     /// The client is gone: what it waits for is forgotten.
     pub fn leave(&mut self, store: &mut Store, conn: Conn) {
         let Some(session) = self.sessions.get(conn) else { return };
-        let deferred = std::mem::take(&mut session.deferred);
+        let notes = std::mem::take(&mut session.deferred);
         let parked = std::mem::take(&mut session.parked);
-        for note in deferred {
-            self.parked_bytes -= note.cost();
-            self.held.remove(note.rev());
-        }
-        self.held.move_pin(store);
         self.sessions.leave(conn);
-        if !parked.is_empty() {
-            self.left.insert(conn, parked);
-            self.cancel_left(store, &mut CANCELS_AT_ONCE.clone());
+        if !parked.is_empty() || !notes.is_empty() {
+            self.left.insert(conn, Left { notes, parked });
+            self.drop_left(store, &mut CANCELS_AT_ONCE.clone());
         }
     }
 
-    /// Continues to cancel the requests of closed sessions, and the waits of ended ones.
+    /// Continues to drop what closed sessions have left behind, and the waits of ended ones.
     pub fn run_cancels(&mut self, store: &mut Store) {
         let mut budget = limits::CANCELS_TURN;
-        self.cancel_left(store, &mut budget);
+        self.drop_left(store, &mut budget);
         self.cancel_waits(store, &mut budget);
     }
 
-    fn cancel_left(&mut self, store: &mut Store, budget: &mut usize) {
+    fn drop_left(&mut self, store: &mut Store, budget: &mut usize) {
         while *budget > 0
-            && let Some(first) = self.left.first_entry()
+            && let Some(mut first) = self.left.first_entry()
         {
-            match first.get().last().copied() {
-                Some(token) => {
-                    *budget -= 1;
-                    self.cancel(store, token);
-                }
-                None => drop(first.remove()),
+            let left = first.get_mut();
+            if let Some(note) = left.notes.pop_front() {
+                *budget -= 1;
+                self.forget(&note);
+            } else if let Some(token) = left.parked.last().copied() {
+                *budget -= 1;
+                self.cancel(store, token);
+            } else {
+                first.remove();
             }
         }
+        self.held.move_pin(store);
+    }
+
+    /// A note is answered or dropped.
+    fn forget(&mut self, note: &Deferred) {
+        self.parked_bytes -= note.cost();
+        self.held.remove(note.rev());
     }
 
     /// The connection's end: no answer comes for it any more.
@@ -462,8 +475,7 @@ impl Desk {
                 continue;
             }
             let Some(note) = self.sessions.get(conn).and_then(|session| session.deferred.pop_front()) else { continue };
-            self.parked_bytes -= note.cost();
-            self.held.remove(note.rev());
+            self.forget(&note);
             match note {
                 Deferred::Event { tag, rev } => self.event(store, conn, tag, rev, Payer::Late),
                 Deferred::Read { tag, op, path, rev } => self.read_late(store, conn, tag, op, &path, rev),
@@ -936,7 +948,13 @@ impl Desk {
         self.parked_bytes -= parked.cost;
         let tokens = match self.sessions.get(parked.conn) {
             Some(session) if !session.gone() => &mut session.parked,
-            _ => self.left.get_mut(&parked.conn).expect("what a session leaves behind is kept until it is cancelled"),
+            _ => {
+                &mut self
+                    .left
+                    .get_mut(&parked.conn)
+                    .expect("what a session leaves behind is kept until it is dropped")
+                    .parked
+            }
         };
         tokens.swap_remove(parked.place);
         if let Some(&moved) = tokens.get(parked.place) {

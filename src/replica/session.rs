@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use slab::Slab;
 
 use super::desk::Deferred;
+use super::notes::Notes;
 use crate::faults::{self, Fault};
 use crate::limits;
 use crate::wire::Response;
@@ -52,7 +53,7 @@ pub struct Session {
     /// Tokens of its parked requests; a parked request knows its place here.
     pub parked: Vec<usize>,
     /// Answers that wait for room in the output.
-    pub deferred: VecDeque<Deferred>,
+    pub deferred: Notes<Deferred>,
     /// Tokens of its scans that were put aside, in order; a scan that is over may still be listed.
     pub scans: VecDeque<usize>,
     /// True if the session is in the desk's rotation of sessions with scans.
@@ -160,7 +161,7 @@ impl Sessions {
             progress_ms: 0,
             dirty: false,
             parked: Vec::new(),
-            deferred: VecDeque::new(),
+            deferred: Notes::default(),
             scans: VecDeque::new(),
             queued: false,
             owed: false,
