@@ -101,8 +101,10 @@ pub struct Config {
     pub cluster: String,
     /// The cluster's id.
     pub cluster_id: u64,
-    /// Addresses where other nodes may be, beside those that the state names.
+    /// Addresses from the operator where other nodes may be.
     pub seeds: Vec<String>,
+    /// Addresses where other nodes were at an earlier start.
+    pub earlier: Vec<String>,
     /// Length of a tick in milliseconds: a leader sends a sign of life every tick.
     pub heartbeat_ms: u64,
     /// A follower stands for election after this many milliseconds without the leader, up to twice as many.
@@ -331,7 +333,7 @@ impl Replica {
             addr: config.addr.clone(),
         };
         let timing = Timing { ping_ms: 2 * config.heartbeat_ms, silence_ms: 2 * config.election_ms };
-        let mesh = Mesh::new(me, timing, config.seeds.clone());
+        let mesh = Mesh::new(me, timing, &config.seeds, config.earlier.clone());
         Ok(Replica {
             mesh,
             next_pulse_ms: config.pulse_ms,

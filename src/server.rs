@@ -227,7 +227,6 @@ impl Shell {
 /// # Errors
 /// If the server cannot start.
 pub fn run(options: Options) -> Result<(), StartError> {
-    let began = Instant::now();
     // This comes before the thread pins itself, since a new thread starts on the cores of the thread that starts it.
     lines::start()?;
     let stop = StopRequests::hear(options.core)?;
@@ -258,7 +257,8 @@ pub fn run(options: Options) -> Result<(), StartError> {
             incarnation: opened.identity.incarnation,
             cluster: opened.identity.cluster.clone(),
             cluster_id: opened.identity.cluster_id,
-            seeds: options.attach.iter().map(Address::to_string).chain(opened.identity.peers.clone()).collect(),
+            seeds: options.attach.iter().map(Address::to_string).collect(),
+            earlier: opened.identity.peers.clone(),
             heartbeat_ms: millis(options.heartbeat),
             election_ms: millis(options.election),
             timeout_ms: millis(options.timeout),
@@ -309,14 +309,13 @@ pub fn run(options: Options) -> Result<(), StartError> {
             };
             tokio_uring::spawn(async move { boot::announce(&uri, &cluster, &node, &advertised).await });
         }
-        serve(shell, listener, began, opened.recovery, hello, stop).await
+        serve(shell, listener, opened.recovery, hello, stop).await
     })
 }
 
 async fn serve(
     shell: Rc<Shell>,
     listener: std::net::TcpListener,
-    began: Instant,
     recovery: String,
     hello: String,
     stop: StopRequests,
@@ -325,7 +324,7 @@ async fn serve(
     let s = Rc::clone(&shell);
     tokio_uring::spawn(async move { turns(&s).await });
     let s = Rc::clone(&shell);
-    tokio_uring::spawn(async move { clock(&s, began).await });
+    tokio_uring::spawn(async move { clock(&s).await });
     let s = Rc::clone(&shell);
     tokio_uring::spawn(async move { remember(&s).await });
     if !shell.busy_poll.is_zero() {
@@ -452,7 +451,8 @@ async fn turns(shell: &Rc<Shell>) {
     }
 }
 
-async fn clock(shell: &Rc<Shell>, began: Instant) {
+async fn clock(shell: &Rc<Shell>) {
+    let began = Instant::now();
     let mut interval = tokio::time::interval(shell.heartbeat);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

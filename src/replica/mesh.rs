@@ -46,6 +46,8 @@ const REFUSED_PAUSE_MS: u64 = 2_000;
 const RELAY_SAID_MS: u64 = 2_000;
 /// Nodes of which it is remembered what was said about them last.
 const TOLD_MAX: usize = 1_000;
+/// Addresses from earlier starts that are kept although no node has answered there since.
+const EARLIER_MAX: usize = 16;
 /// The key for the report that another node claims this one's address; it is neither an address nor an id.
 const RIVAL: &str = " rival";
 /// Time after which a connection that has not said who it is is closed.
@@ -155,6 +157,8 @@ pub struct Mesh {
     addresses: BTreeMap<u64, String>,
     /// Addresses where others may be: those from the operator, and those known from an earlier start.
     seeds: Vec<String>,
+    /// Those of them that are known from an earlier start.
+    earlier: Vec<String>,
     /// The raft id of the node that answered at each address that this node dialed. With address translation in between, a peer may
     /// be reachable here, and not at the address that it advertises.
     answered: BTreeMap<String, u64>,
@@ -175,8 +179,8 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    /// A node without links.
-    pub fn new(me: Me, timing: Timing, seeds: Vec<String>) -> Mesh {
+    /// A node without links. `given` are the addresses from the operator, `earlier` those known from an earlier start.
+    pub fn new(me: Me, timing: Timing, given: &[String], earlier: Vec<String>) -> Mesh {
         Mesh {
             routes: Routes::new(me.raft_id, me.epoch),
             me,
@@ -185,7 +189,8 @@ impl Mesh {
             up: BTreeMap::new(),
             flags: 0,
             addresses: BTreeMap::new(),
-            seeds,
+            seeds: given.iter().chain(&earlier).cloned().collect(),
+            earlier,
             answered: BTreeMap::new(),
             hopes: BTreeSet::new(),
             dials: BTreeMap::new(),
@@ -509,7 +514,7 @@ impl Mesh {
                     &format!("refused a link with node {node} at {}: {why}", printable(hello.addr)),
                 );
             } else if let Some(addr) = &dialed {
-                self.seeds.retain(|s| s != addr);
+                self.forget_seed(addr);
             }
             self.pause_dial(dialed.as_ref());
             // A node that is to give up its data on this node's word must know who says so.
@@ -586,7 +591,8 @@ impl Mesh {
             link.unproven = false;
         }
         self.up.insert(peer.raft_id, conn);
-        self.addresses.insert(peer.raft_id, peer.addr.clone());
+        let before = self.addresses.insert(peer.raft_id, peer.addr.clone());
+        self.earlier.retain(|addr| *addr == peer.addr || Some(addr) != before.as_ref());
         if !self.changed(sessions) {
             // The same peer on another connection may not know the links.
             let own = self.routes.own().clone();
@@ -614,7 +620,7 @@ impl Mesh {
             });
         if let Some(addr) = &dialed {
             if reason == Refusal::Myself {
-                self.seeds.retain(|s| s != addr);
+                self.forget_seed(addr);
             } else {
                 self.tell(addr, &format!("the node at {addr} refused the link: {}", printable(detail)));
             }
@@ -622,6 +628,12 @@ impl Mesh {
         self.pause_dial(dialed.as_ref());
         sessions.end(conn);
         if reason == Refusal::Retired && trusted { Outcome::Retired } else { Outcome::Done }
+    }
+
+    /// This node itself answers there.
+    fn forget_seed(&mut self, addr: &str) {
+        self.seeds.retain(|seed| seed != addr);
+        self.earlier.retain(|seed| seed != addr);
     }
 
     fn pause_dial(&mut self, dialed: Option<&String>) {
@@ -700,7 +712,9 @@ impl Mesh {
         self.part_with_retired(sessions, members);
         if now_ms.saturating_sub(self.repeated_ms) >= REPEAT_MS {
             let up = &self.up;
-            let wanted = |id: u64| members.nodes().contains_key(&id) || up.contains_key(&id);
+            // A new node knows no member yet.
+            let knows_none = members.nodes().is_empty();
+            let wanted = |id: u64| knows_none || members.nodes().contains_key(&id) || up.contains_key(&id);
             self.routes.retain(|id| wanted(id) || (id >= members.next()));
             self.addresses.retain(|id, _| wanted(*id));
             self.answered.retain(|_, id| wanted(*id));
@@ -738,8 +752,8 @@ impl Mesh {
         self.hopes.clear();
         if self.up.is_empty() {
             wanted.extend(self.seeds.iter().map(|seed| (seed, 0)));
-        } else if !wanted.is_empty() {
-            // A missing node may be at an address whose node is unknown.
+        } else if !wanted.is_empty() || members.nodes().is_empty() {
+            // A missing node may be at an address whose node is unknown. A new node does not know yet who is missing.
             let advertised = |seed: &String| wanted.iter().any(|(addr, _)| *addr == seed);
             let unknown = self.seeds.iter().filter(|seed| !self.answered.contains_key(*seed) && !advertised(seed));
             let unknown: Vec<&String> = unknown.collect();
@@ -821,13 +835,20 @@ impl Mesh {
         }
     }
 
-    /// Returns the addresses at which other nodes may be found after a restart.
+    /// Returns the addresses at which other nodes may be found after a restart: those that they advertise, and those at which this
+    /// node reached them. A node that always dials this one was never reached, perhaps since an earlier start: until each was, the
+    /// addresses from earlier starts stay.
     pub fn known_addresses(&self, members: &Members) -> Vec<String> {
         let others = members.nodes().iter().filter(|(id, m)| **id != self.me.raft_id && m.node != self.me.node);
         let others: BTreeMap<u64, &Member> = others.map(|(id, member)| (*id, member)).collect();
         let advertised = others.iter().map(|(id, m)| self.addresses.get(id).unwrap_or(&m.addr).clone());
         let reached = self.answered.iter().filter(|(_, id)| others.contains_key(*id)).map(|(addr, _)| addr.clone());
         let mut known: Vec<String> = advertised.chain(reached).collect();
+        if !others.keys().all(|other| self.answered.values().any(|id| id == other)) {
+            let unknown =
+                self.earlier.iter().filter(|addr| !self.answered.contains_key(*addr) && **addr != self.me.addr);
+            known.extend(unknown.take(EARLIER_MAX).cloned());
+        }
         known.sort_unstable();
         known.dedup();
         known
@@ -870,4 +891,99 @@ fn news(told: &mut BTreeMap<String, String>, of: &str, line: &str) -> Option<Str
 /// A peer's words, fit for a log.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).take(500).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::session::Access;
+    use super::*;
+
+    const SEED: &str = "10.0.0.1:8046";
+
+    fn me() -> Me {
+        Me {
+            node: *b"BBBBBBBBBBBBBBBB",
+            raft_id: 3,
+            epoch: 1,
+            life: 7,
+            incarnation: 0,
+            cluster_id: 5,
+            cluster: "local".into(),
+            secret: Vec::new(),
+            addr: "10.0.0.3:8046".into(),
+        }
+    }
+
+    /// The node of raft id 2, which has dialed the node under test.
+    struct Neighbour {
+        sessions: Sessions,
+        members: Members,
+        conn: Conn,
+    }
+
+    impl Neighbour {
+        fn of(mesh: &mut Mesh) -> Neighbour {
+            let mut sessions = Sessions::default();
+            let conn = sessions.open(Access::default());
+            mesh.accepted(conn);
+            Neighbour { sessions, members: Members::default(), conn }
+        }
+
+        fn says(&mut self, mesh: &mut Mesh, frame: &Frame<'_>) {
+            let mut bytes = Vec::new();
+            peer::encode(Route { from: 2, to: 0, hops: 0 }, frame, &mut bytes);
+            let outcome = mesh.frame(&mut self.sessions, &self.members, self.conn, &bytes);
+            assert!(matches!(outcome, Outcome::Done), "{outcome:?}");
+        }
+
+        fn greets(&mut self, mesh: &mut Mesh) {
+            let hello = Hello {
+                version: VERSION,
+                cluster: "local",
+                node: *b"CCCCCCCCCCCCCCCC",
+                raft_id: 2,
+                epoch: 1,
+                life: 9,
+                incarnation: 0,
+                cluster_id: 5,
+                secret: b"",
+                addr: "10.0.0.2:8046",
+            };
+            self.says(mesh, &Frame::Hello(hello));
+        }
+
+        fn links(&mut self, mesh: &mut Mesh, node: u64, peers: &[u64]) {
+            let links = Links { node, epoch: 1, version: 1, flags: 0, peers: peers.to_vec() };
+            self.says(mesh, &Frame::Links(links));
+        }
+    }
+
+    fn dials(mesh: &mut Mesh) -> Vec<String> {
+        let mut dials = Vec::new();
+        mesh.take_dials(&mut dials);
+        dials
+    }
+
+    /// A new node whose attaching took long was linked with a follower before its first tick, and forgot in that tick who leads: it
+    /// has no state yet, and so no members. Nobody says again what has not changed.
+    #[test]
+    fn a_new_node_forgets_whom_its_neighbour_reaches() {
+        let timing = Timing { ping_ms: 100, silence_ms: 1_000 };
+        let mut mesh = Mesh::new(me(), timing, &[SEED.to_owned()], Vec::new());
+        let mut neighbour = Neighbour::of(&mut mesh);
+        neighbour.greets(&mut mesh);
+        neighbour.links(&mut mesh, 1, &[2]);
+        neighbour.links(&mut mesh, 2, &[1, 3]);
+        assert!(mesh.reaches(1));
+        let mut now = 2 * REPEAT_MS;
+        mesh.tick(&mut neighbour.sessions, &neighbour.members, now, now);
+        assert!(mesh.reaches(1));
+        // It does not know who is missing, and asks where it was told to.
+        while dials(&mut mesh) != [SEED] {
+            assert!(now < 5 * REPEAT_MS, "nobody is dialed");
+            now += 100;
+            neighbour.links(&mut mesh, 2, &[1, 3]);
+            mesh.tick(&mut neighbour.sessions, &neighbour.members, now, 0);
+        }
+    }
 }

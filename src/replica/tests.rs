@@ -39,6 +39,7 @@ fn config() -> Config {
         cluster: "local".into(),
         cluster_id: 77,
         seeds: vec![],
+        earlier: vec![],
         heartbeat_ms: 50,
         election_ms: 400,
         timeout_ms: 60_000,

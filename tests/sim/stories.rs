@@ -79,7 +79,7 @@ list! {
         a_node_that_lost_its_disk_joins_as_a_new_one,
         a_node_that_loses_its_disk_again_and_again_is_always_taken_in,
         a_node_that_was_forgotten_hears_it_of_a_member_that_was_forgotten_too,
-        nodes_that_nobody_reaches_where_they_say_are_reached_where_they_were,
+        nodes_that_nobody_reaches_where_they_say_are_reached_where_they_were (soak),
         two_nodes_that_claim_one_address_are_two,
         a_slot_that_goes_while_a_promotion_into_it_is_on_its_way_stays_gone;
     partitions:

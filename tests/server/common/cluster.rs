@@ -422,6 +422,11 @@ impl Cluster {
             assert!(began.elapsed() < LIMIT, "not {count} members of nodes {live:?}, but {last:?}");
             std::thread::sleep(Duration::from_millis(5));
         }
+        // A node that does not know of a new member yet counts the votes of the others only: if the leader died now, none could be
+        // elected.
+        for node in live {
+            eventually("all nodes know the members", || (self.slots_at(node) == last).then_some(()));
+        }
     }
 
     /// Opens slots until there are so many, and waits until standbys have moved in.
