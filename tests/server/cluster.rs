@@ -856,7 +856,7 @@ fn an_operator_cannot_tell_who_is_in_the_cluster() {
 /// A cluster that nobody uses must not write: neither revisions, which eat the history, nor the log.
 #[test]
 fn an_idle_cluster_writes() {
-    let _turn = alone();
+    let _turn = together();
     let cluster = Cluster::new(4).up(3);
     let written = |node: usize| {
         let io = std::fs::read_to_string(format!("/proc/{}/io", cluster.server(node).pid())).unwrap();
