@@ -1173,6 +1173,7 @@ async fn reads_and_waits_do_not_hang_with_a_server_that_hangs() {
 
 /// Bytes that never become an answer are no sign of life.
 #[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "the server sends a byte every 20 ms; nobody waits for that")]
 async fn reads_and_waits_do_not_hang_with_a_server_that_sends_a_byte_now_and_then() {
     let drips = Fake::start(|_, peer| {
         let Some(asked) = peer.next() else { return };
