@@ -16,10 +16,10 @@ Say hello to it with `doozer find /ctl`, from another terminal.";
 const AFTER: &str = "\
 Flags may be written with one dash or two: `-l ADDR`, `--l ADDR`, `-l=ADDR`.
 
-An address is HOST:PORT, where HOST is a name, an IPv4 address, or an IPv6 address in brackets: [::1]:8046, and with its network
-interface if it is link-local: [fe80::1%eth0]:8046. Without a port it has 8046.
+An address is HOST:PORT, where HOST is a name, an IPv4 address, or an IPv6 address in brackets: [::1]:8046. A link-local address
+ends with its network interface: [fe80::1%eth0]:8046. The port defaults to 8046.
 
-`doozerd tune` examines the machine, changes nothing, and says what is in the way of low latency; see `doozerd tune --help`.
+`doozerd tune` examines the machine and says what stands in the way of low latency. It changes nothing. See `doozerd tune --help`.
 
 Environment:
   DOOZER_RWSECRET   the secret that grants reading and writing (default: everyone may)
@@ -42,26 +42,26 @@ pub struct Args {
     #[arg(long = "l", value_name = "HOST:PORT", default_value = "127.0.0.1:8046")]
     pub listen: String,
 
-    /// Tell clients and the other nodes that they find this one there, behind address translation or by a name; without a port,
-    /// the one that it listens on [default: where it listens; of all addresses, the one that leads to the other nodes]
+    /// Give clients and the other nodes this address, for a node behind address translation or with a name; the port defaults to
+    /// the one it listens on [default: the address it listens on; with all addresses, the one that leads to the other nodes]
     #[arg(long = "advertise", value_name = "HOST:PORT")]
     pub advertise: Option<String>,
 
-    /// Keep the data in this directory; it is made if it is not there
+    /// Keep the data in this directory; the server creates it if it does not exist
     #[arg(long = "d", value_name = "DIR", default_value = "doozer-data")]
     pub dir: PathBuf,
 
-    /// Pin the server to this core; a core of its own, the one that takes the disk's interrupts, serves best
+    /// Pin the server to this core; best is a core for the server alone that takes the disk's interrupts
     #[arg(long = "core", value_name = "N")]
     pub core: Option<usize>,
 
-    /// Look for more for so many microseconds after something has come, before the core sleeps: lower latency for more CPU time,
-    /// best on a core of its own; 0 does not
+    /// After each event, poll for more for this many microseconds before the core sleeps: less latency, more CPU time; best on a
+    /// core for the server alone; 0 means sleep at once
     #[arg(long = "busy-poll", value_name = "US", default_value_t = 0,
           value_parser = clap::value_parser!(u64).range(0..=10_000_000))]
     pub busy_poll: u64,
 
-    /// Name of the cluster to found [default: local]; for one that is there, checked against its name
+    /// Name of the cluster to found [default: local]; an existing cluster must have this name
     #[arg(long = "c", value_name = "NAME")]
     pub cluster: Option<String>,
 
@@ -69,46 +69,46 @@ pub struct Args {
     #[arg(long = "hist", value_name = "N", default_value = HISTORY_DEFAULT, allow_negative_numbers = true)]
     pub history: Whole,
 
-    /// Write the applied revision to `/ctl/node/<id>/applied` every so many seconds; 0 does not
+    /// Write the applied revision to `/ctl/node/<id>/applied` each time this many seconds have passed; 0 means never
     #[arg(long = "pulse", value_name = "SECONDS", default_value_t = 0.0)]
     pub pulse: f64,
 
-    /// Attach to the cluster of a node that listens on this address; may be given again. Once it has joined, a node knows the
-    /// others without it
+    /// Attach to the cluster of the node that listens on this address; may be repeated. A node needs it only until it has joined
     #[arg(long = "a", value_name = "HOST:PORT")]
     pub attach: Vec<String>,
 
-    /// URI of the cluster that serves as name service: a new node finds its cluster there, or founds it
+    /// URI of the cluster that serves as name service: a new node looks its cluster up there, or founds it
     #[arg(long = "b", value_name = "URI", env = "DOOZER_BOOT_URI", hide_env = true)]
     pub boot: Option<String>,
 
-    /// Take a member that was not heard for so long out of its slot, so that a standby can move in
+    /// Take a member that has been silent for this long out of its slot, so that a standby can move in
     #[arg(long = "timeout", value_name = "SECONDS", default_value_t = 60.0, allow_negative_numbers = true)]
     pub timeout: f64,
 
-    /// A follower that has not heard the leader for so many milliseconds, up to twice as many, stands for election
+    /// A follower stands for election after this many milliseconds without the leader, up to twice as many
     #[arg(long = "election", value_name = "MS", default_value_t = 400,
           value_parser = clap::value_parser!(u64).range(20..=600_000))]
     pub election: u64,
 
-    /// A leader gives a sign of life every so many milliseconds; the same on all nodes, and at most half of -election
+    /// The leader shows a sign of life each time this many milliseconds have passed; the same on all nodes, at most half of
+    /// -election
     #[arg(long = "heartbeat", value_name = "MS", default_value_t = 50,
           value_parser = clap::value_parser!(u64).range(5..=300_000))]
     pub heartbeat: u64,
 
-    /// Address for the original's web view; accepted, serves nothing yet
+    /// Address of the original's web view; accepted, without effect
     #[arg(long = "w", value_name = "HOST:PORT")]
     pub web: Option<String>,
 
-    /// Of the original; accepted, unused
+    /// A flag of the original; accepted, without effect
     #[arg(long = "fill", value_name = "SECONDS")]
     pub fill: Option<f64>,
 
-    /// Go on with what precedes damage in the data directory; the damaged files are kept beside the others
+    /// If the data directory is damaged, continue with the data before the damage; the damaged files stay beside the others
     #[arg(long = "salvage")]
     pub salvage: bool,
 
-    /// What belongs to no flag: start-up scripts of the original may hold it
+    /// Words that belong to no flag: start-up scripts of the original may contain some
     #[arg(hide = true)]
     pub stray: Vec<OsString>,
 
@@ -154,33 +154,33 @@ pub enum Command {
 }
 
 const TUNE_ABOUT: &str = "\
-Examines this machine for a server that is to run here, and says of each knob what is, what should be, why, and which command
-changes it. It reads only; run it as root, and it can read all.";
+Examines this machine for a server that will run here. For each knob it says what the value is, what it should be, why, and which
+command changes it. It only reads; as root it can read everything.";
 
 const TUNE_AFTER: &str = "\
-Each knob is good, bad (it costs latency or safety for sure), advice (to be weighed) or unknown.
-Where a server runs on the data directory, its limits and its core are examined, else those of this shell.
+Each knob is good, bad (it certainly costs latency or safety), advice (weigh it) or unknown.
+If a server runs on the data directory, its limits and its core are examined, otherwise those of this shell.
 
-Exit status: 0 nothing is bad; 1 something is; 2 wrong flags.";
+Exit status: 0 nothing is bad; 1 something is bad; 2 wrong flags.";
 
-/// The flags of `doozerd tune`: as far as they are the server's, they mean the same.
+/// The flags of `doozerd tune`. Those that the server has too mean the same.
 #[derive(Debug, Parser)]
 #[command(name = "doozerd tune", about = TUNE_ABOUT, after_help = TUNE_AFTER, disable_help_flag = true, max_term_width = 100,
           args_override_self = true)]
 pub struct TuneArgs {
-    /// The data directory; if it is not there yet, the nearest directory above it is examined [default: doozer-data]
+    /// The data directory; if it does not exist yet, the nearest directory above it is examined [default: doozer-data]
     #[arg(long = "d", alias = "dir", value_name = "DIR")]
     pub dir: Option<PathBuf>,
 
-    /// The core that the server is to be pinned to
+    /// The core to which the server will be pinned
     #[arg(long = "core", value_name = "N")]
     pub core: Option<usize>,
 
-    /// The address that the server is to listen on: it tells the network card [default: the card of the default route]
+    /// The address on which the server will listen; it tells which network card to examine [default: that of the default route]
     #[arg(long = "l", value_name = "HOST:PORT")]
     pub listen: Option<String>,
 
-    /// Print JSON: an array with an object for each knob
+    /// Print JSON: an array with one object for each knob
     #[arg(long = "json")]
     pub json: bool,
 
