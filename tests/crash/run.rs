@@ -14,7 +14,7 @@ use super::check::{Known, Value};
 use super::common::cluster::dying_with_us;
 use super::common::process::{Server, Setup, temp_dir};
 use super::common::wire::*;
-use super::common::{LIMIT, Random};
+use super::common::{LIMIT, Random, eventually};
 use super::fuse::{Disk, Hold, Mounted};
 use super::record::*;
 
@@ -165,9 +165,9 @@ impl Run {
         self.reach(before + count);
     }
 
-    /// Waits until the disk shows something.
+    /// Waits until the disk shows something. The disk may change without an event of the server.
     pub fn until(&self, what: &str, shows: impl Fn(&Files) -> bool) {
-        self.notes.wait(what, |_| shows(&self.disk().files()));
+        eventually(what, || shows(&self.disk().files()).then_some(()));
     }
 
     /// Ends it all: what came to the disk, and what is known.
