@@ -144,10 +144,6 @@ pub const SEGMENT: u64 = 64 << 20;
 pub const WRITE_MAX: usize = 8 << 20;
 /// Old log segments kept for reuse.
 pub const SPARE_SEGMENTS: usize = 1;
-/// The server makes the next segment ready when this many bytes of the current one are left. That is early enough: the log takes
-/// longer to write them than the server takes to write the zeros of the next one. And a server with little to write needs no second
-/// segment.
-pub const SEGMENT_AHEAD: u64 = SEGMENT - SEGMENT / 8;
 
 const _: () = assert!(SEGMENT.is_multiple_of(BLOCK as u64));
 // A batch of any size fits into one write, with half as much again beside it for block headers and small records.

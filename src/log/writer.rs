@@ -8,7 +8,7 @@
 //! ```
 //! Invariants:
 //! * At most one write is in flight. So a whole block of write n + 1 proves that all of write n is durable.
-//! * The segment after the current one is wanted when [`SEGMENT_AHEAD`] bytes of the current one are left.
+//! * The segment after the current one is wanted as soon as the current one is begun: 64 MiB before it is needed.
 //! * A segment is given up only when a snapshot covers the highest index that it ever named, and when a later segment holds a
 //!   durable write: the opening of that write carries the state on.
 //! * Segments are given up from the oldest on, so what is left is a run without gaps.
@@ -20,7 +20,7 @@ use super::record::{self, HardState, OPENING, RECORD_HEAD, Record, State};
 use super::recovery::Recovered;
 use super::segment::{self, Header, NodeId};
 use crate::faults;
-use crate::limits::{BLOCK, SEGMENT_AHEAD, SPARE_SEGMENTS};
+use crate::limits::SPARE_SEGMENTS;
 use std::collections::VecDeque;
 
 /// What a log is made with.
@@ -423,13 +423,12 @@ impl Log {
     /// Whether [`Log::wants_segment`] would ask for one.
     #[must_use]
     pub fn is_segment_missing(&self) -> bool {
-        let is_near = |current: Current| (current.free() * BLOCK) as u64 <= SEGMENT_AHEAD;
-        self.ahead == Ahead::Missing && self.current.is_none_or(is_near)
+        self.ahead == Ahead::Missing
     }
 
     /// Asks for the segment to come, once: until its answer, and after a failure until [`Log::retry_segment`], `None`.
     pub fn wants_segment(&mut self) -> Option<Prepare> {
-        if !self.is_segment_missing() {
+        if self.ahead != Ahead::Missing {
             return None;
         }
         self.ahead = Ahead::Asked;

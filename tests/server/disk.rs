@@ -289,6 +289,7 @@ fn limit_files(pid: u32, bytes: u64) {
 
 /// Waits until no file of the log is in the making.
 fn settled(setup: &Setup) {
+    eventually("the second segment", || (setup.files(".log").len() == 2).then_some(()));
     eventually("nothing in the making", || setup.files(".tmp").is_empty().then_some(()));
 }
 

@@ -1,7 +1,7 @@
 //! Space is foreseen: what was accepted fits, and what does not fit is refused before it is accepted.
 
 use super::disk::*;
-use crate::limits::{self, BLOCK};
+use crate::limits::BLOCK;
 use crate::log::*;
 
 /// The disk is full when the next segment is to be prepared. Nothing that was accepted may be stuck, and it heals.
@@ -41,25 +41,6 @@ fn a_full_disk_refuses_before_it_breaks_and_heals() {
     assert_eq!(node.log.room(), Room::Open);
     node.entry(index + 1, 2, 10);
     assert_eq!(node.disk.recover().unwrap().recovered.last_index, index + 1);
-}
-
-/// A server with little to write needs no second segment; one with much must have it long before it is needed.
-#[test]
-fn the_next_segment_is_made_too_soon_or_too_late() {
-    let params = Params { segment_size: limits::SEGMENT, ..PARAMS };
-    let mut log = Log::create(params);
-    let first = log.wants_segment().unwrap();
-    log.prepared(first.generation);
-    let mut written = 0;
-    while log.wants_segment().is_none() {
-        assert!(log.room() == Room::Open && written <= limits::SEGMENT - limits::SEGMENT_AHEAD, "too late: {written}");
-        written += 1 << 20;
-        log.append_entry(written >> 20, 1, 0, &[1; 1 << 20]);
-        let write = log.next_write().unwrap();
-        _ = log.written(write);
-    }
-    assert!(written >= (limits::SEGMENT - limits::SEGMENT_AHEAD) / 2, "too soon: {written}");
-    assert_eq!(log.room(), Room::Open);
 }
 
 /// Whatever sizes come: if the log says that they fit, they are written without another segment.
