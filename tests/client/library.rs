@@ -153,7 +153,7 @@ async fn answers_out_of_order_reach_their_callers() {
 #[tokio::test]
 async fn an_answer_that_arrives_byte_by_byte_is_whole() {
     let fake = Fake::start(|_, peer| {
-        let Some(asked) = peer.next() else { return };
+        let asked = peer.ask();
         for byte in frame(&asked, Response { value: Some(b"slow"), ..rev(1) }) {
             peer.raw(&[byte]);
         }
