@@ -20,8 +20,11 @@ pub const OPERATIONS: &[Listed] = &[
 fn write(commands: u32, entries: u32) -> Box<dyn FnMut()> {
     let batch = sets(commands);
     let mut log = Log::create(Params { segment_size: SEGMENT, node: [7; 16] });
-    let prepare = log.wants_segment().expect("the first segment is wanted");
-    log.prepared(prepare.generation);
+    // The first segment and the next one.
+    for _ in 0..2 {
+        let prepare = log.wants_segment().expect("a segment is wanted");
+        log.prepared(prepare.generation);
+    }
     Box::new(move || {
         for _ in 0..TIMES {
             for _ in 0..entries {
