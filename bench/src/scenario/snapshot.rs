@@ -258,16 +258,23 @@ mod tests {
         assert!(!with(700, 701));
     }
 
-    /// Starts a server of a map, and makes a snapshot in `dir` by hand: it begins at one revision and ends at another.
-    fn snapshot_between(dir: &Path, begins: i64, ends: i64) -> (SocketAddr, JoinHandle<()>) {
+    /// Starts a server of a map, and makes a snapshot in `dir` by hand: it begins at a revision, and ends at least `lasts` revisions
+    /// after that. On a busy machine it may begin later.
+    fn snapshot_from(dir: &Path, begins: i64, lasts: i64) -> (SocketAddr, JoinHandle<()>) {
         let addr = crate::fake::Fake::start().addr();
         let draft = dir.join("1.snap.tmp");
         let thread = std::thread::spawn(move || {
             let mut watched = Client::connect(addr).unwrap();
-            let mut until = |revision| while watched.revision().unwrap() < revision {};
+            let mut until = |revision| loop {
+                let now = watched.revision().unwrap();
+                if now >= revision {
+                    return now;
+                }
+            };
             until(begins);
             std::fs::write(&draft, "").unwrap();
-            until(ends);
+            let begun = until(begins);
+            until(begun + lasts);
             std::fs::rename(&draft, draft.with_file_name("1.snap")).unwrap();
         });
         (addr, thread)
@@ -278,7 +285,7 @@ mod tests {
     fn sets_go_on_until_a_snapshot_has_come_and_gone() {
         let dir = tempfile::tempdir().unwrap();
         let mut watch = SnapshotWatch::new(dir.path()).unwrap();
-        let (addr, server) = snapshot_between(dir.path(), 100, 300);
+        let (addr, server) = snapshot_from(dir.path(), 1_000, 200);
         let mut client = Client::connect(addr).unwrap();
         let before = client.revision().unwrap();
         let layout = Layout { files: 100, per_directory: 10 };
@@ -297,7 +304,7 @@ mod tests {
     fn sets_that_find_no_place_are_sent_later() {
         let dir = tempfile::tempdir().unwrap();
         let mut watch = SnapshotWatch::new(dir.path()).unwrap();
-        let (addr, server) = snapshot_between(dir.path(), 300, 600);
+        let (addr, server) = snapshot_from(dir.path(), 300, 300);
         let mut client = Client::connect(addr).unwrap();
         let mut probe = Probe::new(&mut client, Layout { files: 100, per_directory: 10 });
         // As if 300 had been due already, on a server that takes one at a time.
