@@ -201,12 +201,13 @@ impl Link {
             Poll::Pending => return Ok(false),
             Poll::Ready(received) => received?,
         };
+        let now = Instant::now();
         self.life.partial += received;
         if self.life.partial >= CLIENT_PROGRESS {
-            self.life.hear(Instant::now());
+            self.life.hear(now);
         }
         while let Some(body) = self.conn.next_frame()? {
-            self.life.hear(Instant::now());
+            self.life.hear(now);
             self.life.spoke = true;
             let response = Response::decode(self.conn.input(body)).map_err(Lost::Malformed)?;
             match response.tag.and_then(|tag| self.sent.remove(&tag)) {
