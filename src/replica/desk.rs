@@ -949,11 +949,8 @@ impl Desk {
         let tokens = match self.sessions.get(parked.conn) {
             Some(session) if !session.gone() => &mut session.parked,
             _ => {
-                &mut self
-                    .left
-                    .get_mut(&parked.conn)
-                    .expect("what a session leaves behind is kept until it is dropped")
-                    .parked
+                let left = self.left.get_mut(&parked.conn);
+                &mut left.expect("what a session leaves behind is kept until it is dropped").parked
             }
         };
         tokens.swap_remove(parked.place);
