@@ -28,6 +28,8 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
 /// How many places of the index the match of an event may visit while the event is applied.
 const AT_ONCE: usize = 20_000;
+/// Entering a waiter into the index costs as much as matching a byte at this many places.
+const ENTRY: usize = 4;
 /// Entering this many tokens into the index costs as much as matching a byte at a place.
 const TOKENS: usize = 16;
 
@@ -396,7 +398,7 @@ impl Waiters {
                 unreachable!("parked without a pattern")
             };
             let tokens = std::mem::take(tokens);
-            *budget = budget.saturating_sub(1 + tokens.len() / TOKENS);
+            *budget = budget.saturating_sub(ENTRY + tokens.len() / TOKENS);
             self.list(slot, &tokens);
         }
         true
