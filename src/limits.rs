@@ -138,8 +138,10 @@ const _: () = assert!(KEEP >= 4 * BATCH_MAX && KEEP_FOR_SNAPSHOT > KEEP);
 
 /// Unit of every write of the log: the physical block of nearly all devices.
 pub const BLOCK: usize = 4096;
-/// Size of a log segment's file.
+/// Size of a log segment's file, unless the operator asks for a smaller one.
 pub const SEGMENT: u64 = 64 << 20;
+/// The smallest size that the operator may ask for.
+pub const SEGMENT_MIN: u64 = 8 << 20;
 /// Largest single write of the log, in file bytes: a batch of any size and its neighbours' records.
 pub const WRITE_MAX: usize = 8 << 20;
 /// Old log segments kept for reuse.
@@ -148,6 +150,9 @@ pub const SPARE_SEGMENTS: usize = 1;
 const _: () = assert!(SEGMENT.is_multiple_of(BLOCK as u64));
 // A batch of any size fits into one write, with half as much again beside it for block headers and small records.
 const _: () = assert!(BATCH_MAX + BATCH_MAX / 2 <= WRITE_MAX && WRITE_MAX.is_multiple_of(BLOCK));
+const _: () = assert!(SEGMENT_MIN.is_multiple_of(BLOCK as u64) && SEGMENT_MIN <= SEGMENT);
+// The largest batch fits into one write of the smallest segment, beside the segment's first block and its seal.
+const _: () = assert!((BATCH_MAX + BATCH_MAX / 2 + 2 * BLOCK) as u64 <= SEGMENT_MIN);
 // The space that a large write may leave free at a segment's end is a small part of the segment.
 const _: () = assert!(SEGMENT >= 8 * WRITE_MAX as u64);
 
@@ -178,8 +183,9 @@ pub const STOP_CATCH_UP_MS: u64 = 10_000;
 
 // ---- snapshots ----
 
-/// The server takes a snapshot when the log since the last one has this size and also the size of the last snapshot.
-pub const SNAPSHOT_AFTER: u64 = 192 << 20;
+/// The server takes a snapshot when the log since the last one has the size of this many segments and also the size of the last
+/// snapshot.
+pub const SNAPSHOT_AFTER: u64 = 3;
 /// Space left for the next snapshot when a new segment is made, in addition to the size of the last snapshot.
 pub const SNAPSHOT_RESERVE: u64 = 16 << 20;
 /// Largest record of a snapshot.
@@ -187,7 +193,7 @@ pub const SNAPSHOT_RECORD_MAX: usize = 8 << 20;
 /// Snapshots are written in pieces of this many bytes.
 pub const SNAPSHOT_WRITE: usize = 256 << 10;
 
-const _: () = assert!(SNAPSHOT_AFTER >= SEGMENT && SNAPSHOT_WRITE.is_multiple_of(BLOCK));
+const _: () = assert!(SNAPSHOT_AFTER >= 1 && SNAPSHOT_WRITE.is_multiple_of(BLOCK));
 // A file of the largest size is one record of a snapshot.
 const _: () = assert!(PATH_MAX + VALUE_MAX + 1024 <= SNAPSHOT_RECORD_MAX);
 

@@ -123,6 +123,8 @@ pub struct Config {
     pub secrets: Secrets,
     /// Time between two writes of `/ctl/node/<id>/applied`, in milliseconds; 0 for never.
     pub pulse_ms: u64,
+    /// Size of the log's new segments, in bytes. It decides how long the log becomes before the node takes a snapshot.
+    pub segment: u64,
     /// The data directory, for messages to clients.
     pub dir: String,
     /// Measures the time of commits; it affects only the statistics.
@@ -333,6 +335,7 @@ impl Replica {
             addr: config.addr.clone(),
         };
         let timing = Timing { ping_ms: 2 * config.heartbeat_ms, silence_ms: 2 * config.election_ms };
+        let snapshots = snapshot::Snapshots::new(snapshot, snapshot_bytes, config.segment);
         let mesh = Mesh::new(me, timing, &config.seeds, config.earlier.clone());
         Ok(Replica {
             mesh,
@@ -354,7 +357,7 @@ impl Replica {
             next_context: 1,
             writing: false,
             introduced: Introduced::No,
-            snapshots: snapshot::Snapshots::new(snapshot, snapshot_bytes),
+            snapshots,
             applies: limits::APPLY_TURN,
             keep: limits::KEEP,
             open: false,

@@ -80,6 +80,9 @@ pub struct Options {
     pub advertise: Option<Advertise>,
     /// The data directory.
     pub dir: PathBuf,
+    /// Size of the log's new files, in bytes: a multiple of [`crate::limits::BLOCK`], from [`crate::limits::SEGMENT_MIN`] to
+    /// [`crate::limits::SEGMENT`].
+    pub segment: u64,
     /// The core to pin the server to.
     pub core: Option<usize>,
     /// How long the core polls for more after an event before it sleeps.
@@ -268,6 +271,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
             version: options.version,
             secrets: options.secrets,
             pulse_ms: millis(options.pulse),
+            segment: options.segment,
             dir: options.dir.display().to_string(),
             stopwatch: nanos,
         };

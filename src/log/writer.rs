@@ -8,7 +8,7 @@
 //! ```
 //! Invariants:
 //! * At most one write is in flight. So a whole block of write n + 1 proves that all of write n is durable.
-//! * The segment after the current one is wanted as soon as the current one is begun: 64 MiB before it is needed.
+//! * The segment after the current one is wanted as soon as the current one is begun: a whole segment before it is needed.
 //! * A segment is given up only when a snapshot covers the highest index that it ever named, and when a later segment holds a
 //!   durable write: the opening of that write carries the state on.
 //! * Segments are given up from the oldest on, so what is left is a run without gaps.

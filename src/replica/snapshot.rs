@@ -150,6 +150,8 @@ pub struct Snapshots {
     abandoned: bool,
     /// One that was received is durable under its name.
     received: Option<Received>,
+    /// Size of the log's new segments, in bytes.
+    segment: u64,
 }
 
 #[derive(Debug)]
@@ -184,22 +186,24 @@ pub struct Received {
 }
 
 impl Snapshots {
-    /// Goes on from a snapshot that covers the entries up to `last`, 0 without one.
-    pub fn new(last: u64, last_bytes: u64) -> Snapshots {
+    /// Goes on from a snapshot that covers the entries up to `last`, 0 without one. `segment` is the size of the log's new
+    /// segments, in bytes.
+    pub fn new(last: u64, last_bytes: u64, segment: u64) -> Snapshots {
         Snapshots {
-            after: limits::SNAPSHOT_AFTER,
+            after: limits::SNAPSHOT_AFTER * segment,
             last,
             last_bytes,
             taking: None,
             in_hand: false,
             abandoned: false,
             received: None,
+            segment,
         }
     }
 
     /// Takes one when the log has this size, in bytes.
     pub fn hurry(&mut self, after: u64) {
-        self.after = after.min(limits::SNAPSHOT_AFTER);
+        self.after = after.min(limits::SNAPSHOT_AFTER * self.segment);
     }
 
     /// The last entry that a durable snapshot covers.
@@ -231,13 +235,13 @@ impl Snapshots {
     /// Whether the log since the last snapshot is long enough, against the snapshot's size, to be worth another; if the
     /// log is `pressed` for space, whether there is anything to gain.
     pub fn is_due(&self, log_bytes: u64, pressed: bool) -> bool {
-        let enough = if pressed { limits::SEGMENT / 2 } else { self.after.max(self.last_bytes) };
+        let enough = if pressed { self.segment / 2 } else { self.after.max(self.last_bytes) };
         self.is_idle() && log_bytes > enough
     }
 
     /// Whether the log has grown by a segment more than makes a snapshot due.
     pub fn is_overdue(&self, log_bytes: u64) -> bool {
-        log_bytes > self.after.max(self.last_bytes) + limits::SEGMENT
+        log_bytes > self.after.max(self.last_bytes) + self.segment
     }
 
     /// Size that the next snapshot may have, by the last one, in bytes.

@@ -49,6 +49,7 @@ fn config() -> Config {
         version: "1".into(),
         secrets: Secrets::default(),
         pulse_ms: 0,
+        segment: limits::SEGMENT,
         dir: "/data".into(),
         stopwatch: || 0,
     }

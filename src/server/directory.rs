@@ -509,7 +509,7 @@ impl Opener<'_> {
 
     /// Begins the empty log of a node that never ran.
     async fn begin(&mut self, identity: &Identity) -> Result<Recovered, StartError> {
-        let mut log = Log::create(Params { segment_size: limits::SEGMENT, node: identity.node });
+        let mut log = Log::create(Params { segment_size: self.options.segment, node: identity.node });
         self.prepare(&mut log).await?;
         let (machine, start) = Rebuild::new(identity.node, self.options.history).founded(identity.raft_id, seed()?);
         self.describe(identity);
@@ -561,7 +561,7 @@ impl Opener<'_> {
             s.records,
             size(s.bytes),
         );
-        Ok(held.resume(Params { segment_size: limits::SEGMENT, node: identity.node }))
+        Ok(held.resume(Params { segment_size: self.options.segment, node: identity.node }))
     }
 
     fn describe(&mut self, identity: &Identity) {
@@ -612,7 +612,7 @@ impl Opener<'_> {
             self.erase(erase).await?;
         }
         if salvage.new_log {
-            let mut log = Log::create(Params { segment_size: limits::SEGMENT, node: identity.node });
+            let mut log = Log::create(Params { segment_size: self.options.segment, node: identity.node });
             self.prepare(&mut log).await?;
         }
         Ok(())

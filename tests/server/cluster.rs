@@ -781,7 +781,7 @@ fn a_node_that_has_lost_its_directory_is_taken_for_the_old_one() {
 /// of the history, while writes go on; and again from where it stopped when the new node dies in the midst of it.
 #[test]
 fn a_node_that_is_too_far_behind_never_catches_up() {
-    const VALUES: usize = 220;
+    const VALUES: usize = 100;
     let _turn = together();
     let mut cluster = Cluster::new(4);
     cluster.start_all(&[0, 1, 2]);

@@ -52,7 +52,7 @@ impl SmallDisk {
     fn setup(&self) -> Setup {
         let holder = self.holder.id().to_string();
         let enter = ["nsenter", "-t", &holder, "-U", "-m", "--preserve-credentials"];
-        Setup::at(self.at.path().join("data")).run_by(enter).flags(["-hist", "10"])
+        Setup::at(self.at.path().join("data")).run_by(enter).flags(["-hist", "10", "--segment", "64"])
     }
 
     /// The way to a file of it from outside.
@@ -287,12 +287,6 @@ fn limit_files(pid: u32, bytes: u64) {
     prlimit(pid, Resource::Fsize, limit).unwrap();
 }
 
-/// Waits until no file of the log is in the making.
-fn settled(setup: &Setup) {
-    eventually("the second segment", || (setup.files(".log").len() == 2).then_some(()));
-    eventually("nothing in the making", || setup.files(".tmp").is_empty().then_some(()));
-}
-
 /// A write of the log that fails must end the server, with one line that says why and a status of its own: nobody knows what
 /// is durable now. It must not be acknowledged, nor tried again.
 #[test]
@@ -302,7 +296,7 @@ fn a_failed_write_is_acknowledged() {
     let (mut c, mut other) = (server.connect(), server.connect());
     let kept = c.put("/kept", b"x");
     other.send(&wait("/lost", 1));
-    settled(&setup);
+    setup.is_settled();
     limit_files(server.pid(), 8192);
     c.send(&set("/lost", 0, b"x"));
     c.ends();
@@ -328,7 +322,7 @@ fn a_write_that_failed_half_way_is_applied_or_stops_the_start() {
     let server = setup.start();
     let mut c = server.connect();
     let kept = c.put("/kept", b"x");
-    settled(&setup);
+    setup.is_settled();
     let log = setup.read("0000000000000001.log");
     let end = log.chunks(4096).rposition(|block| block.iter().any(|byte| *byte != 0)).unwrap() + 1;
     limit_files(server.pid(), (end as u64 + 1) * 4096);
@@ -351,7 +345,7 @@ fn a_directory_that_goes_away_loses_a_write() {
     let (dir, away) = (home.path().join("data"), home.path().join("away"));
     let setup = Setup::at(&dir).flags(["-hist", "10"]);
     let server = setup.start();
-    settled(&setup);
+    setup.is_settled();
     let mut c = server.connect();
     let value = vec![b'v'; VALUE_MAX];
     let mut last = c.put("/large", &value);

@@ -7,7 +7,7 @@ use crate::common::load::{Ledger, Load};
 use crate::common::process::Setup;
 use crate::common::wire::*;
 use crate::common::{Random, eventually};
-use doozer::limits::{SNAPSHOT_AFTER, VALUE_MAX};
+use doozer::limits::{SEGMENT_MIN, SNAPSHOT_AFTER};
 use doozer::wire::Verb;
 use rustix::process::Signal;
 
@@ -78,7 +78,7 @@ fn a_crash_at_the_first_start_leaves_a_directory_that_nothing_starts_on() {
 }
 
 const FILES: usize = 300;
-const VALUE: usize = 256 << 10;
+const VALUE: usize = 64 << 10;
 
 /// The value of a file's n-th write: large, cheap to make, and unlike every other.
 fn large(file: usize, n: usize) -> Vec<u8> {
@@ -205,7 +205,7 @@ fn a_crash_in_a_snapshot_loses_a_write() {
     });
     let all = std::fs::read_dir(&setup.dir).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len());
     let all: u64 = all.sum();
-    assert!(all < 2 * SNAPSHOT_AFTER + 300 * VALUE_MAX as u64, "{} MiB on the disk", all >> 20);
+    assert!(all < 2 * SNAPSHOT_AFTER * SEGMENT_MIN + 4 * (FILES * VALUE) as u64, "{} MiB on the disk", all >> 20);
 }
 
 /// A snapshot holds the whole history: after a crash while it is taken, and after one behind it, every revision since the

@@ -7,7 +7,7 @@ use crate::common::cluster::*;
 use crate::common::history::{Call, Load, Watch, check, untroubled};
 use crate::common::wire::*;
 use crate::common::{Random, eventually};
-use doozer::limits::{SNAPSHOT_AFTER, VALUE_MAX};
+use doozer::limits::{SEGMENT_MIN, SNAPSHOT_AFTER, VALUE_MAX};
 use doozer::wire::Verb;
 
 // ---- the fire drill ----
@@ -177,7 +177,7 @@ fn a_kill_in_the_midst_of_snapshots_loses_a_write() {
     let mut random = Random(16);
     let acknowledged = |load: &Load| (0..3).map(|node| load.acknowledged(node)).sum::<usize>();
     // More than what makes a snapshot due, in bytes: of the requests, seven in ten are sets.
-    let enough = usize::try_from(SNAPSHOT_AFTER).unwrap() * 3 / 2 / SIZE * 10 / 7;
+    let enough = usize::try_from(SNAPSHOT_AFTER * SEGMENT_MIN).unwrap() * 3 / 2 / SIZE * 10 / 7;
     while acknowledged(&load) < enough {
         let victim = random.below(3);
         load.gets_on(&cluster.live(), 10 + random.below(40));

@@ -179,10 +179,10 @@ fn a_member_with_a_damaged_snapshot_is_gone_for_good() {
     let mut cluster = Cluster::new(3).flags(&["-timeout", "2"]).up(3);
     let mut c = cluster.connect(0);
     let mut value = crate::common::Random(13).bytes(VALUE_MAX);
-    for i in 0..228_usize {
-        if i < 220 {
+    for i in 0..56_usize {
+        if i < 48 {
             value[..8].copy_from_slice(&i.to_le_bytes());
-            c.send(&set(&format!("/large/{}", i % 60), -1, &value));
+            c.send(&set(&format!("/large/{}", i % 40), -1, &value));
         }
         if i >= 8 {
             c.recv().revision();
@@ -200,7 +200,7 @@ fn a_member_with_a_damaged_snapshot_is_gone_for_good() {
         if missing {
             std::fs::remove_file(cluster.setup(victim).dir.join(&snapshot)).unwrap();
         } else {
-            patch(cluster.setup(victim), &snapshot, 50 << 20, |byte| byte ^ 1);
+            patch(cluster.setup(victim), &snapshot, 8 << 20, |byte| byte ^ 1);
         }
         cluster.start(victim);
         let said = cluster.stderr(victim);

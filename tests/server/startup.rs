@@ -323,6 +323,7 @@ fn a_second_server_takes_the_same_directory() {
     let server = setup.start();
     let mut c = server.connect();
     let now = c.put("/x", b"1");
+    setup.is_settled();
     let files = setup.files("");
     let pid = server.pid().to_string();
     one_line(&setup.refused(), 1, &[text(&setup.dir), "in use", &pid, "-d"]);

@@ -74,6 +74,7 @@ fn the_data_directory_is_touched() {
         names.sort();
         names
     };
+    setup.is_settled();
     let before = names();
     let (_, all) = tuned(&["-d", text(&setup.dir)]);
     assert_eq!(names(), before);

@@ -15,6 +15,8 @@ use crate::node::Flags;
 
 /// Usual size of a segment: large enough for whatever raft sends at once, small enough to be read quickly.
 const SEGMENT: u64 = 8 << 20;
+/// Size of the log at which a server with segments of the usual size takes a snapshot.
+pub const SNAPSHOT_AFTER: u64 = limits::SNAPSHOT_AFTER * limits::SEGMENT;
 /// Past revisions that stay readable: all.
 pub const HISTORY: u64 = 10_000_000;
 /// Sizes that decide when something happens.
@@ -30,7 +32,7 @@ pub struct Sizes {
 
 impl Default for Sizes {
     fn default() -> Sizes {
-        Sizes { segment: SEGMENT, keep: limits::KEEP, snapshot_after: limits::SNAPSHOT_AFTER }
+        Sizes { segment: SEGMENT, keep: limits::KEEP, snapshot_after: SNAPSHOT_AFTER }
     }
 }
 

@@ -7,7 +7,7 @@ use std::fmt;
 use clap::ValueEnum;
 use doozer::limits;
 
-use crate::boot::{HISTORY, Sizes};
+use crate::boot::{HISTORY, SNAPSHOT_AFTER, Sizes};
 use crate::chance::Chance;
 use crate::client::Load;
 use crate::node::Flags;
@@ -160,7 +160,7 @@ impl Mix {
         let ballast = if chance.once_in(8) { 40 } else { 0 };
         let sizes = Sizes {
             keep: chance.pick(&[50_000, 1 << 20, limits::KEEP]),
-            snapshot_after: chance.pick(&[1 << 20, 2 << 20, 8 << 20, limits::SNAPSHOT_AFTER]),
+            snapshot_after: chance.pick(&[1 << 20, 2 << 20, 8 << 20, SNAPSHOT_AFTER]),
             ..Sizes::default()
         };
         let sizes = sizes.with_segments(if ballast > 0 || clients.iter().any(|load| load.size > 1_000) {

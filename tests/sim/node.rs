@@ -411,6 +411,7 @@ impl Node {
                     version: "test".into(),
                     secrets: Secrets::default(),
                     pulse_ms: self.flags.pulse_ms,
+                    segment: doozer::limits::SEGMENT,
                     dir: "/data".into(),
                     stopwatch: || 0,
                 };

@@ -27,7 +27,7 @@ const OUTSTANDING: usize = 10_000;
 const AFTERMATH: Duration = Duration::from_millis(20);
 /// After so many sets without a snapshot there will be none: their values alone are several times what a snapshot is due for. How long
 /// that takes is the machine's matter.
-const SETS_MAX: u64 = 4 * doozer::limits::SNAPSHOT_AFTER / VALUE as u64;
+const SETS_MAX: u64 = 4 * doozer::limits::SNAPSHOT_AFTER * doozer::limits::SEGMENT / VALUE as u64;
 
 /// A set, in time since the beginning.
 #[derive(Clone, Copy, Debug)]

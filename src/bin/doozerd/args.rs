@@ -51,6 +51,12 @@ pub struct Args {
     #[arg(long = "d", value_name = "DIR", default_value = "doozer-data")]
     pub dir: PathBuf,
 
+    /// Size of the log's files in MiB, from 8 to 64. The server fills two of them with zeros before its first start: small files let
+    /// it start sooner and take less of the disk, large ones are changed less often
+    #[arg(long = "segment", value_name = "MIB", default_value_t = doozer::limits::SEGMENT >> 20,
+          value_parser = clap::value_parser!(u64).range(doozer::limits::SEGMENT_MIN >> 20..=doozer::limits::SEGMENT >> 20))]
+    pub segment: u64,
+
     /// Pin the server to this core; best is a core for the server alone that takes the disk's interrupts
     #[arg(long = "core", value_name = "N")]
     pub core: Option<usize>,
@@ -288,7 +294,15 @@ mod tests {
     /// A mistyped flag must not be read as another flag, nor a malformed number as a default.
     #[test]
     fn wrong_flags_are_refused() {
-        for args in [&["-nope"][..], &["-hist", "-"], &["-hist", "many"], &["-hist", "-5x"], &["-core", "-1"]] {
+        for args in [
+            &["-nope"][..],
+            &["-hist", "-"],
+            &["-hist", "many"],
+            &["-hist", "-5x"],
+            &["-core", "-1"],
+            &["-segment", "7"],
+            &["-segment", "65"],
+        ] {
             assert!(parse_from(args).is_err(), "{args:?}");
         }
     }

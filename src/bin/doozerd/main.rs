@@ -145,6 +145,7 @@ fn options(args: args::Args) -> Result<Options, String> {
         listen: args.listen.parse::<Listen>().map_err(|e| wrong("-l", e))?,
         advertise: advertise.map_err(|e| wrong("-advertise", e))?,
         dir: args.dir,
+        segment: args.segment << 20,
         core: args.core,
         busy_poll: Duration::from_micros(args.busy_poll),
         cluster: args.cluster,

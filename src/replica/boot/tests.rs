@@ -61,7 +61,7 @@ impl Disk {
                 let _durable = log.written(write);
             }
         }
-        let mut snapshots = Snapshots::new(0, 0);
+        let mut snapshots = Snapshots::new(0, 0, crate::limits::SEGMENT);
         let mut machine = Machine::founding(100);
         snapshots.begin(&mut machine, &identity.node, 7, 1);
         assert!(snapshots.take_in_hand());

@@ -18,6 +18,9 @@ use super::{LIMIT, eventually};
 
 const DOOZERD: &str = env!("CARGO_BIN_EXE_doozerd");
 
+/// A log of small files: with those that are usual, the tests would write tens of GiB of zeros. A later flag takes precedence.
+const SMALL_LOG: [&str; 2] = ["--segment", "8"];
+
 /// An empty directory on the disk that the project is built on; gone when it is dropped.
 pub fn temp_dir() -> TempDir {
     TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
@@ -88,7 +91,7 @@ impl Setup {
     fn command(&self) -> Command {
         let mut words = self.prefix.iter().map(OsString::as_os_str).chain([OsStr::new(DOOZERD)]);
         let mut command = Command::new(words.next().expect("at least the program"));
-        command.args(words).args(["-l", &self.listen, "-d"]).arg(&self.dir).args(&self.flags);
+        command.args(words).args(["-l", &self.listen, "-d"]).arg(&self.dir).args(SMALL_LOG).args(&self.flags);
         clean(&mut command);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
@@ -120,6 +123,12 @@ impl Setup {
     #[track_caller]
     pub fn refused(&self) -> Exited {
         self.spawn().exited()
+    }
+
+    /// Waits until the server has made both of its first segments, and so no file is in the making.
+    pub fn is_settled(&self) {
+        eventually("the second segment", || (self.files(".log").len() == 2).then_some(()));
+        eventually("nothing in the making", || self.files(".tmp").is_empty().then_some(()));
     }
 
     /// Bytes of a file of the data directory.
