@@ -32,6 +32,9 @@ struct Net {
 
 const PORT: u16 = 8046;
 
+/// The servers, and what asks them, share two cores: one that is slow because of that is not to be taken for one that is cut off.
+const PATIENT: &[&str] = &["-election", "1000"];
+
 fn address(node: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 0, 0, u8::try_from(node + 1).unwrap())
 }
@@ -192,7 +195,7 @@ fn a_chain_of_three_stops() {
         return;
     }
     let net = Net::new(3);
-    let cluster = net.cluster(&[]).up(3);
+    let cluster = net.cluster(PATIENT).up(3);
     let load = cluster.load(&[0, 1, 2], 1, 150);
     load.gets_on(&[0, 1, 2], 20);
     for middle in [1, 2, 0, 1] {
@@ -220,8 +223,7 @@ fn a_line_or_a_star_of_five_stops() {
     }
     let all = [0, 1, 2, 3, 4];
     let net = Net::new(5);
-    // Five servers, and what asks them, share two cores: who is slow for that is not to be taken for cut off.
-    let cluster = net.cluster(&["-election", "1000"]).up(5);
+    let cluster = net.cluster(PATIENT).up(5);
     let load = cluster.load(&all, 1, 100);
     load.gets_on(&all, 20);
     let n = leader_first(&cluster);
@@ -249,7 +251,7 @@ fn a_stale_hub_stops_those_around_it() {
         return;
     }
     let net = Net::new(5);
-    let mut cluster = net.cluster(&[]).up(5);
+    let mut cluster = net.cluster(PATIENT).up(5);
     let leader = cluster.leader();
     let hub = (leader + 2) % 5;
     let rest = cluster.others(&[leader, hub]);
@@ -281,7 +283,7 @@ fn a_one_way_loss_stops_a_node() {
         return;
     }
     let net = Net::new(3);
-    let cluster = net.cluster(&[]).up(3);
+    let cluster = net.cluster(PATIENT).up(3);
     let load = cluster.load(&[0, 1, 2], 1, 150);
     load.gets_on(&[0, 1, 2], 20);
     for (from, to) in [(0, 1), (1, 0), (1, 2)] {
@@ -306,7 +308,7 @@ fn a_deaf_or_mute_node_unsettles_the_others() {
         return;
     }
     let net = Net::new(3);
-    let cluster = net.cluster(&[]).up(3);
+    let cluster = net.cluster(PATIENT).up(3);
     let leader = cluster.leader();
     let others = cluster.others(&[leader]);
     let (cut, stays) = (others[0], [leader, others[1]]);
@@ -337,7 +339,7 @@ fn a_minority_writes_or_a_majority_does_not() {
         return;
     }
     let net = Net::new(5);
-    let cluster = net.cluster(&[]).up(5);
+    let cluster = net.cluster(PATIENT).up(5);
     let watch = Watch::start(&cluster, &[0, 1, 2, 3, 4]);
     let all = [0, 1, 2, 3, 4];
     let mut calls = Vec::new();
