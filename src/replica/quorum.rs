@@ -146,6 +146,8 @@ impl Replica {
         let now = self.now_ms;
         if live > all / 2 {
             (self.lost_since, self.met) = (None, true);
+        } else if self.is_led_by_unknown_majority() {
+            self.lost_since = None;
         } else {
             self.lost_since.get_or_insert(now);
         }
@@ -187,6 +189,12 @@ impl Replica {
         } else {
             self.lines.push(format!("quorum: {live} of {all} members in reach, writes go on"));
         }
+    }
+
+    /// Returns whether a leader is there for a majority that this node may not know: until it has caught up, the members may have
+    /// changed without it. A leader that no longer reaches its majority steps down.
+    fn is_led_by_unknown_majority(&self) -> bool {
+        !self.has_caught_up() && self.leader().is_some_and(|leader| leader != self.config.raft_id)
     }
 
     /// Returns whether this node is behind the cluster and moves towards it: the leader has named an entry that is not applied here

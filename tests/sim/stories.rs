@@ -52,6 +52,7 @@ list! {
         a_stuck_segment_refuses_writes_when_the_log_has_no_room;
     restarts:
         a_node_is_announced_when_it_has_caught_up (soak),
+        a_node_that_knows_none_of_the_members_is_announced_when_it_has_caught_up (soak),
         a_write_at_a_node_that_catches_up_slowly_waits_for_it,
         a_node_without_a_majority_is_announced_soon_and_says_that_there_is_none,
         a_cluster_that_starts_is_not_said_to_have_lost_its_quorum (soak),

@@ -51,6 +51,37 @@ pub fn a_node_is_announced_when_it_has_caught_up() {
     }
 }
 
+/// A standby that was stopped knows the founder as the only member. Meanwhile the cluster has grown, and the founder is gone. The
+/// standby hears of a leader, so there is a quorum, although it reaches no member that it knows.
+pub fn a_node_that_knows_none_of_the_members_is_announced_when_it_has_caught_up() {
+    for seed in seeds(5, 4_020..4_040) {
+        let mut world = World::with(seed, 4, 1, forgetful());
+        world.run(500);
+        for host in 1..4 {
+            world.start(host);
+        }
+        world.until(LIMIT, "the standby is announced", |world| is_announced(world, 3));
+        world.stop(3);
+        world.until(LIMIT, "it has stopped", |world| !world.nodes[3].is_up());
+        for slot in 1..3 {
+            world.add_slot(0, slot);
+        }
+        world.until(LIMIT, "the cluster has grown", |world| world.voters(0) == 3);
+        world.fill(0, 100, 100_000);
+        world.kill(0);
+        world.write(1, LIMIT);
+        let there = applied(&mut world, 1);
+        world.disk(3).latency = (100_000, 200_000);
+        let began = world.now();
+        world.start(3);
+        world.until(LIMIT, "it is announced", |world| is_announced(world, 3));
+        assert!(applied(&mut world, 3) >= there, "{} of {there}", applied(&mut world, 3));
+        assert!(!world.has_said(3, "no quorum", began));
+        world.disk(3).heal();
+        world.finish();
+    }
+}
+
 /// A client writes at a node that is behind and catches up slowly. The write waits until the node has caught up: the others have a
 /// quorum, and so has the node. Nothing in its log says otherwise, and nobody goes on with the next node before.
 pub fn a_write_at_a_node_that_catches_up_slowly_waits_for_it() {
