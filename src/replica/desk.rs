@@ -674,6 +674,8 @@ impl Desk {
             return;
         }
         let mut woken = std::mem::take(&mut self.woken);
+        // All at once: on the way there, each doubling would be the first touch of fresh memory.
+        woken.reserve(limits::WAKES_TURN);
         store.take_woken(self.wakes, &mut woken);
         self.wakes -= woken.len();
         for w in woken.drain(..) {
