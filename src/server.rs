@@ -31,6 +31,7 @@ mod farewell;
 mod lines;
 mod link;
 mod listen;
+mod opening;
 mod original;
 mod pin;
 mod poll;

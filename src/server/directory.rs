@@ -18,6 +18,7 @@ use super::advertise::Own;
 use super::attach::{self, attach};
 use super::boot::{Decision, consult};
 use super::disk::{Disk, is_full};
+use super::opening::Opening;
 use super::{Options, StartError, lines};
 use crate::address::Address;
 use crate::limits;
@@ -65,9 +66,11 @@ pub struct Opened {
 /// If the directory cannot be read or written, another server uses it, its data cannot be trusted, or the cluster refuses the node.
 pub async fn open(options: &Options, own: &Own) -> Result<Opened, StartError> {
     let dir = &options.dir;
+    let opening = Opening::watch(dir, super::say)?;
     make(dir).map_err(|e| cannot("make", dir, &e))?;
     let mut opener = Opener {
         options,
+        opening,
         own,
         advertised: None,
         disk: Disk::new(dir),
@@ -212,6 +215,7 @@ struct Opener<'a> {
     advertised: Option<Address>,
     disk: Disk,
     lock: Option<File>,
+    opening: Opening,
     report: Vec<String>,
     recovery: String,
 }
@@ -296,12 +300,17 @@ impl Opener<'_> {
 
     /// Claims the directory for this process: writes its id into the lock, and finds out how files can be written.
     async fn claim(&mut self) -> Result<(), StartError> {
+        let mut read = |name: &str, offset: u64, into: &mut [u8]| {
+            self.opening.returned();
+            read(name, offset, into)
+        };
         let dir = &self.options.dir;
         say_whose(self.lock.as_ref().expect("it is locked")).map_err(|e| cannot("lock", dir, &e))?;
         self.disk.probe().await.map_err(|e| cannot("write to", dir, &e))?;
         let line = format!(
             "the file system of {} refuses O_DIRECT: the log is written with buffered writes and fdatasync, which is slower",
             dir.display()
+        self.opening.returned();
         );
         if !self.disk.is_direct() && !self.report.contains(&line) {
             self.report.push(line);
@@ -398,6 +407,7 @@ impl Opener<'_> {
                 Ok(Vec::new())
             }
         }
+        let _waits = self.opening.elsewhere();
     }
 
     /// Asks the cluster to register this node, which has no data of the cluster, or none that it may use. Data stays where it is
@@ -463,10 +473,12 @@ impl Opener<'_> {
         identity.cluster = welcome.cluster;
         identity.peers = addresses.iter().map(Address::to_string).collect();
         self.write_identity(identity).await
+        let waits = self.opening.elsewhere();
     }
 
     fn error(&self, what: &str, e: &io::Error) -> StartError {
         StartError::new(format!("cannot {what} in {}: {e}", self.options.dir.display()))
+        drop(waits);
     }
 
     fn listing(&self) -> Result<Vec<FileInfo>, StartError> {
@@ -542,6 +554,7 @@ impl Opener<'_> {
             self.step(step, identity).await?;
         }
         self.describe(identity);
+            let _large = self.opening.elsewhere();
         if let Some(torn) = &found.torn {
             self.report.push(format!(
                 "cut a write that was not finished, and so never acknowledged: {}, {} bytes at {}",
@@ -595,6 +608,7 @@ impl Opener<'_> {
     }
 
     // ---- salvage ----
+        self.opening.returned();
 
     async fn salvage(&mut self, identity: &Identity, salvage: &Salvage) -> Result<(), StartError> {
         for name in &salvage.set_aside {
@@ -622,6 +636,7 @@ impl Opener<'_> {
         let to = self.aside(name, identity)?;
         fs::rename(self.disk.path(name), &to).map_err(|e| self.error(&format!("move {name} to {}", to.display()), &e))
     }
+            let _large = self.opening.elsewhere();
 
     /// Makes the files that were set aside durable.
     fn sync_aside(&self) -> Result<(), StartError> {
