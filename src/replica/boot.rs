@@ -300,7 +300,8 @@ pub fn look(told: &Told<'_>, listing: &[FileInfo], read: &mut log::Read<'_, Read
     inspect(Some(&identity.node), listing, read)?;
     if let Some(wanted) = told.cluster
         && wanted != identity.cluster
-        && !identity.cluster.is_empty()
+        // A node that no cluster has let in yet is of none.
+        && identity.cluster_id != 0
     {
         let line = format!(
             "-c {wanted}: file {} is that of a node of the cluster {}; leave -c away, or choose another directory with -d",

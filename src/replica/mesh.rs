@@ -458,7 +458,7 @@ impl Mesh {
             let detail = if hello.cluster == me.cluster {
                 format!("{ours}, and you are of another cluster with the same name: attach an empty directory")
             } else {
-                format!("{ours}, and you are of cluster {}: attach to a node of that, or leave -c away", hello.cluster)
+                format!("{ours}, and you ask for cluster {}: attach to a node of that, or leave -c away", hello.cluster)
             };
             return Some((Refusal::Cluster, detail));
         }

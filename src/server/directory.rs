@@ -208,14 +208,19 @@ fn refused(dir: &Path, refused: &Refused) -> StartError {
     StartError::with_status(line, refused.status)
 }
 
+/// The operator has given no address but this node's own.
+fn only_myself() -> StartError {
+    StartError::new(attach::Failure::OnlyMyself.to_string())
+}
+
 struct Opener<'a> {
     options: &'a Options,
+    opening: Opening,
     own: &'a Own,
     /// The address at which others find the node, once it is settled.
     advertised: Option<Address>,
     disk: Disk,
     lock: Option<File>,
-    opening: Opening,
     report: Vec<String>,
     recovery: String,
 }
@@ -295,22 +300,22 @@ impl Opener<'_> {
             seed: seed()?,
         };
         let mut read = reader(&self.options.dir);
+        let mut read = |name: &str, offset: u64, into: &mut [u8]| {
+            self.opening.returned();
+            read(name, offset, into)
+        };
         boot::look(&told, &self.listing()?, &mut read).map_err(|why| refused(&self.options.dir, &why))
     }
 
     /// Claims the directory for this process: writes its id into the lock, and finds out how files can be written.
     async fn claim(&mut self) -> Result<(), StartError> {
-        let mut read = |name: &str, offset: u64, into: &mut [u8]| {
-            self.opening.returned();
-            read(name, offset, into)
-        };
         let dir = &self.options.dir;
+        self.opening.returned();
         say_whose(self.lock.as_ref().expect("it is locked")).map_err(|e| cannot("lock", dir, &e))?;
         self.disk.probe().await.map_err(|e| cannot("write to", dir, &e))?;
         let line = format!(
             "the file system of {} refuses O_DIRECT: the log is written with buffered writes and fdatasync, which is slower",
             dir.display()
-        self.opening.returned();
         );
         if !self.disk.is_direct() && !self.report.contains(&line) {
             self.report.push(line);
@@ -380,6 +385,12 @@ impl Opener<'_> {
     }
 
     async fn new_node(&mut self) -> Result<Identity, StartError> {
+        // Refused before anything is written: later starts would take the directory for that of a node which is to join.
+        let is_own = |address: &Address| self.own.is_known_as(address) || self.advertised.as_ref() == Some(address);
+        let (attach, boot) = (&self.options.attach, &self.options.boot);
+        if !attach.is_empty() && boot.is_none() && attach.iter().all(is_own) {
+            return Err(only_myself());
+        }
         let identity = self.newcomer()?;
         if identity.raft_id == FOUNDER {
             super::say(&format!(
@@ -396,6 +407,7 @@ impl Opener<'_> {
     /// that.
     async fn consult(&self, uri: &str, identity: &mut Identity) -> Result<Vec<Address>, StartError> {
         let node = identity.node.escape_ascii().to_string();
+        let _waits = self.opening.elsewhere();
         let decision = consult(uri, &identity.cluster, &node, &|line| super::say(line)).await;
         match decision.map_err(|why| StartError::new(format!("-b {uri}: {why}")))? {
             Decision::Attach(addresses) => Ok(addresses.iter().filter_map(|address| address.parse().ok()).collect()),
@@ -407,7 +419,6 @@ impl Opener<'_> {
                 Ok(Vec::new())
             }
         }
-        let _waits = self.opening.elsewhere();
     }
 
     /// Asks the cluster to register this node, which has no data of the cluster, or none that it may use. Data stays where it is
@@ -433,6 +444,7 @@ impl Opener<'_> {
         if addresses.is_empty() {
             return Err(match nameless {
                 Some(damage) => nobody(damage),
+                None if !self.options.attach.is_empty() => only_myself(),
                 None => StartError::new(format!(
                     "{} holds a node that has not joined its cluster: give the address of a node of that with -a, or choose another \
                      directory with -d",
@@ -440,10 +452,19 @@ impl Opener<'_> {
                 )),
             });
         }
+        if self.options.attach.is_empty() && self.options.boot.is_none() && identity.cluster_id == 0 {
+            let addresses: Vec<String> = addresses.iter().map(Address::to_string).collect();
+            super::say(&format!(
+                "this node has not joined its cluster yet, and attaches to {}, as an earlier start was told; to found a cluster \
+                 instead, choose another directory with -d",
+                addresses.join(", ")
+            ));
+        }
         let joiner = Joiner {
             node: identity.node,
             incarnation: identity.incarnation,
-            cluster: if identity.cluster.is_empty() {
+            // A node that no cluster has let in yet is of none, whatever an earlier start was told.
+            cluster: if identity.cluster_id == 0 {
                 self.options.cluster.clone().unwrap_or_default()
             } else {
                 identity.cluster.clone()
@@ -452,10 +473,12 @@ impl Opener<'_> {
             secret: self.options.secrets.read_write.clone(),
             addr: String::new(),
         };
+        let waits = self.opening.elsewhere();
         let asked = attach(&joiner, self.own, self.advertised.as_ref(), &addresses, &mut |text| {
             lines::log(&Line { text, of_others: true })
         })
         .await;
+        drop(waits);
         let welcome = asked.map_err(|failure| match (failure, nameless) {
             (attach::Failure::OnlyMyself, Some(damage)) => nobody(damage),
             (failure, _) => StartError::new(failure.to_string()),
@@ -473,12 +496,10 @@ impl Opener<'_> {
         identity.cluster = welcome.cluster;
         identity.peers = addresses.iter().map(Address::to_string).collect();
         self.write_identity(identity).await
-        let waits = self.opening.elsewhere();
     }
 
     fn error(&self, what: &str, e: &io::Error) -> StartError {
         StartError::new(format!("cannot {what} in {}: {e}", self.options.dir.display()))
-        drop(waits);
     }
 
     fn listing(&self) -> Result<Vec<FileInfo>, StartError> {
@@ -533,6 +554,7 @@ impl Opener<'_> {
     async fn prepare(&mut self, log: &mut Log) -> Result<(), StartError> {
         if let Some(prepare) = log.wants_segment() {
             let generation = prepare.generation;
+            let _large = self.opening.elsewhere();
             self.disk.prepare(prepare, 0).await.map_err(|e| self.error("make a segment of the log", &e))?;
             log.prepared(generation);
         }
@@ -554,7 +576,6 @@ impl Opener<'_> {
             self.step(step, identity).await?;
         }
         self.describe(identity);
-            let _large = self.opening.elsewhere();
         if let Some(torn) = &found.torn {
             self.report.push(format!(
                 "cut a write that was not finished, and so never acknowledged: {}, {} bytes at {}",
@@ -587,6 +608,7 @@ impl Opener<'_> {
     }
 
     async fn step(&self, step: &Step, identity: &Identity) -> Result<(), StartError> {
+        self.opening.returned();
         match step {
             Step::Erase(erase) => self.erase(erase).await,
             Step::Sync(name) => File::open(self.disk.path(name))
@@ -608,13 +630,13 @@ impl Opener<'_> {
     }
 
     // ---- salvage ----
-        self.opening.returned();
 
     async fn salvage(&mut self, identity: &Identity, salvage: &Salvage) -> Result<(), StartError> {
         for name in &salvage.set_aside {
             self.set_aside(name, identity)?;
         }
         for name in &salvage.copy {
+            let _large = self.opening.elsewhere();
             let to = self.aside(name, identity)?;
             fs::copy(self.disk.path(name), &to)
                 .and_then(|_| File::open(&to)?.sync_all())
@@ -636,7 +658,6 @@ impl Opener<'_> {
         let to = self.aside(name, identity)?;
         fs::rename(self.disk.path(name), &to).map_err(|e| self.error(&format!("move {name} to {}", to.display()), &e))
     }
-            let _large = self.opening.elsewhere();
 
     /// Makes the files that were set aside durable.
     fn sync_aside(&self) -> Result<(), StartError> {

@@ -260,10 +260,41 @@ fn a_node_joins_a_cluster_of_another_name() {
     let _turn = together();
     let cluster = Cluster::new(1).up(1);
     let stray = Setup::new().listen(fresh_address()).flags(["-c", "other-name", "-a", &cluster.addr(0).to_string()]);
-    one_line(&stray.refused(), &["other-name", "local"]);
+    one_line(&stray.refused(), &["other-name", "local", "leave -c away"]);
     cluster.server(0).says("other-name");
     assert!(!value(&mut cluster.connect(0), "/ctl/name").contains("other"));
     assert_eq!(cluster.slots().len(), 1);
+    // That remedy works, on the same directory.
+    let via = cluster.addr(0).to_string();
+    let without =
+        Setup::new().on_directory_of(&stray).listen(fresh_address()).run_by(dying_with_us()).flags(["-a", &via]);
+    without.start().says("attached to cluster local");
+}
+
+/// A copied command line gives a node its own address to attach to. It is told so, and the directory is still good for a new cluster.
+#[test]
+fn a_node_attaches_to_itself() {
+    let addr = fresh_address();
+    let node = Setup::new().listen(addr).run_by(dying_with_us());
+    for flags in [vec![addr.to_string()], vec!["10.0.0.9:1".into(), "-advertise".into(), "10.0.0.9:1".into()]] {
+        let flags = std::iter::once("-a".to_owned()).chain(flags);
+        one_line(&node.clone().flags(flags).refused(), &["its own", "-a"]);
+        assert_eq!(node.files("node"), [""; 0]);
+    }
+    node.start().says("founding");
+}
+
+/// A node that has not joined its cluster yet never founds one by itself. The operator is told where it tries, and why.
+#[test]
+fn a_node_tries_an_address_that_nobody_gave_it() {
+    let (addr, away) = (fresh_address(), fresh_address().to_string());
+    let node = Setup::new().listen(addr).run_by(dying_with_us());
+    let first = node.clone().flags(["-a", &away]).spawn();
+    first.says("cannot attach");
+    first.kill();
+    let again = node.spawn();
+    let line = again.says("earlier start");
+    assert!(line.contains(&away) && line.contains("-d"), "{line}");
 }
 
 /// Whoever does not know the secret must not become a part of the cluster; those that know it serve only clients that do.
