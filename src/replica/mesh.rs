@@ -44,6 +44,9 @@ const SEED_PAUSE_MS: u64 = 1_000;
 const REFUSED_PAUSE_MS: u64 = 2_000;
 /// Time after which the log says that a node without a direct link is relayed; a link that is being dialed comes sooner.
 const RELAY_SAID_MS: u64 = 2_000;
+/// Time after which the log says that another node claims this node's address: what is known of a node that moves is old for a
+/// moment.
+const RIVAL_SAID_MS: u64 = 2_000;
 /// Nodes of which it is remembered what was said about them last.
 const TOLD_MAX: usize = 1_000;
 /// Addresses from earlier starts that are kept although no node has answered there since.
@@ -171,6 +174,8 @@ pub struct Mesh {
     told: BTreeMap<String, String>,
     /// The same about nodes that were refused a link, by their ids. Strangers may fill this table, but not the other one.
     told_of_strangers: BTreeMap<String, String>,
+    /// When another node was first found to claim this node's address.
+    rival_since: Option<u64>,
     /// For each relayed node: through which node, since when, and whether the log says so.
     relayed: BTreeMap<u64, (u64, u64, bool)>,
     lines: Vec<String>,
@@ -197,6 +202,7 @@ impl Mesh {
             to_dial: Vec::new(),
             told: BTreeMap::new(),
             told_of_strangers: BTreeMap::new(),
+            rival_since: None,
             relayed: BTreeMap::new(),
             lines: Vec::new(),
             now_ms: 0,
@@ -457,6 +463,11 @@ impl Mesh {
         if (known && hello.cluster_id != me.cluster_id) || (!hello.cluster.is_empty() && hello.cluster != me.cluster) {
             let detail = if hello.cluster == me.cluster {
                 format!("{ours}, and you are of another cluster with the same name: attach an empty directory")
+            } else if known {
+                format!(
+                    "{ours}, and you are of cluster {}: attach to a node of that, or attach an empty directory",
+                    hello.cluster
+                )
             } else {
                 format!("{ours}, and you ask for cluster {}: attach to a node of that, or leave -c away", hello.cluster)
             };
@@ -792,8 +803,13 @@ impl Mesh {
         };
         let Some((_, rival)) = members.nodes().iter().find(rival) else {
             self.told.remove(RIVAL);
+            self.rival_since = None;
             return;
         };
+        let since = *self.rival_since.get_or_insert(self.now_ms);
+        if self.now_ms.saturating_sub(since) < RIVAL_SAID_MS {
+            return;
+        }
         let line = format!(
             "node {} says that it is at {}, and so does this node: give each an address of its own with -advertise",
             rival.node.escape_ascii(),
