@@ -130,6 +130,18 @@ impl Call {
         }
     }
 
+    /// Notes that a server answered with READONLY. It certainly did not carry the call out, so the client may send it again, as if it
+    /// had not sent it yet.
+    pub fn note_refusal(&mut self, error: Error) {
+        self.refused.get_or_insert((Instant::now(), error));
+        self.uncount();
+    }
+
+    /// Takes back the last attempt: the server did not get the call, or the client itself gave the connection up.
+    pub const fn uncount(&mut self) {
+        self.attempts -= 1;
+    }
+
     /// Returns the error for a call that the server at `address` certainly did not carry out, or that is a read, when its connection
     /// was lost.
     pub fn not_answered(&self, address: &Address, cause: &Lost) -> Error {

@@ -298,8 +298,7 @@ impl Driver {
         match result {
             Err(error) if error.code() == Some(ErrCode::Readonly) && self.options.addresses.len() > 1 => {
                 // The server certainly did not carry it out, so another server may, without the risk of doing it twice.
-                call.refused.get_or_insert((Instant::now(), error));
-                call.attempts -= 1;
+                call.note_refusal(error);
                 self.refused.push(call);
             }
             result => call.answer(result),
@@ -473,7 +472,7 @@ impl Driver {
     /// Takes all calls back from a connection that the driver gives up; no write is under way on it.
     fn take_back(&mut self, link: &mut Link) {
         let again = |mut held: Held| {
-            held.call.attempts -= 1;
+            held.call.uncount();
             held.call
         };
         let calls = link.take_all().into_iter().map(again).collect();
@@ -569,7 +568,9 @@ impl Driver {
 impl Held {
     /// Returns the call, to be sent again. It counts as an attempt only if the server may have received it.
     fn again(mut self) -> Call {
-        self.call.attempts -= u32::from(!self.taken);
+        if !self.taken {
+            self.call.uncount();
+        }
         self.call
     }
 }
@@ -597,8 +598,7 @@ impl Left {
 fn serve(link: &mut Link, patience: &Patience, again: &mut Vec<Call>, cx: &mut Context<'_>) -> Result<(), Lost> {
     let mut answer = |mut call: Call, result: Result<Answer, Error>| match result {
         Err(error) if error.code() == Some(ErrCode::Readonly) => {
-            call.refused.get_or_insert((Instant::now(), error));
-            call.attempts -= 1;
+            call.note_refusal(error);
             again.push(call);
         }
         result => call.answer(result),
@@ -626,4 +626,32 @@ fn pause(failures: u32) -> Duration {
 fn random() -> usize {
     let bytes = RandomState::new().hash_one(0_u8).to_ne_bytes();
     usize::from(u16::from_ne_bytes([bytes[0], bytes[1]]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::call::ATTEMPTS;
+    use super::*;
+
+    /// A read is given up after a few attempts, since it may be what kills the servers. What cannot have killed one must not count, or a
+    /// harmless read fails when a connection happens to end.
+    #[test]
+    fn a_read_is_given_up_for_connections_that_it_did_not_end() {
+        let address: Address = "127.0.0.1:1".parse().unwrap();
+        let refusal = || Error::Server { code: ErrCode::Readonly, detail: String::new() };
+        let (mut call, _answer) = Call::new(Ask::new(Verb::Sync));
+        for _ in 0..3 {
+            call.attempts += 1;
+            call.note_refusal(refusal());
+            call.attempts += 1;
+            call = Held { call, taken: false }.again();
+        }
+        assert!(call.attempts == 0 && call.refused.is_some());
+        for attempt in 1..=ATTEMPTS {
+            call.attempts += 1;
+            let (last, error) = (attempt == ATTEMPTS, call.verdict(&address, &Lost::Closed));
+            assert_eq!((call.may_be_sent_again(), error.is_some()), (!last, last), "attempt {attempt}");
+            call = Held { call, taken: true }.again();
+        }
+    }
 }

@@ -1020,6 +1020,35 @@ async fn a_write_is_readonly_when_all_addresses_refuse_it() {
     assert_eq!((error.code(), writes.load(Ordering::SeqCst)), (Some(ErrCode::Readonly), 1));
 }
 
+/// Each READONLY is an answer, and no attempt that failed: a read that met some of them still outlives the loss of a connection.
+#[tokio::test]
+async fn a_read_that_was_refused_is_given_up_with_the_next_lost_connection() {
+    const REFUSED: usize = 3;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (count, seen) = (asked.clone(), asked.clone());
+    let cut = Fake::start(move |_, peer| {
+        peer.knows_sync();
+        while let Some(sync) = peer.next() {
+            if count.fetch_add(1, Ordering::SeqCst) == REFUSED {
+                return peer.close();
+            }
+            without_majority(peer, &sync);
+        }
+    });
+    let other = Fake::start(move |_, peer| {
+        peer.knows_sync();
+        while let Some(sync) = peer.next() {
+            match seen.load(Ordering::SeqCst) {
+                0..=REFUSED => without_majority(peer, &sync),
+                _ => peer.answer(&sync, rev(7)),
+            }
+        }
+    });
+    let client = connect_to_first(&[&cut, &other], |o| o.readonly_for(PATIENCE).slow_after(PATIENCE)).await;
+    assert_eq!(soon(client.sync()).await.unwrap(), 7);
+    assert_eq!(asked.load(Ordering::SeqCst), REFUSED + 1);
+}
+
 #[tokio::test]
 async fn with_one_address_readonly_is_returned_at_once() {
     let fake = Fake::start(|n, peer| {
