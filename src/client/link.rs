@@ -357,3 +357,42 @@ impl Currency {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// A connection to a listener that neither reads nor answers.
+    async fn link() -> (Link, std::net::TcpListener) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address: Address = listener.local_addr().unwrap().to_string().parse().unwrap();
+        let conn = Conn::dial(&address, &[], Duration::from_secs(600)).await.unwrap();
+        (Link::new(conn, address), listener)
+    }
+
+    /// Tags begin again at 0 when there are no more, and a wait may be outstanding since the first of them: with its tag, a later
+    /// request would get its event, and it would get that request's answer.
+    #[tokio::test]
+    async fn two_outstanding_requests_have_one_tag() {
+        let (mut link, _listener) = link().await;
+        let patience = Patience { quiet: Duration::from_secs(600), slow: None, sync_every: Duration::from_secs(600) };
+        let mut waits = Vec::new();
+        for tag in [0, 1, 3, i32::MAX] {
+            link.next_tag = tag;
+            let (call, answer) = Call::new(Ask::new(Verb::Wait));
+            link.send(call, &patience);
+            waits.push(answer);
+        }
+        link.next_tag = i32::MAX - 1;
+        for _ in 0..4 {
+            link.ask(Verb::Rev, Who::Nobody);
+        }
+        let tags: Vec<i32> = link.sent.keys().copied().collect();
+        assert_eq!(tags, [0, 1, 2, 3, 4, 5, i32::MAX - 1, i32::MAX]);
+        let ends: BTreeSet<u64> = link.sent.values().map(|sent| sent.end).collect();
+        assert_eq!(ends.len(), tags.len());
+        assert!(link.calls().count() == 4 && waits.iter_mut().all(|wait| wait.try_recv().is_err()));
+    }
+}
