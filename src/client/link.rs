@@ -395,4 +395,40 @@ mod tests {
         assert_eq!(ends.len(), tags.len());
         assert!(link.calls().count() == 4 && waits.iter_mut().all(|wait| wait.try_recv().is_err()));
     }
+
+    /// A laptop that was closed, or a process that was stopped, finds all its time-outs past. The server could not answer a question
+    /// that nobody asked, so its time begins with the question.
+    #[tokio::test]
+    async fn a_server_is_given_up_for_the_time_that_its_client_slept() {
+        let (link, _listener) = link().await;
+        let mut life = link.life;
+        let (quiet, slow) = (Duration::from_secs(10), Duration::from_secs(2));
+        let patience = Patience { quiet, slow: Some(slow), sync_every: quiet };
+        let alone = Patience { slow: None, ..patience };
+        let heard = life.heard;
+        let at = |seconds: u64| heard + Duration::from_secs(seconds);
+
+        // Nothing is owed yet; then a request is out since second 3: the question comes after half of the time for a slow server.
+        assert_eq!((life.deadline(&patience), life.deadline(&alone)), (at(10), at(10)));
+        life.owes_since = Some(at(3));
+        assert_eq!((life.deadline(&patience), life.deadline(&alone)), (at(4), at(10)));
+
+        // When it was asked; then when it is slow, and when it is lost.
+        for (asked, slow, lost) in [(4, 5, 20), (10, 11, 20), (15, 16, 25), (3600, 3601, 3610)] {
+            (life.asked, life.slow) = (Some(at(asked)), false);
+            assert_eq!(
+                (life.deadline(&patience), life.deadline(&alone)),
+                (at(slow), at(lost)),
+                "asked in second {asked}"
+            );
+            life.slow = true;
+            assert_eq!((life.deadline(&patience), life.lost_at(at(asked), quiet)), (at(lost), at(lost)));
+        }
+
+        // A sign of life begins it all again.
+        life.partial = CLIENT_PROGRESS - 1;
+        life.hear(at(3605));
+        assert_eq!((life.deadline(&patience), life.partial, life.slow), (at(3615), 0, false));
+        assert_eq!((life.owes_since, life.asked), (None, None));
+    }
 }
