@@ -631,6 +631,7 @@ fn random() -> usize {
 #[cfg(test)]
 mod tests {
     use super::super::call::ATTEMPTS;
+    use super::super::link::tests::link;
     use super::*;
 
     /// A read is given up after a few attempts, since it may be what kills the servers. What cannot have killed one must not count, or a
@@ -652,6 +653,39 @@ mod tests {
             let (last, error) = (attempt == ATTEMPTS, call.verdict(&address, &Lost::Closed));
             assert_eq!((call.may_be_sent_again(), error.is_some()), (!last, last), "attempt {attempt}");
             call = Held { call, taken: true }.again();
+        }
+    }
+
+    /// Callers count on the order in which they asked. And a connection that the client gives up by itself, because too many of its
+    /// calls are abandoned, was no attempt of the others.
+    #[tokio::test]
+    async fn a_connection_that_is_given_up_or_lost_changes_the_order_of_its_calls() {
+        let names = |driver: &Driver| {
+            let name =
+                |call: &Call| (call.ask.path.clone().unwrap_or_default().escape_ascii().to_string(), call.attempts);
+            driver.waiting.iter().map(name).collect::<Vec<_>>()
+        };
+        let ends: [fn(&mut Driver, &mut Link); 2] =
+            [Driver::take_back, |driver, link| driver.lose(link, &Lost::Closed)];
+        for end in ends {
+            let (mut link, _listener) = link().await;
+            let options = Options::new([link.address.clone()]).unwrap();
+            let mut driver = Driver::new(options, mpsc::channel(1).1);
+            let mut answers = Vec::new();
+            let mut call = |verb, path| {
+                let (call, answer) = Call::new(Ask::new(verb).path(path));
+                answers.push(answer);
+                call
+            };
+            link.send(call(Verb::Get, "/1"), &driver.patience());
+            link.send(call(Verb::Wait, "/2"), &driver.patience());
+            link.send(call(Verb::Set, "/3"), &driver.patience());
+            driver.refused.push(call(Verb::Set, "/0"));
+            driver.waiting.push_back(call(Verb::Get, "/4"));
+            end(&mut driver, &mut link);
+            // The kernel has taken nothing of the connection's output, so these were not sent either.
+            let expected = ["/0", "/1", "/2", "/3", "/4"].map(|path| (path.to_string(), 0));
+            assert_eq!(names(&driver), expected);
         }
     }
 }

@@ -359,13 +359,13 @@ impl Currency {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
 
     /// A connection to a listener that neither reads nor answers.
-    async fn link() -> (Link, std::net::TcpListener) {
+    pub async fn link() -> (Link, std::net::TcpListener) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address: Address = listener.local_addr().unwrap().to_string().parse().unwrap();
         let conn = Conn::dial(&address, &[], Duration::from_secs(600)).await.unwrap();
