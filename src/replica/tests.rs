@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::batch::Registration;
+use super::members::Change;
 use super::rebuild::Rebuild;
 use super::snapshot::{Part, Restore};
 use super::*;
@@ -949,6 +951,35 @@ fn a_strangers_word_that_the_node_was_taken_out_is_not_believed() {
     node.replica.receive(conn, &bytes);
     node.settle();
     assert_eq!(node.replica.take_fate(), None);
+}
+
+/// The directory remembers how many members there are, for the day when its data is damaged: the data of an only member must not
+/// be given up for that of others, who have none. A standby is no member, nor is a node that was put out of its slot.
+#[test]
+fn a_standby_is_remembered_as_a_member() {
+    const OTHER: &[u8; 16] = b"BBBBBBBBBBBBBBBB";
+    let mut node = Node::new(1_000);
+    let standing = |voters, voter, peers: &[&str]| Standing {
+        voters,
+        voter,
+        peers: peers.iter().map(|p| p.to_string()).collect(),
+    };
+    assert_eq!(node.replica.take_standing(), Some(standing(1, true, &[])));
+    let members = |node: &mut Node, change: Change| {
+        assert!(node.replica.machine.change(&change), "{change:?}");
+        node.replica.take_standing()
+    };
+    let other = Registration { raft_id: 0, node: *OTHER, incarnation: 0, addr: b"127.0.0.1:2" };
+    assert_eq!(node.replica.machine.members.register(&other), Ok(2));
+    let peers = &["127.0.0.1:2"];
+    assert_eq!(node.replica.take_standing(), Some(standing(1, true, peers)));
+    assert_eq!(members(&mut node, Change::Admit(2)), None, "nothing is to be remembered of it");
+
+    let conn = node.replica.open();
+    let slot = node.call(conn, set(1, "/ctl/cal/1", 0, b"")).rev.unwrap();
+    assert_eq!(members(&mut node, Change::Promote(2, b"/ctl/cal/1".to_vec(), slot)), Some(standing(2, true, peers)));
+    let own = Some((b"/ctl/cal/0".to_vec(), node.revision_of("/ctl/cal/0")));
+    assert_eq!(members(&mut node, Change::Demote(1, own)), Some(standing(1, false, peers)));
 }
 
 /// A node that starts slowly finds connections that its peers have dialed one after the other, and given up. Their greetings are
