@@ -74,6 +74,7 @@ list! {
         nodes_that_are_started_in_any_order_find_each_other,
         a_standby_takes_the_place_of_a_member_that_died,
         a_member_that_was_forgotten_comes_back,
+        a_machine_that_slept_blames_its_peers_for_the_silence,
         a_member_that_was_taken_out_moves_in_again,
         a_leader_that_is_put_out_of_its_slot_hands_over,
         a_member_whose_log_is_damaged_comes_back_from_the_others,

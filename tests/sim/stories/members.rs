@@ -128,6 +128,37 @@ pub fn a_member_that_was_taken_out_moves_in_again() {
     world.finish();
 }
 
+/// All machines are suspended for longer than it takes to put a silent member out, or to forget a standby. Whoever slept has heard
+/// nobody, which says nothing of the others; nor are they all back in the same instant.
+pub fn a_machine_that_slept_blames_its_peers_for_the_silence() {
+    for (seed, voters) in [(41, 3), (42, 5), (43, 1)] {
+        let nodes = voters.max(2);
+        let mut world = World::with(seed, nodes, voters, Flags { timeout_ms: 3_000, ..Flags::default() });
+        (voters..nodes).for_each(|standby| world.start(standby));
+        world.until(LIMIT, "all are there", |world| {
+            (0..nodes).all(|node| world.nodes[node].is_up() && !world.is_joining(node))
+        });
+        world.run(2_000);
+        let leader = world.find_leader();
+        let late = (leader + 1) % nodes;
+        let before: Vec<Option<u64>> = world.nodes.iter().map(|node| node.raft_id()).collect();
+        let began = world.now();
+        (0..nodes).for_each(|node| world.pause(node));
+        world.run(40_000);
+        (0..nodes).filter(|node| *node != late).for_each(|node| world.resume(node));
+        world.run(300);
+        world.resume(late);
+        world.write(leader, 2_000);
+        world.run(2_000);
+        for what in ["is taken out", "is removed", "was taken out"] {
+            assert!((0..nodes).all(|node| !world.has_said(node, what, began)), "{what}, of {voters} members");
+        }
+        assert_eq!(world.nodes.iter().map(|node| node.raft_id()).collect::<Vec<_>>(), before);
+        assert_eq!(world.voters(leader), voters);
+        world.finish();
+    }
+}
+
 /// The leader's own slot is emptied: it hands over before it is demoted, and no client notices.
 pub fn a_leader_that_is_put_out_of_its_slot_hands_over() {
     let mut world = World::cluster(6, 3);
