@@ -57,6 +57,7 @@ list! {
         a_node_without_a_majority_is_announced_soon_and_says_that_there_is_none,
         a_cluster_that_starts_is_not_said_to_have_lost_its_quorum (soak),
         a_leader_that_stops_waits_for_a_majority_that_is_catching_up (soak),
+        a_leader_that_stops_counts_on_a_node_that_stops_too (soak),
         a_node_that_stops_warns_of_a_majority_that_is_not_left;
     leaders:
         when_the_leader_is_killed_and_disks_are_slow_the_first_election_that_fails_is_not_the_last (soak),

@@ -167,6 +167,28 @@ pub fn a_leader_that_stops_waits_for_a_majority_that_is_catching_up() {
     }
 }
 
+/// Two nodes are stopped at once. The first waits for a third that is catching up; the second must not count on the first.
+pub fn a_leader_that_stops_counts_on_a_node_that_stops_too() {
+    for seed in seeds(2, 4_500..4_505) {
+        let (mut world, leader, behind) = one_is_stopped(seed);
+        let stops = 3 - leader - behind;
+        world.disk(behind).latency = (30_000, 60_000);
+        world.start(behind);
+        world.until(LIMIT, "it serves", |world| world.nodes[behind].replica().is_some_and(|replica| replica.serving()));
+        world.run(300);
+        let began = world.now();
+        world.stop(stops);
+        // Its next sign of life says that it leaves.
+        world.run(150);
+        assert!(world.nodes[stops].is_up(), "it has not waited");
+        world.stop(leader);
+        world.until(LIMIT, "the leader stops", |world| !world.nodes[leader].is_up());
+        assert!(world.has_said(leader, "without this node 0 of 3 members are left", began), "seed {seed}");
+        assert!(!world.has_said(leader, "handing over", began), "seed {seed}");
+        world.finish();
+    }
+}
+
 /// A node is down, and the next is stopped: nothing can be done about it but to say so.
 pub fn a_node_that_stops_warns_of_a_majority_that_is_not_left() {
     for of_the_leader in [false, true] {
