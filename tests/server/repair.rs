@@ -108,6 +108,28 @@ fn a_member_with_a_damaged_log_is_gone_for_good() {
     check(&calls, &cluster);
 }
 
+/// A member whose data is damaged asks to be let in as another. From then on the others may count on the other, so it must not come
+/// back as the one it was, even if it is killed before they answer.
+#[test]
+fn a_member_that_asks_for_another_place_keeps_its_old_one() {
+    let _turn = together();
+    let mut cluster = Cluster::new(3).up(3);
+    cluster.converges();
+    let identity = |cluster: &Cluster| Identity::decode(&cluster.setup(1).read("node")).unwrap();
+    eventually("its directory knows how many they are", || (identity(&cluster).voters == 3).then_some(()));
+    (0..3).for_each(|node| cluster.kill(node));
+    let before = identity(&cluster);
+    let (_, damage) = DAMAGE[0];
+    damage(cluster.setup(1));
+    let server = cluster.setup(1).clone().spawn();
+    server.says("cannot attach to the node at");
+    server.kill();
+    let now = identity(&cluster);
+    assert_eq!((now.node, now.cluster_id), (before.node, before.cluster_id));
+    assert_eq!((now.raft_id, now.incarnation, now.voter), (0, before.incarnation + 1, false));
+    assert!(cluster.setup(1).files("damaged").is_empty(), "nobody has let it in");
+}
+
 /// The trap: a write is acknowledged by two of three, the third is behind. Then of the two that have it one is down, and the
 /// other's log is damaged just there. If the damaged one gave its vote on what is left, the one that is behind would
 /// lead, and the write be gone. So there is no quorum, until the one with the write is back.
