@@ -13,6 +13,7 @@ use crate::common::eventually;
 use crate::common::history::{Call, Event, Op, Outcome, Watch, check, judge, read, untroubled};
 use crate::common::process::Setup;
 use crate::common::wire::*;
+use doozer::log::Identity;
 use doozer::wire::peer::PREAMBLE;
 use doozer::wire::{ErrCode, Verb};
 use rustix::process::Signal;
@@ -225,6 +226,34 @@ fn the_order_of_starting_matters() {
             assert_eq!(value(&mut c, &format!("/ctl/node/{id}/addr")), addr, "via node {via}");
             assert_eq!(value(&mut c, &format!("/ctl/node/{id}/writable")), "true", "via node {via}");
         }
+    }
+}
+
+/// When its data is damaged, a node has only its identity to go by: whether it is a member, of how many, and where the others are.
+/// Each of these changes without the others.
+#[test]
+fn a_directory_knows_less_of_the_others_than_its_node() {
+    let _turn = together();
+    let mut cluster = Cluster::new(3);
+    let knows = |cluster: &Cluster, node: usize, voters: u32, voter: bool, others: &[usize]| {
+        let mut peers: Vec<String> = others.iter().map(|other| cluster.addr(*other).to_string()).collect();
+        peers.sort_unstable();
+        eventually(&format!("node {node} has written down {voters} members at {peers:?}"), || {
+            let known = Identity::decode(&cluster.setup(node).read("node")).ok()?;
+            ((known.voters, known.voter, known.peers) == (voters, voter, peers.clone())).then_some(())
+        });
+    };
+    cluster.start(0);
+    knows(&cluster, 0, 1, true, &[]);
+    cluster.start(1);
+    knows(&cluster, 0, 1, true, &[1]);
+    knows(&cluster, 1, 1, false, &[0]);
+    cluster.start(2);
+    knows(&cluster, 0, 1, true, &[1, 2]);
+    knows(&cluster, 1, 1, false, &[0, 2]);
+    cluster.grow(3);
+    for (node, others) in [(0, [1, 2]), (1, [0, 2]), (2, [0, 1])] {
+        knows(&cluster, node, 3, true, &others);
     }
 }
 
