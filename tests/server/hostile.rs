@@ -377,6 +377,30 @@ fn woken_waits_that_nobody_reads_take_memory() {
     serves(server.addr());
 }
 
+/// Events for clients that never read take all the room for output. They lose their connections in the end, and one that does read
+/// gets its event.
+#[test]
+fn a_crowd_that_never_reads_keeps_an_event_from_one_that_does() {
+    let _alone = alone();
+    let server = Setup::new().start();
+    let mut writer = server.connect();
+    let next = writer.rev() + 1;
+    let registers = |waits: usize| {
+        let mut c = server.connect();
+        c.raw(&framed(&wait("/large", next)).repeat(waits));
+        c.send(&bare(Verb::Access).tag(1));
+        assert_eq!(c.recv().to_string(), "tag=1");
+        c
+    };
+    let crowd: Vec<Client> = (0..files(600)).map(|_| registers(12)).collect();
+    let mut reader = registers(1);
+    let made = writer.put("/large", &vec![b'v'; VALUE_MAX]);
+    assert_eq!(reader.recv().to_string(), format!("flags=4 rev={made} path=\"/large\" value=<{VALUE_MAX} bytes>"));
+    server.says("closed a connection: the unsent output of all has reached its limit");
+    drop(crowd);
+    serves(server.addr());
+}
+
 /// A client that sends writes faster than the disk takes them is paused, not buffered; all are answered in the end.
 #[test]
 fn writes_that_outrun_the_disk_take_memory_or_get_lost() {
