@@ -451,3 +451,24 @@ pub async fn remove(shell: &Shell, names: impl IntoIterator<Item = String>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::{Log, Params};
+
+    /// A new segment that takes the space of the next snapshot: then the log can never be shortened again.
+    #[test]
+    fn the_log_takes_the_room_that_the_next_snapshot_needs() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut log = Log::create(Params { segment_size: limits::SEGMENT, node: *b"ABCDEFGHIJKLMNOP" });
+        let prepare = log.wants_segment().unwrap();
+        assert!(prepare.recycled_file().is_none());
+        let disk = Disk::new(dir.path());
+        let free = disk.free().unwrap();
+        assert!(free > 2 * prepare.size, "a test needs some room");
+        let made = tokio_uring::start(async { disk.prepare(prepare, free).await });
+        assert!(made.is_err_and(|e| is_full(&e)));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "something is left");
+    }
+}
