@@ -139,9 +139,11 @@ impl Disk {
         self.state().record.events.len()
     }
 
-    /// Lets nothing end from an operation on.
-    pub fn hold(&self, from: Hold) {
+    /// Lets nothing end from an operation on, until [`Disk::release`] or the end of what is returned. A server cannot end before:
+    /// a test that fails would wait for it for ever.
+    pub fn hold(&self, from: Hold) -> Held {
         self.state().hold = Some(from);
+        Held(self.clone())
     }
 
     /// Waits until an operation is held, or it is `over` without.
@@ -215,6 +217,16 @@ impl Disk {
             0 => end(),
             delay => self.0.later.at(Instant::now() + Duration::from_micros(delay), Box::new(end)),
         }
+    }
+}
+
+/// Operations are held for as long as this is there.
+#[must_use = "nothing is held without it"]
+pub struct Held(Disk);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.release();
     }
 }
 

@@ -245,7 +245,7 @@ fn many_segments(run: &mut Run, random: &mut Random) {
     }
     // A snapshot whose name is not durable, when the next server relies on it and removes the one before it.
     let server = run.start();
-    run.disk().hold(Hold::Named(".snap"));
+    let _held = run.disk().hold(Hold::Named(".snap"));
     let load = run.load(server.addr(), 12);
     run.disk().wait_held(|| false);
     run.kill_held(server);
@@ -429,7 +429,7 @@ fn a_stuck_disk_is_not_named_or_stops_reads() {
     let server = run.start();
     let (mut c, mut other) = (server.connect(), server.connect());
     let before = c.put("/before", b"x");
-    run.disk().hold(Hold::After(run.disk().position()));
+    let _held = run.disk().hold(Hold::After(run.disk().position()));
     other.send(&set("/under-way", -1, b"x"));
     run.disk().wait_held(|| false);
     let line = server.says("the disk is stuck: a write of the log");
@@ -453,7 +453,7 @@ fn a_file_that_cannot_be_made_stops_the_server() {
     let server = run.start();
     let (mut writer, mut c) = (server.connect(), server.connect());
     run.until("the second segment is there", |files| files.keys().filter(|name| name.ends_with(".log")).count() == 2);
-    run.disk().hold(Hold::Made(".log.tmp"));
+    let _held = run.disk().hold(Hold::Made(".log.tmp"));
     let written = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         // The third segment is begun when the second is written to. From then on nothing comes to an end.

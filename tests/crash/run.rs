@@ -101,8 +101,9 @@ impl Run {
         let before = known.history.len();
         let noted = Noted { known: Known { readable: READABLE, ..known }, before, ..Noted::default() };
         let notes = Arc::new(Notes { disk, noted: Mutex::new(noted), changed: Condvar::new() });
-        let setup =
-            Setup::at(home.path().join(DATA.join("/"))).flags(["-hist", &READABLE.to_string()]).run_by(dying_with_us());
+        // Files of the usual size: what is written while one cannot be made finds room.
+        let flags = ["-hist", &READABLE.to_string(), "--segment", "64"];
+        let setup = Setup::at(home.path().join(DATA.join("/"))).flags(flags).run_by(dying_with_us());
         Run { mounted: Some(mounted), setup, notes, round: 0, seed, windows: Vec::new(), home }
     }
 
@@ -118,7 +119,7 @@ impl Run {
 
     /// Starts a server, and kills it before anything ends that it does to the disk after so many events; or when it is up.
     pub fn start_and_kill(&mut self, events: usize) {
-        self.disk().hold(Hold::After(self.disk().position() + events));
+        let _held = self.disk().hold(Hold::After(self.disk().position() + events));
         let server = self.setup.spawn();
         self.disk().wait_held(|| server.stderr().contains("say hello"));
         self.kill_held(server);
