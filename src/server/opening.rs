@@ -92,7 +92,7 @@ mod tests {
     fn watched() -> (Opening, mpsc::Receiver<String>) {
         let (lines, said) = mpsc::channel();
         let say = move |line: &str| lines.send(line.to_owned()).expect("somebody reads");
-        (Opening::watch(Path::new("/data/here"), say).ok().expect("a thread"), said)
+        (Opening::watch(Path::new("/data/here"), say).expect("a thread"), said)
     }
 
     /// Without the thread the operator of a stuck disk would see a server that says nothing.
