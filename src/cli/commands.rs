@@ -13,7 +13,7 @@ use super::args::{Command, Invocation};
 use super::explain::{self, Asked};
 use super::paths::{check_glob, check_path};
 use super::{Failure, Streams, json, stats};
-use crate::client::{CLOBBER, Client, Error, Event, MISSING, Options, Stat, WhenStale};
+use crate::client::{CLOBBER, Client, Error, Event, MISSING, Options, Stat, Watch, WhenStale};
 use crate::limits::VALUE_MAX;
 
 /// Where a server is, if nobody says.
@@ -205,21 +205,15 @@ impl Session {
             }
             Command::Wait { glob } => {
                 let rev = self.revision().await?;
-                let event = self.client.wait(glob, rev).await;
-                let event = self.or_explain(glob, Asked::Read(Some(rev)), event).await?;
-                self.event(&event)?;
+                let mut events = self.client.wait_with(glob, rev, WhenStale::Report);
+                if let Some(event) = self.next_event(&mut events, glob).await? {
+                    self.event(&event)?;
+                }
             }
             Command::Watch { glob } => {
                 let rev = self.revision().await?;
                 let mut events = self.client.watch_with(glob, rev, WhenStale::Report);
-                while let Some(event) = events.next().await {
-                    if let Err(Error::Stale(why)) = &event {
-                        // If stderr is closed, nobody would read this.
-                        drop(writeln!(io::stderr(), "Warning: events may be missing until later: {why}"));
-                        continue;
-                    }
-                    let from = events.next_rev();
-                    let event = self.or_explain(glob, Asked::Read(Some(from)), event).await?;
+                while let Some(event) = self.next_event(&mut events, glob).await? {
                     self.event(&event)?;
                 }
             }
@@ -233,6 +227,20 @@ impl Session {
             Some(rev) => Ok(rev),
             None => Ok(self.client.rev().await?),
         }
+    }
+
+    /// Waits for the next event of a watch, and warns on stderr while events may be missing.
+    async fn next_event(&self, events: &mut Watch, glob: &str) -> Result<Option<Event>, Failure> {
+        while let Some(event) = events.next().await {
+            if let Err(Error::Stale(why)) = &event {
+                // If stderr is closed, nobody would read this.
+                drop(writeln!(io::stderr(), "Warning: events may be missing until later: {why}"));
+                continue;
+            }
+            let from = events.next_rev();
+            return self.or_explain(glob, Asked::Read(Some(from)), event).await.map(Some);
+        }
+        Ok(None)
     }
 
     /// Returns the result of a call, or the reason why the command failed.

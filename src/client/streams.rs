@@ -328,6 +328,8 @@ pub struct Watch {
     /// The revision after that of the last returned event.
     next_rev: i64,
     when_stale: WhenStale,
+    /// The stream ends after one event.
+    once: bool,
     /// `None`: ended.
     wait: Option<Slot<Event>>,
     /// `None`: the caller does not want a report, or the driver has ended.
@@ -335,13 +337,13 @@ pub struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(client: &Client, glob: &str, from: i64, when_stale: WhenStale) -> Self {
+    pub(super) fn new(client: &Client, glob: &str, from: i64, when_stale: WhenStale, once: bool) -> Self {
         let notice = (when_stale == WhenStale::Report).then(|| -> Notice {
             let state = client.state.clone();
             Box::pin(notice(state, false))
         });
         let (client, glob) = (client.clone(), Arc::from(glob));
-        let mut watch = Self { client, glob, next_rev: from, when_stale, wait: None, notice };
+        let mut watch = Self { client, glob, next_rev: from, when_stale, once, wait: None, notice };
         watch.wait = Some(watch.ask(from));
         watch
     }
@@ -379,6 +381,9 @@ impl Watch {
             && let Some(next) = event.rev.checked_add(1)
         {
             self.next_rev = next;
+            if self.once {
+                return Poll::Ready(Some(result));
+            }
             let mut slot = self.ask(next);
             // Polled once, the next wait is on its way while the caller is busy with this event.
             if let Slot::Running(job) = &mut slot

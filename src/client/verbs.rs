@@ -211,6 +211,12 @@ impl Client {
         self.wait_at(glob, rev, true).await
     }
 
+    /// Like [`Client::wait`], as a stream that ends after the first event. With [`WhenStale::Report`] it yields an
+    /// [`Error::Stale`] before that event when the server has lost the majority.
+    pub fn wait_with(&self, glob: &str, rev: i64, when_stale: WhenStale) -> Watch {
+        Watch::new(self, glob, rev, when_stale, true)
+    }
+
     pub(super) async fn wait_at(&self, glob: &str, rev: i64, wants_majority: bool) -> Result<Event, Error> {
         let ask = Ask::new(Verb::Wait).path(glob).rev(Some(rev)).wants_majority(wants_majority);
         let mut answer = self.call(ask).await?;
@@ -290,7 +296,7 @@ impl Client {
     /// # }
     /// ```
     pub fn watch_with(&self, glob: &str, from: i64, when_stale: WhenStale) -> Watch {
-        Watch::new(self, glob, from, when_stale)
+        Watch::new(self, glob, from, when_stale, false)
     }
 
     /// Returns the address of the server that serves calls now, or served them last.

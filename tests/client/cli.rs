@@ -261,6 +261,39 @@ fn wait_ends_in_time() {
     assert_eq!(got, failed(2, &why));
 }
 
+/// Whoever waits in a script has to learn that the event may have happened elsewhere already.
+#[test]
+fn wait_says_that_its_server_has_lost_the_majority() {
+    let fake = Fake::start(|_, peer| {
+        peer.knows_sync();
+        let mut waits = Vec::new();
+        let mut refusals = 0;
+        while let Some(asked) = peer.next() {
+            match asked.verb {
+                Verb::Wait => waits.push(asked),
+                Verb::Sync if refusals < 2 => {
+                    refusals += 1;
+                    peer.fail(&asked, ErrCode::Readonly, "");
+                }
+                _ => peer.answer(&asked, rev(7)),
+            }
+            if refusals == 2 {
+                for wait in waits.drain(..) {
+                    peer.event(&wait, 8, "/a", "late");
+                }
+            }
+        }
+    });
+    let (status, stdout, stderr) = run(&["-a", &fake.uri(), "wait", "-r", "8", "/a"], "");
+    assert_eq!((status, stdout.as_str()), (0, "/a 8 set 4\nlate\n"));
+    assert!(
+        stderr.starts_with("Warning: events may be missing until later: ")
+            && stderr.contains(&fake.address.to_string()),
+        "{stderr}"
+    );
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+}
+
 /// One of three servers is hung: its turn must leave time for the others.
 #[test]
 fn wait_finds_the_event_in_time_though_a_server_hangs() {
