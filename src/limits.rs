@@ -180,6 +180,11 @@ const _: () = assert!(DISK_SAID_MS <= DISK_REFUSED_MS && DISK_SAID_MS < DISK_WEL
 
 /// How long a stopping node waits for nodes that are catching up, if too few would remain without it.
 pub const STOP_CATCH_UP_MS: u64 = 10_000;
+/// How long a stopping node waits for news of the others, if too few would remain without it: of one that has just started again,
+/// for example.
+pub const STOP_NEWS_MS: u64 = 500;
+
+const _: () = assert!(STOP_NEWS_MS < STOP_CATCH_UP_MS);
 
 // ---- snapshots ----
 

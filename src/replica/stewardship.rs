@@ -163,8 +163,8 @@ impl Replica {
         self.see_to_members();
     }
 
-    /// Returns whether a stopping node still serves because members that the others need are catching up. True for at most
-    /// [`limits::STOP_CATCH_UP_MS`].
+    /// Returns whether a stopping node still serves because members that the others need are catching up, or may have come back. True
+    /// for at most [`limits::STOP_CATCH_UP_MS`].
     pub fn awaits_others(&self) -> bool {
         self.stopping.is_some_and(|stopping| stopping.awaits)
     }
@@ -201,7 +201,9 @@ impl Replica {
         let others = self.other_voters();
         let waited = self.now_ms.saturating_sub(stopping.since_ms);
         let in_time = waited < limits::STOP_CATCH_UP_MS;
-        let awaits = !others.suffice() && others.will_suffice() && in_time;
+        // What a node that has just come back says of itself may still be on its way: it is taken for one that is gone.
+        let news = waited < limits::STOP_NEWS_MS;
+        let awaits = !others.suffice() && ((others.will_suffice() && in_time) || news);
         let Others { all, ready, behind } = others;
         // A node that has just caught up may not have told yet.
         let says = awaits && !stopping.said && waited >= self.config.election_ms;
