@@ -196,6 +196,8 @@ impl Replica {
     fn see_to_stop(&mut self) {
         let Some(stopping) = self.stopping else { return };
         if !self.machine.members.is_voter(self.config.raft_id) || self.is_alone() {
+            // The members may have changed since the node was told to stop.
+            self.stopping = Some(Stopping { awaits: false, ..stopping });
             return;
         }
         let others = self.other_voters();
