@@ -34,15 +34,20 @@ fn one_is_stopped(seed: u64) -> (World, usize, usize) {
     (world, leader, behind)
 }
 
+/// Starts a node whose disk takes so long for an operation, from and to, in microseconds. Returns when the node serves reads.
+fn start_slowly(world: &mut World, host: usize, latency: (u64, u64)) {
+    world.disk(host).latency = latency;
+    world.start(host);
+    world.until(LIMIT, "it serves", |world| world.nodes[host].replica().is_some_and(|replica| replica.serving()));
+}
+
 /// Who goes on with the next node when this one is announced must be able to rely on it.
 pub fn a_node_is_announced_when_it_has_caught_up() {
     for seed in seeds(5, 4_000..4_010) {
         let (mut world, leader, behind) = one_is_stopped(seed);
         let there = applied(&mut world, leader);
-        world.disk(behind).latency = (5_000, 20_000);
         let began = world.now();
-        world.start(behind);
-        world.until(LIMIT, "it serves", |world| world.nodes[behind].replica().is_some_and(|replica| replica.serving()));
+        start_slowly(&mut world, behind, (5_000, 20_000));
         assert!(!is_announced(&mut world, behind), "as soon as it serves reads");
         world.until(LIMIT, "it is announced", |world| is_announced(world, behind));
         assert!(applied(&mut world, behind) >= there, "{} of {there}", applied(&mut world, behind));
@@ -87,10 +92,8 @@ pub fn a_node_that_knows_none_of_the_members_is_announced_when_it_has_caught_up(
 pub fn a_write_at_a_node_that_catches_up_slowly_waits_for_it() {
     let (mut world, leader, behind) = one_is_stopped(4_050);
     world.fill(leader, 100, 100_000);
-    world.disk(behind).latency = (300_000, 400_000);
     let began = world.now();
-    world.start(behind);
-    world.until(LIMIT, "it serves", |world| world.nodes[behind].replica().is_some_and(|replica| replica.serving()));
+    start_slowly(&mut world, behind, (300_000, 400_000));
     let client = world.add_client(behind, Plan::Hand);
     world.until(1_000, "it is connected", |world| world.clients[client].is_connected());
     world.ask(client, &set("/at-the-one-behind", -1, b"x"));
@@ -150,9 +153,7 @@ pub fn a_leader_that_stops_waits_for_a_majority_that_is_catching_up() {
         let (mut world, leader, behind) = one_is_stopped(seed);
         let stays = 3 - leader - behind;
         world.load([stays], Load { window: 2, pause: 5_000, ..Load::default() });
-        world.disk(behind).latency = (30_000, 60_000);
-        world.start(behind);
-        world.until(LIMIT, "it serves", |world| world.nodes[behind].replica().is_some_and(|replica| replica.serving()));
+        start_slowly(&mut world, behind, (30_000, 60_000));
         world.run(400);
         let began = world.now();
         world.stop(leader);
@@ -172,9 +173,7 @@ pub fn a_leader_that_stops_counts_on_a_node_that_stops_too() {
     for seed in seeds(2, 4_500..4_505) {
         let (mut world, leader, behind) = one_is_stopped(seed);
         let stops = 3 - leader - behind;
-        world.disk(behind).latency = (30_000, 60_000);
-        world.start(behind);
-        world.until(LIMIT, "it serves", |world| world.nodes[behind].replica().is_some_and(|replica| replica.serving()));
+        start_slowly(&mut world, behind, (30_000, 60_000));
         world.run(300);
         let began = world.now();
         world.stop(stops);
