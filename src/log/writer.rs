@@ -428,7 +428,7 @@ impl Log {
 
     /// Asks for the segment to come, once: until its answer, and after a failure until [`Log::retry_segment`], `None`.
     pub fn wants_segment(&mut self) -> Option<Prepare> {
-        if self.ahead != Ahead::Missing {
+        if !self.is_segment_missing() {
             return None;
         }
         self.ahead = Ahead::Asked;
