@@ -973,7 +973,7 @@ fn a_standby_is_remembered_as_a_member() {
     assert_eq!(node.replica.machine.members.register(&other), Ok(2));
     let peers = &["127.0.0.1:2"];
     assert_eq!(node.replica.take_standing(), Some(standing(1, true, peers)));
-    assert_eq!(members(&mut node, Change::Admit(2)), None, "nothing is to be remembered of it");
+    assert_eq!(members(&mut node, Change::Admit(2)), None, "the directory remembers the same as before");
 
     let conn = node.replica.open();
     let slot = node.call(conn, set(1, "/ctl/cal/1", 0, b"")).rev.unwrap();

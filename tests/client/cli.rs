@@ -261,7 +261,7 @@ fn wait_ends_in_time() {
     assert_eq!(got, failed(2, &why));
 }
 
-/// Whoever waits in a script has to learn that the event may have happened elsewhere already.
+/// A script that waits has to learn that the event may have happened elsewhere already.
 #[test]
 fn wait_says_that_its_server_has_lost_the_majority() {
     let fake = Fake::start(|_, peer| {

@@ -18,7 +18,7 @@ use super::{LIMIT, eventually};
 
 const DOOZERD: &str = env!("CARGO_BIN_EXE_doozerd");
 
-/// A log of small files: with those that are usual, the tests would write tens of GiB of zeros. A later flag takes precedence.
+/// A log of small files: with files of the usual size the tests would write tens of GiB of zeros. A later flag takes precedence.
 const SMALL_LOG: [&str; 2] = ["--segment", "8"];
 
 /// An empty directory on the disk that the project is built on; gone when it is dropped.

@@ -128,8 +128,8 @@ pub fn a_member_that_was_taken_out_moves_in_again() {
     world.finish();
 }
 
-/// All machines are suspended for longer than it takes to put a silent member out, or to forget a standby. Whoever slept has heard
-/// nobody, which says nothing of the others; nor are they all back in the same instant.
+/// All machines are suspended for longer than it takes to put a silent member out, or to forget a standby. A machine that slept has
+/// heard nobody, which proves nothing about the others; and they do not all wake up in the same instant.
 pub fn a_machine_that_slept_blames_its_peers_for_the_silence() {
     for (seed, voters) in [(41, 3), (42, 5), (43, 1)] {
         let nodes = voters.max(2);
