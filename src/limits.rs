@@ -104,6 +104,14 @@ pub const NODES_MAX: usize = 64;
 pub const PEER_PLACES: usize = 2 * NODES_MAX;
 /// Open files reserved for other uses than connections: the log, snapshots, the ring.
 pub const FILES_RESERVED: u64 = 64;
+/// New nodes that one node may register at once. One more is possible after each [`REGISTRATION_MS`].
+pub const REGISTRATIONS: u32 = 16;
+/// Time after which a node may register one more new node, in milliseconds.
+pub const REGISTRATION_MS: u64 = 10_000;
+/// The highest index of an entry, and the highest term, that a snapshot from another node may have.
+pub const INDEX_MAX: u64 = 1 << 62;
+/// The highest number of a boot that a node may announce. Boots are counted from 1, so no node comes near it.
+pub const EPOCH_MAX: u64 = 1 << 62;
 /// Longest address of a node.
 pub const ADDR_MAX: usize = 300;
 /// Name look-ups that run at the same time, each on its own thread.

@@ -55,6 +55,12 @@ const EARLIER_MAX: usize = 16;
 const RIVAL: &str = " rival";
 /// Time after which a connection that has not said who it is is closed.
 const HELLO_MS: u64 = 5_000;
+/// Reports of a node about its links that are passed on between two ticks; of further ones the last is, at the next tick.
+const REPORTS_TICK: u32 = 8;
+/// Unsent output of a link beyond which reports of other nodes wait for a later tick.
+const REPORTS_OUTPUT: usize = 1 << 20;
+/// Time after which a few nodes are believed that this node was taken out of the cluster, if no member denies it with a link.
+const RETIRED_MS: u64 = 10_000;
 /// Time between two repetitions of the frame that says which links there are; each change is sent at once.
 const REPEAT_MS: u64 = 2_000;
 
@@ -120,6 +126,10 @@ struct Link {
     dialed: Option<String>,
     /// True if the other side has said who it is, but has not shown yet that it has heard this one.
     unproven: bool,
+    /// True if the other side has asked to be registered.
+    joins: bool,
+    /// True if the other side has refused the link.
+    refused: bool,
     heard_ms: u64,
     sent_ms: u64,
 }
@@ -174,6 +184,13 @@ pub struct Mesh {
     told: BTreeMap<String, String>,
     /// The same about nodes that were refused a link, by their ids. Strangers may fill this table, but not the other one.
     told_of_strangers: BTreeMap<String, String>,
+    /// Reports of nodes about their links, since the last tick; and those that wait for the next one, with the connections on which they
+    /// came.
+    reports: BTreeMap<u64, u32>,
+    late_reports: BTreeMap<u64, (Links, Conn)>,
+    /// Nodes that say that this node was taken out of the cluster, and since when the first does.
+    retired_by: BTreeSet<NodeId>,
+    retired_since: Option<u64>,
     /// When another node was first found to claim this node's address.
     rival_since: Option<u64>,
     /// For each relayed node: through which node, since when, and whether the log says so.
@@ -202,6 +219,10 @@ impl Mesh {
             to_dial: Vec::new(),
             told: BTreeMap::new(),
             told_of_strangers: BTreeMap::new(),
+            reports: BTreeMap::new(),
+            late_reports: BTreeMap::new(),
+            retired_by: BTreeSet::new(),
+            retired_since: None,
             rival_since: None,
             relayed: BTreeMap::new(),
             lines: Vec::new(),
@@ -215,10 +236,32 @@ impl Mesh {
         self.routes.reaches(raft_id)
     }
 
-    /// Returns the last known boot of a node; 0 if none is known.
+    /// Returns the last boot that a node has announced; 0 if none is known. What it says on its own link counts before what others
+    /// pass on.
     pub fn epoch(&self, raft_id: u64) -> u64 {
         let link = self.up.get(&raft_id).and_then(|conn| self.links.get(conn)?.peer.as_ref());
-        link.map_or(0, |peer| peer.epoch).max(self.routes.epoch(raft_id))
+        link.map_or_else(|| self.routes.epoch(raft_id), |peer| peer.epoch)
+    }
+
+    /// Returns whether a node speaks for itself here, on a link on which it was heard lately. Then nobody passes on its frames.
+    fn speaks_for_itself(&self, raft_id: u64) -> bool {
+        let link = self.up.get(&raft_id).and_then(|conn| self.links.get(conn));
+        link.is_some_and(|link| self.now_ms.saturating_sub(link.heard_ms) < self.timing.silence_ms / 2)
+    }
+
+    /// A frame in the name of a node violates the protocol. Returns whether the link on which the frame came must end: a node that
+    /// passes on a frame has not read it.
+    pub fn accuse(&mut self, members: &Members, conn: Conn, from: u64, what: impl std::fmt::Display) -> bool {
+        let Some(peer) = self.links.get(&conn).and_then(|link| link.peer.as_ref()) else { return true };
+        let is_direct = peer.raft_id == from;
+        let (name, through) = (self.name(members, from), peer.name());
+        let line = if is_direct {
+            format!("closed the link to {name}: it sent {what}; does it run this program?")
+        } else {
+            format!("dropped a frame in the name of {name}, which came through {through}: {what}")
+        };
+        self.tell_of_stranger(&format!("raft id {from}"), &line);
+        is_direct
     }
 
     /// Returns the flags of a node: [`FLAG_FULL`], [`FLAG_LEAVING`], [`FLAG_NO_ROOM`], [`FLAG_BEHIND`], [`FLAG_STUCK`].
@@ -275,7 +318,10 @@ impl Mesh {
 
     fn open(&mut self, conn: Conn, dialed: Option<String>) {
         let now = self.now_ms;
-        self.links.insert(conn, Link { peer: None, dialed, unproven: false, heard_ms: now, sent_ms: now });
+        self.links.insert(
+            conn,
+            Link { peer: None, dialed, unproven: false, joins: false, refused: false, heard_ms: now, sent_ms: now },
+        );
     }
 
     /// The other side has closed the connection, or it broke.
@@ -302,7 +348,9 @@ impl Mesh {
         }
         self.lines.push(format!("link to {} is lost: {why}", peer.name()));
         // Dial at once after losing a link: the other node may be back.
-        self.dials.insert(peer.addr.clone(), self.now_ms);
+        if !link.refused {
+            self.dials.insert(peer.addr.clone(), self.now_ms);
+        }
         self.changed(sessions);
     }
 
@@ -369,11 +417,17 @@ impl Mesh {
         }
         // A frame for another node is passed on unread, once it is known to be whole.
         let route = peer::route(bytes);
+        // The peer itself has sent a frame, or passes it on for a node that does not speak for itself here.
+        let is_credible = |mesh: &Mesh| {
+            from == Some(route.from) || (route.hops < limits::HOPS_MAX && !mesh.speaks_for_itself(route.from))
+        };
         if route.to != 0 && route.to != me && from.is_some_and(|id| id != 0) {
             if peer::decode(bytes).is_err() {
                 return Outcome::End;
             }
-            self.relay(sessions, conn, route, bytes);
+            if is_credible(self) {
+                self.relay(sessions, conn, route, bytes);
+            }
             return Outcome::Done;
         }
         let Ok(received) = peer::decode(bytes) else { return Outcome::End };
@@ -381,13 +435,18 @@ impl Mesh {
             (Frame::Hello(hello), None) => self.greeted(sessions, members, conn, &hello),
             (Frame::Refuse { reason, detail }, _) => self.refused(sessions, members, conn, reason, detail),
             (Frame::Join { incarnation, addr }, Some(0)) => {
-                let Some(peer) = self.links.get(&conn).and_then(|l| l.peer.as_ref()) else { return Outcome::End };
+                let Some(link) = self.links.get_mut(&conn).filter(|link| !link.joins) else { return Outcome::End };
+                let Some(peer) = &link.peer else { return Outcome::End };
+                link.joins = true;
                 Outcome::Join { node: peer.node, incarnation, addr }
             }
             (Frame::Ping, Some(_)) => Outcome::Done,
             (Frame::Links(links), Some(id)) if id != 0 => {
-                self.heard_links(sessions, conn, links);
-                Outcome::Done
+                if self.hear_links(sessions, members, conn, links) {
+                    Outcome::Done
+                } else {
+                    Outcome::End
+                }
             }
             (
                 frame @ (Frame::Raft(_)
@@ -396,12 +455,12 @@ impl Mesh {
                 | Frame::ChunkAck { .. }
                 | Frame::ChunkFailed { .. }),
                 Some(id),
-            ) if id != 0
-                && route.to == me
-                && route.from != me
-                && (route.from == id || route.hops < limits::HOPS_MAX) =>
-            {
-                Outcome::Deliver(route.from, frame)
+            ) if id != 0 && route.to == me && route.from != me && route.from != 0 => {
+                if is_credible(self) {
+                    Outcome::Deliver(route.from, frame)
+                } else {
+                    Outcome::Done
+                }
             }
             _ => Outcome::End,
         }
@@ -422,18 +481,67 @@ impl Mesh {
         }
     }
 
-    fn heard_links(&mut self, sessions: &mut Sessions, came: Conn, links: Links) {
+    /// A peer reports its own links, or passes on another node's report. Returns `false` if the peer lies about itself.
+    fn hear_links(&mut self, sessions: &mut Sessions, members: &Members, came: Conn, links: Links) -> bool {
+        let node = links.node;
+        let peer = self.links.get(&came).and_then(|link| link.peer.as_ref());
+        let is_direct = peer.is_some_and(|peer| peer.raft_id == node);
+        if is_direct && let Some(peer) = peer {
+            if peer.epoch != links.epoch {
+                return false;
+            }
+            // A node that tells this one about its links has not taken it out.
+            if self.retired_by.remove(&peer.node) && self.retired_by.is_empty() {
+                self.retired_since = None;
+            }
+        }
         // A node that was away for long may know none of the others, but no more than a cluster can have.
-        let known = self.routes.others().any(|l| l.node == links.node);
-        if links.peers.len() > limits::NODES_MAX || (!known && self.routes.others().count() >= limits::NODES_MAX) {
-            return;
+        let is_known =
+            |id: u64| members.nodes().contains_key(&id) || self.routes.others().any(|other| other.node == id);
+        let strangers = self.routes.others().filter(|other| !members.nodes().contains_key(&other.node)).count();
+        if links.peers.len() > limits::NODES_MAX
+            || links.epoch > limits::EPOCH_MAX
+            || (!is_known(node) && strangers >= limits::NODES_MAX)
+            || (!is_direct && self.speaks_for_itself(node))
+        {
+            return true;
         }
-        if !self.routes.hear(links.clone()) {
-            return;
+        let reports = self.reports.entry(node).or_insert(0);
+        *reports += 1;
+        if *reports > REPORTS_TICK {
+            self.late_reports.insert(node, (links, came));
+        } else if self.routes.hear(links.clone(), is_direct) {
+            self.pass_on(sessions, came, links);
         }
-        let others: Vec<Conn> = self.up.values().copied().filter(|c| *c != came).collect();
+        true
+    }
+
+    /// Passes on what a node reports about its links to all peers but the one that it came from.
+    fn pass_on(&mut self, sessions: &mut Sessions, came: Conn, links: Links) {
+        let others: Vec<Conn> = self.up.values().copied().filter(|conn| *conn != came).collect();
+        let mut is_late = false;
         for conn in others {
-            self.say(sessions, conn, &Frame::Links(links.clone()));
+            if sessions.get(conn).is_some_and(|session| session.unsent() < REPORTS_OUTPUT) {
+                self.say(sessions, conn, &Frame::Links(links.clone()));
+            } else {
+                is_late = true;
+            }
+        }
+        if is_late {
+            self.late_reports.insert(links.node, (links, came));
+        }
+    }
+
+    /// Takes and passes on the reports that were too many for the last tick, or had no room.
+    fn pass_on_late(&mut self, sessions: &mut Sessions) {
+        self.reports.clear();
+        for (node, (links, came)) in std::mem::take(&mut self.late_reports) {
+            let peer = self.links.get(&came).and_then(|link| link.peer.as_ref());
+            let is_direct = peer.is_some_and(|peer| peer.raft_id == node);
+            let is_now = self.routes.others().any(|known| *known == links);
+            if is_now || self.routes.hear(links.clone(), is_direct) {
+                self.pass_on(sessions, came, links);
+            }
         }
     }
 
@@ -473,7 +581,9 @@ impl Mesh {
             };
             return Some((Refusal::Cluster, detail));
         }
-        if self.up.len() >= limits::NODES_MAX && !self.up.contains_key(&hello.raft_id) {
+        // Nodes that this node does not know yet take no place from the members.
+        let is_member = members.nodes().contains_key(&hello.raft_id);
+        if self.up.len() >= limits::NODES_MAX && !is_member && !self.up.contains_key(&hello.raft_id) {
             return Some((Refusal::Unavailable, format!("{ours}, which has as many links as it can")));
         }
         if !super::desk::equal(hello.secret, &me.secret) {
@@ -481,6 +591,9 @@ impl Mesh {
                 Refusal::Secret,
                 format!("{ours}, which has another DOOZER_RWSECRET: set the same on all nodes"),
             ));
+        }
+        if hello.epoch > limits::EPOCH_MAX {
+            return Some((Refusal::NotMember, format!("{ours}: no node was started so often")));
         }
         if hello.raft_id != 0 {
             if members.is_retired(hello.raft_id) && !faults::is_armed(Fault::RetiredLinked) {
@@ -619,7 +732,8 @@ impl Mesh {
         reason: Refusal,
         detail: &str,
     ) -> Outcome<'static> {
-        let Some(link) = self.links.get(&conn) else { return Outcome::End };
+        let Some(link) = self.links.get_mut(&conn) else { return Outcome::End };
+        link.refused = true;
         let dialed = link.dialed.clone();
         // That this node was taken out is believed only of one that this node has dialed, and that has said that it is of the same
         // cluster. Without a secret anyone can say that: then it has to be a member, as far as this node knows, though perhaps under
@@ -638,7 +752,29 @@ impl Mesh {
         }
         self.pause_dial(dialed.as_ref());
         sessions.end(conn);
-        if reason == Refusal::Retired && trusted { Outcome::Retired } else { Outcome::Done }
+        if reason == Refusal::Retired
+            && trusted
+            && let Some(peer) = self.links.get(&conn).and_then(|link| link.peer.as_ref())
+        {
+            self.retired_by.insert(peer.node);
+            self.retired_since.get_or_insert(self.now_ms);
+            if self.is_retired(members) {
+                return Outcome::Retired;
+            }
+        }
+        Outcome::Done
+    }
+
+    /// Returns whether this node was taken out of the cluster, by the word of others. One node alone could lie, and this node would give
+    /// up its data: so it takes more than half of the other voters, as this node knows them. All of them may be gone since; then any
+    /// node of the cluster is believed, after a while in which no voter has a link with this node.
+    pub fn is_retired(&self, members: &Members) -> bool {
+        let Some(since) = self.retired_since else { return false };
+        let others: Vec<u64> = members.voters().iter().copied().filter(|id| *id != self.me.raft_id).collect();
+        let says = |id: &&u64| members.nodes().get(*id).is_some_and(|member| self.retired_by.contains(&member.node));
+        let is_alone = !others.iter().any(|id| self.up.contains_key(id));
+        2 * others.iter().filter(says).count() > others.len()
+            || (is_alone && self.now_ms.saturating_sub(since) >= RETIRED_MS)
     }
 
     /// This node itself answers there.
@@ -721,6 +857,7 @@ impl Mesh {
             self.say(sessions, conn, &Frame::Ping);
         }
         self.part_with_retired(sessions, members);
+        self.pass_on_late(sessions);
         if now_ms.saturating_sub(self.repeated_ms) >= REPEAT_MS {
             let up = &self.up;
             // A new node knows no member yet.

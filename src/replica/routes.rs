@@ -11,7 +11,8 @@ use crate::wire::peer::Links;
 #[derive(Debug)]
 pub struct Routes {
     me: u64,
-    heard: BTreeMap<u64, Links>,
+    /// What each node said last, and whether it said so on a link of its own to this node.
+    heard: BTreeMap<u64, (Links, bool)>,
     own: Links,
     /// For every node that is reached, the neighbour to which what is for it is handed.
     hops: BTreeMap<u64, u64>,
@@ -31,17 +32,17 @@ impl Routes {
 
     /// What is known of the others.
     pub fn others(&self) -> impl Iterator<Item = &Links> {
-        self.heard.values()
+        self.heard.values().map(|(links, _)| links)
     }
 
     /// What a node says of itself beside its links.
     pub fn flags(&self, node: u64) -> u8 {
-        if node == self.me { self.own.flags } else { self.heard.get(&node).map_or(0, |links| links.flags) }
+        if node == self.me { self.own.flags } else { self.heard.get(&node).map_or(0, |(links, _)| links.flags) }
     }
 
     /// Returns the last known boot of a node; 0 if none is known.
     pub fn epoch(&self, node: u64) -> u64 {
-        self.heard.get(&node).map_or(0, |links| links.epoch)
+        self.heard.get(&node).map_or(0, |(links, _)| links.epoch)
     }
 
     /// This node has links to these peers now, and says this beside. Whether anything changed: the others are to be told then.
@@ -56,15 +57,17 @@ impl Routes {
         true
     }
 
-    /// Another node says which links it has. Whether that is new: it is to be passed on then.
-    pub fn hear(&mut self, links: Links) -> bool {
+    /// Another node says which links it has: on its own link to this node if `direct`, otherwise passed on by others. Returns whether
+    /// that is news, to be passed on. What a node says itself replaces whatever others have said in its name.
+    pub fn hear(&mut self, links: Links, direct: bool) -> bool {
         let epoch = |of: u64| if faults::is_armed(Fault::RestartUnheard) { links.epoch } else { of };
-        let known = self.heard.get(&links.node).map(|known| (epoch(known.epoch), known.version));
+        let known = self.heard.get(&links.node).filter(|(_, known_direct)| *known_direct || !direct);
+        let known = known.map(|(known, _)| (epoch(known.epoch), known.version));
         if links.node == self.me || links.node == 0 || known.is_some_and(|known| known >= (links.epoch, links.version))
         {
             return false;
         }
-        self.heard.insert(links.node, links);
+        self.heard.insert(links.node, (links, direct));
         self.compute();
         true
     }
@@ -86,7 +89,7 @@ impl Routes {
     }
 
     fn links(&self, node: u64) -> Option<&Links> {
-        if node == self.me { Some(&self.own) } else { self.heard.get(&node) }
+        if node == self.me { Some(&self.own) } else { self.heard.get(&node).map(|(links, _)| links) }
     }
 
     /// Breadth first from here, neighbours in the order of their ids: the same links give the same paths.
@@ -129,10 +132,10 @@ mod tests {
         let mut routes = Routes::new(1, 1);
         assert!(routes.set_own(vec![2], 0));
         for (node, peers) in [(2, [1, 3]), (3, [2, 4]), (4, [3, 5])] {
-            assert!(routes.hear(links(node, 1, &peers)));
+            assert!(routes.hear(links(node, 1, &peers), false));
         }
         assert_eq!(hops(&routes, &[2, 3, 4, 5]), [Some(2), Some(2), Some(2), None], "5 has not said that it hears 4");
-        routes.hear(links(5, 1, &[4]));
+        routes.hear(links(5, 1, &[4]), false);
         assert_eq!(routes.next_hop(5), Some(2));
         routes.set_own(vec![], 0);
         assert_eq!(hops(&routes, &[2, 3, 4, 5]), [None; 4]);
@@ -143,11 +146,11 @@ mod tests {
     fn the_links_of_a_dead_node_lead_nowhere() {
         let mut routes = Routes::new(1, 1);
         routes.set_own(vec![2], 0);
-        routes.hear(links(2, 1, &[1, 3]));
-        routes.hear(links(3, 1, &[2, 4]));
-        routes.hear(links(4, 1, &[3]));
+        routes.hear(links(2, 1, &[1, 3]), false);
+        routes.hear(links(3, 1, &[2, 4]), false);
+        routes.hear(links(4, 1, &[3]), false);
         assert!(routes.reaches(4));
-        routes.hear(links(2, 2, &[1]));
+        routes.hear(links(2, 2, &[1]), false);
         assert!(!routes.reaches(3) && !routes.reaches(4) && routes.reaches(2));
     }
 
@@ -156,9 +159,20 @@ mod tests {
     fn old_news_are_not_heard() {
         let mut routes = Routes::new(1, 1);
         routes.set_own(vec![2], 0);
-        assert!(routes.hear(links(2, 2, &[1, 3])));
-        assert!(!routes.hear(links(2, 2, &[1])) && !routes.hear(links(2, 1, &[1])));
-        assert!(routes.hear(Links { epoch: 2, version: 0, ..links(2, 0, &[1]) }));
-        assert!(!routes.hear(links(1, 9, &[5])), "nobody else says which links this node has");
+        assert!(routes.hear(links(2, 2, &[1, 3]), false));
+        assert!(!routes.hear(links(2, 2, &[1]), false) && !routes.hear(links(2, 1, &[1]), false));
+        assert!(routes.hear(Links { epoch: 2, version: 0, ..links(2, 0, &[1]) }, false));
+        assert!(!routes.hear(links(1, 9, &[5]), false), "nobody else says which links this node has");
+    }
+
+    /// A member could claim the highest version in another's name, and nobody would hear that node again.
+    #[test]
+    fn what_others_say_of_a_node_gives_way_to_its_own_word() {
+        let mut routes = Routes::new(1, 1);
+        routes.set_own(vec![2], 0);
+        assert!(routes.hear(Links { flags: 1, epoch: 9, ..links(2, u64::MAX, &[]) }, false));
+        assert!(routes.hear(links(2, 1, &[1]), true));
+        assert!(routes.reaches(2) && routes.flags(2) == 0 && routes.epoch(2) == 1);
+        assert!(!routes.hear(links(2, 1, &[1]), true) && routes.hear(links(2, 2, &[1]), true));
     }
 }
