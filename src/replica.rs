@@ -13,9 +13,9 @@
 //! (the proposed mutations), [`forward`] (sends them to the leader, and again if needed), [`group`] and [`entries`] (raft),
 //! [`machine`] and [`members`] (apply), [`snapshot`] (the state, to a file and back), [`rebuild`] (the state, from the disk),
 //! [`boot`] (what a start does with the data), `introduce` (the node's entries about itself). For the cluster: [`mesh`] and
-//! [`routes`] (links), `peers` (the frames of peers), `quorum` (who leads, and whether writes are accepted), [`membership`] and
+//! [`routes`] (links), `peers` (the frames of peers), [`vetting`] (what of them is believed), `quorum` (who leads, and whether writes are accepted), [`membership`] and
 //! `stewardship` (how the leader manages the members), `disk_watch` and `readiness` (whether the others can rely on this node),
-//! [`transfer`], `catch_up` and `backoff` (snapshots to peers), [`join`] (how a node gets its raft id). Beside all of them:
+//! [`transfer`], `catch_up` and `backoff` (snapshots to peers), [`join`] and `quota` (how a node gets its raft id). Beside all of them:
 //! [`stages`] (where a commit spends its time) and `figures` (the statistics).
 //!
 //! Invariants:
@@ -43,6 +43,7 @@ pub mod mesh;
 mod notes;
 mod peers;
 mod quorum;
+mod quota;
 mod readiness;
 pub mod rebuild;
 mod requests;
@@ -53,6 +54,7 @@ pub mod snapshot;
 pub mod stages;
 mod stewardship;
 pub mod transfer;
+pub mod vetting;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -68,6 +70,7 @@ use introduce::Introduced;
 use machine::Machine;
 use mesh::{Me, Mesh, Timing};
 use quorum::Urgent;
+use quota::Quota;
 use readiness::Readiness;
 use requests::{Asker, Pending, answer};
 use session::Pause;
@@ -257,6 +260,7 @@ pub struct Replica {
     now_ms: u64,
     mesh: Mesh,
     forward: Forward,
+    registrations: Quota,
     /// Snapshots being sent to peers, one for each.
     sending: Vec<Sending>,
     transfers: u64,
@@ -364,6 +368,7 @@ impl Replica {
             ticks: 0,
             now_ms: 0,
             forward: Forward::default(),
+            registrations: Quota::default(),
             sending: Vec::new(),
             transfers: 0,
             held: Vec::new(),
@@ -784,10 +789,14 @@ impl Replica {
         }
         let mut commands = 0;
         self.stages.committed();
-        let Replica { machine, desk, pending, pending_first, origin, mesh, config, .. } = self;
+        let Replica { machine, desk, pending, pending_first, gather, origin, mesh, config, .. } = self;
         let outcome = machine.apply(&entry.data, |store, from, seq, outcome| {
             commands += 1;
-            if from == *origin {
+            if from == *origin && pending.is_empty() {
+                // Somebody else wrote in this node's name. The number is used up, and nobody waits for the outcome.
+                *pending_first = seq + 1;
+                gather.skip_to(seq + 1);
+            } else if from == *origin {
                 assert_eq!(seq, *pending_first, "own mutations come back in order");
                 if faults::is_armed(Fault::AnswersSwapped) && pending.len() > 1 {
                     pending.swap(0, 1);
@@ -828,6 +837,9 @@ impl Replica {
         if now_ms / tick_ms > self.ticks {
             self.ticks = now_ms / tick_ms;
             self.mesh.tick(&mut self.desk.sessions, &self.machine.members, now_ms, stalled);
+            if self.mesh.is_retired(&self.machine.members) {
+                self.fate = Some(Fate::Rejoin);
+            }
             self.group.tick();
             self.watch_leader();
             self.watch_disks();

@@ -187,6 +187,12 @@ impl Gather {
         std::mem::take(&mut self.count)
     }
 
+    /// Continues the numbers with `next`, because those before it are used up. Nothing is gathered.
+    pub fn skip_to(&mut self, next: u64) {
+        debug_assert!(self.is_empty(), "the gathered commands have their numbers");
+        self.next = next;
+    }
+
     /// Makes room for a batch of about the size of the last one, so that gathering does not grow step by step.
     pub fn reserve(&mut self, bytes: usize) {
         self.bytes.reserve(bytes);
@@ -214,28 +220,75 @@ pub fn parcel(batch: &[u8]) -> Result<Parcel, BadBatch> {
     if rest.is_empty() { Ok(parcel) } else { Err(BadBatch::Count) }
 }
 
-/// Whether every command of a batch that another server has sent is one that this server would have taken from a client: it
-/// becomes part of the log of all.
+/// Checks that every command of a batch from another server is one that this server would have taken from a client: it becomes part
+/// of the log of all nodes. Returns its parcel, and how many of the commands are registrations.
 ///
 /// # Errors
 /// What is wrong with the first that is not.
-pub fn verify(batch: &[u8]) -> Result<Parcel, BadBatch> {
+pub fn verify(batch: &[u8]) -> Result<(Parcel, usize), BadBatch> {
     let parcel = parcel(batch)?;
-    let mut sane = parcel.count > 0 && parcel.first.checked_add(u64::from(parcel.count)).is_some();
-    let mut count = 0;
-    decode(batch, |_, _, command| {
-        count += 1;
-        sane &= match command {
-            Command::Store(Mutation::Set { path, value, .. }) => {
-                Path::parse(path).is_some() && value.len() <= limits::VALUE_MAX
-            }
-            Command::Store(Mutation::Del { path, .. }) => Path::parse(path).is_some(),
-            Command::Store(Mutation::Nop) => true,
-            Command::Register(r) => is_address(r.addr),
-        };
-    })?;
+    let registrations = examine(batch)?;
     let fits = batch.len() <= limits::BATCH_SOFT + limits::PATH_MAX + limits::VALUE_MAX + 1024;
-    if sane && fits && count == parcel.count { Ok(parcel) } else { Err(BadBatch::Count) }
+    if fits { Ok((parcel, registrations)) } else { Err(BadBatch::Count) }
+}
+
+/// Checks that every node can apply a batch of any number of parcels, before it is stored.
+///
+/// # Errors
+/// What is wrong with the first parcel or command that cannot be applied.
+pub fn verify_entry(batch: &[u8]) -> Result<(), BadBatch> {
+    examine(batch).map(|_| ())
+}
+
+/// Checks all parcels and commands of a batch, and returns how many of the commands are registrations.
+fn examine(batch: &[u8]) -> Result<usize, BadBatch> {
+    let mut rest = check(batch)?;
+    let mut sane = batch.len() <= limits::BATCH_MAX && !rest.is_empty();
+    let mut registrations = 0;
+    while sane && !rest.is_empty() {
+        let (parcel, mut commands) = head(&mut rest)?;
+        let Parcel { origin, first, count } = parcel;
+        sane &= count > 0 && origin.node != 0 && origin.epoch <= limits::EPOCH_MAX;
+        sane &= first > 0 && first.checked_add(u64::from(count)).is_some();
+        for _ in 0..count {
+            let command = command(&mut commands)?;
+            registrations += usize::from(matches!(command, Command::Register(_)));
+            sane &= is_sane(&command);
+        }
+        sane &= commands.is_empty();
+    }
+    if sane { Ok(registrations) } else { Err(BadBatch::Count) }
+}
+
+fn is_sane(command: &Command<'_>) -> bool {
+    match *command {
+        Command::Store(Mutation::Set { path, value, .. }) => {
+            Path::parse(path).is_some() && value.len() <= limits::VALUE_MAX
+        }
+        Command::Store(Mutation::Del { path, .. }) => Path::parse(path).is_some(),
+        Command::Store(Mutation::Nop) => true,
+        Command::Register(r) => is_address(r.addr),
+    }
+}
+
+/// Returns a verified batch with one parcel in which the registrations that `admit` refuses take no effect. Their places stay, so the
+/// numbers of the commands after them do not change.
+pub fn admit(batch: &[u8], mut admit: impl FnMut(&Registration<'_>) -> bool) -> Bytes {
+    let mut bytes = batch.to_vec();
+    let mut rest = batch.get(HEADER + PARCEL..).unwrap_or_default();
+    while !rest.is_empty() {
+        let at = batch.len() - rest.len();
+        let Ok(command) = command(&mut rest) else { break };
+        if let Command::Register(registration) = command
+            && !admit(&registration)
+        {
+            // No node has this raft id, so the state machine refuses the registration.
+            bytes[at + 1..at + 9].copy_from_slice(&u64::MAX.to_le_bytes());
+        }
+    }
+    let crc = crc32fast::hash(&bytes[CRC..]);
+    bytes[..CRC].copy_from_slice(&crc.to_le_bytes());
+    bytes.into()
 }
 
 /// Returns how many commands a batch with one parcel has, according to its header.

@@ -133,6 +133,17 @@ impl Entries {
         self.inner.borrow().last()
     }
 
+    /// Returns the index of the last entry up to `index` whose term is not after `term`; 0 if none is known.
+    pub fn last_not_after(&self, index: u64, term: u64) -> u64 {
+        let inner = self.inner.borrow();
+        let within = inner.entries.partition_point(|entry| entry.index <= index && entry.term <= term);
+        match within.checked_sub(1) {
+            Some(at) => inner.entries[at].index,
+            None if inner.before.1 <= term => inner.before.0.min(index),
+            None => 0,
+        }
+    }
+
     /// Term of the entry at `index`, if it is known.
     pub fn term_of(&self, index: u64) -> Option<u64> {
         self.inner.borrow().term(index)

@@ -21,6 +21,7 @@ use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
 use super::batch::Origin;
 use super::entries::Entries;
 use super::members::Change;
+use super::vetting::View;
 use crate::faults::{self, Fault};
 use crate::limits;
 use crate::log::{Durable, Position};
@@ -301,14 +302,40 @@ impl Group {
         taken
     }
 
-    /// Takes a message of a peer.
-    pub fn step(&mut self, message: Message) {
+    /// Returns what decides which messages of peers make sense now.
+    pub fn view(&self) -> View {
+        let raft = &self.node.raft;
+        let log = &raft.raft_log;
+        View {
+            me: raft.id,
+            leader: raft.leader_id,
+            is_leader: self.is_leader(),
+            term: raft.term,
+            last: log.last_index(),
+            committed: (log.committed, log.term(log.committed).unwrap_or(0)),
+            is_durable: log.persisted == log.last_index(),
+            reads: raft.read_only.pending_read_count(),
+        }
+    }
+
+    /// Takes a message of a peer, which [`vetting::message`](super::vetting::message) has checked.
+    pub fn step(&mut self, mut message: Message) {
         if message.msg_type == MessageType::MsgTimeoutNow && !self.may_stand() {
             return;
         }
+        self.shorten_search(&mut message);
         // raft refuses only late messages, of a peer that is no longer a member.
         let _late = self.node.step(message);
         self.jitter();
+    }
+
+    /// Points a follower's rejection to where raft's search for the last common entry ends. raft goes back entry by entry, through
+    /// the whole log if the follower says so.
+    fn shorten_search(&self, message: &mut Message) {
+        let searches = message.msg_type == MessageType::MsgAppendResponse && message.reject && self.is_leader();
+        if searches && (1..self.node.raft.term).contains(&message.log_term) {
+            message.reject_hint = self.entries.last_not_after(message.reject_hint, message.log_term);
+        }
     }
 
     /// A message could not be sent to a peer.
@@ -540,14 +567,60 @@ fn splitmix(mut x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
+/// Returns the raft id of the node that asks for a read, or for whom a read is answered.
+pub fn read_origin(message: &Message) -> Option<u64> {
+    let [entry] = message.entries.as_slice() else { return None };
+    ReadContext::decode(&entry.data).map(|context| context.origin.node)
+}
+
 /// Returns the change of the members in an entry, if it has one.
 pub fn change_of(entry: &Entry) -> Option<Change> {
-    if entry.get_entry_type() != EntryType::EntryConfChangeV2 {
+    if entry.get_entry_type() != EntryType::EntryConfChangeV2 || !is_flat(&entry.data, Some(CHANGES)) {
         return None;
     }
     let mut change = ConfChangeV2::default();
     change.merge_from_bytes(&entry.data).ok()?;
     Change::of_raft(&change)
+}
+
+/// Returns whether an encoded message has no groups and no unknown kinds of fields, and none deeper in its fields with the number
+/// `messages`, which hold messages. The decoder of the protobuf crate calls itself for each group, so a peer could fill the stack
+/// (RUSTSEC-2024-0437).
+pub fn is_flat(mut rest: &[u8], messages: Option<u64>) -> bool {
+    while !rest.is_empty() {
+        let Some(tag) = varint(&mut rest) else { return false };
+        let is_fine = match tag & 7 {
+            0 => varint(&mut rest).is_some(),
+            2 => match varint(&mut rest).and_then(|len| rest.split_at_checked(usize::try_from(len).ok()?)) {
+                Some((inner, behind)) => {
+                    rest = behind;
+                    messages != Some(tag >> 3) || is_flat(inner, None)
+                }
+                None => false,
+            },
+            _ => false,
+        };
+        if !is_fine {
+            return false;
+        }
+    }
+    true
+}
+
+/// The number of the field of a change of the members that holds messages.
+const CHANGES: u64 = 2;
+
+fn varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for shift in (0..64).step_by(7) {
+        let (&byte, tail) = rest.split_first()?;
+        *rest = tail;
+        number |= u64::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
 }
 
 /// Makes a message for a snapshot, with index, term and members only; the contents travel another way.

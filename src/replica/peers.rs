@@ -10,13 +10,12 @@ use super::mesh::{Outcome, is_address};
 use super::requests::{Asker, GATHER_OVERHEAD, Pending, RECORDS};
 use super::session::Conn;
 use super::transfer::Chunk;
+use super::vetting::{self, Verdict, Violation};
 use super::{Access, Fate, Receipt, Replica, Then};
 use crate::limits;
 use crate::log::NodeId;
 use crate::wire::peer::{self, Frame, PREAMBLE, Refusal, Split};
 
-/// A term that is so far ahead was not reached by elections.
-const TERMS_AHEAD: u64 = 1 << 32;
 /// A node that has set its data aside so often since it last joined is not the one that it says it is.
 const INCARNATIONS_AHEAD: u64 = 1_000;
 
@@ -104,7 +103,14 @@ impl Replica {
             match self.mesh.frame(&mut self.desk.sessions, &self.machine.members, conn, &rest[..size]) {
                 Outcome::Done => {}
                 Outcome::Join { node, incarnation, addr } => self.join(conn, node, incarnation, addr),
-                Outcome::Deliver(from, frame) => self.deliver(from, frame),
+                Outcome::Deliver(from, frame) => {
+                    if let Err(violation) = self.deliver(from, frame)
+                        && self.mesh.accuse(&self.machine.members, conn, from, violation)
+                    {
+                        self.end_link(conn);
+                        return Receipt { consumed, then: Then::Close };
+                    }
+                }
                 Outcome::Retired => self.fate = Some(Fate::Rejoin),
                 Outcome::End => {
                     self.end_link(conn);
@@ -121,43 +127,43 @@ impl Replica {
     }
 
     fn join(&mut self, conn: Conn, node: NodeId, incarnation: u64, addr: &str) {
-        if self.is_closed() || !self.log_takes(addr.len()) || !is_address(addr.as_bytes()) {
-            let detail = if self.disk_stuck {
-                "the disk of this node is stuck: it cannot let anyone in now"
-            } else {
-                "no majority of the cluster is within reach of this node: it cannot let anyone in now"
-            };
-            return self.mesh.refuse(&mut self.desk.sessions, conn, Refusal::Unavailable, detail);
-        }
-        // One that is here already can only be another who calls itself so, or the same from before it is known to be gone.
-        let same = self.machine.members.nodes().iter().filter(|(_, m)| m.node == node);
-        for (id, member) in same {
-            let ahead = incarnation.saturating_sub(member.incarnation);
-            if ahead > INCARNATIONS_AHEAD || (ahead > 0 && self.mesh.reaches(*id)) {
-                let detail = "a node with this id is in the cluster";
-                return self.mesh.refuse(&mut self.desk.sessions, conn, Refusal::Unavailable, detail);
-            }
-        }
         let registration = Registration { raft_id: 0, node, incarnation, addr: addr.as_bytes() };
-        self.enqueue(Pending { asker: Asker::Joiner(conn) }, &Command::Register(registration));
+        let detail = if self.disk_stuck {
+            "the disk of this node is stuck: it cannot let anyone in now"
+        } else if self.is_closed() || !self.log_takes(addr.len()) || !is_address(addr.as_bytes()) {
+            "no majority of the cluster is within reach of this node: it cannot let anyone in now"
+        } else if self.is_taken(&registration) {
+            "a node with this id is in the cluster"
+        } else if !self.gather.fits(addr.len(), size_of::<Registration<'_>>(), limits::BATCH_SOFT)
+            || !self.registrations.take(self.config.raft_id, limits::REGISTRATIONS, self.now_ms)
+        {
+            "too many nodes ask this one to let them in: ask again later, or attach to another node"
+        } else {
+            self.enqueue(Pending { asker: Asker::Joiner(conn) }, &Command::Register(registration));
+            return;
+        };
+        self.mesh.refuse(&mut self.desk.sessions, conn, Refusal::Unavailable, detail);
     }
 
-    fn deliver(&mut self, from: u64, frame: Frame<'_>) {
+    /// Returns whether a node that asks for a raft id bears the id of another node. One that is here already can only be another that
+    /// calls itself so, or the same from before it is known to be gone.
+    fn is_taken(&self, registration: &Registration<'_>) -> bool {
+        let mut same = self.machine.members.nodes().iter().filter(|(_, member)| member.node == registration.node);
+        same.any(|(id, member)| {
+            let ahead = registration.incarnation.saturating_sub(member.incarnation);
+            let is_here = *id == self.config.raft_id || self.mesh.reaches(*id);
+            ahead > INCARNATIONS_AHEAD || (ahead > 0 && is_here)
+        })
+    }
+
+    /// Takes what another node sends.
+    ///
+    /// # Errors
+    /// If no node that follows the protocol would send it.
+    fn deliver(&mut self, from: u64, frame: Frame<'_>) -> Result<(), Violation> {
         match frame {
-            Frame::Raft(message) => self.message(from, *message),
-            Frame::Forward(batch) => {
-                // Nobody speaks for another, and what nobody could have been asked is no mutation.
-                if !batch::verify(batch).is_ok_and(|parcel| parcel.origin.node == from) {
-                    return;
-                }
-                let batch = Bytes::copy_from_slice(batch);
-                if self.group.leads() {
-                    self.forward.lead(self.group.term(), &self.machine);
-                    self.forward.take(batch, &self.machine);
-                } else if self.group.is_leader() {
-                    self.forward.take_early(batch);
-                }
-            }
+            Frame::Raft(message) => self.message(from, *message)?,
+            Frame::Forward(batch) => self.forwarded(from, batch)?,
             Frame::Chunk { transfer, seq, last, records } => {
                 let records = Bytes::copy_from_slice(records);
                 self.chunk(from, transfer, Chunk { seq, last, records });
@@ -166,49 +172,68 @@ impl Replica {
             Frame::ChunkFailed { transfer, reason } => self.chunk_failed(from, transfer, reason),
             _ => {}
         }
+        Ok(())
     }
 
-    /// A message of raft, from the node that it names, and such as raft can take.
-    fn message(&mut self, from: u64, message: Message) {
-        let known = matches!(
-            message.msg_type,
-            MessageType::MsgAppend
-                | MessageType::MsgAppendResponse
-                | MessageType::MsgRequestVote
-                | MessageType::MsgRequestVoteResponse
-                | MessageType::MsgHeartbeat
-                | MessageType::MsgHeartbeatResponse
-                | MessageType::MsgReadIndex
-                | MessageType::MsgReadIndexResp
-                | MessageType::MsgTimeoutNow
-                | MessageType::MsgRequestPreVote
-                | MessageType::MsgRequestPreVoteResponse
-        );
-        let append = message.msg_type == MessageType::MsgAppend;
-        let run = !append
-            || message.entries.iter().zip(1..).all(|(entry, i)| message.index.checked_add(i) == Some(entry.index));
-        // raft takes these on trust, and panics on what no peer of sound mind would say.
-        let (last, term) = (self.group.last_index(), self.group.term());
-        let sane = message.term <= term.saturating_add(TERMS_AHEAD)
-            && match message.msg_type {
-                MessageType::MsgHeartbeat => message.commit <= last,
-                MessageType::MsgAppendResponse => message.index <= last,
-                _ => true,
-            };
-        if !known || !run || !sane || message.from != from || message.to != self.config.raft_id {
-            return;
+    /// Takes the mutations of another node, to propose them.
+    ///
+    /// # Errors
+    /// If that node cannot have taken them from its clients.
+    fn forwarded(&mut self, from: u64, batch: &[u8]) -> Result<(), Violation> {
+        let (parcel, registrations) = batch::verify(batch).map_err(|_| Violation::Entry)?;
+        if parcel.origin.node != from {
+            return Err(Violation::Name);
         }
+        // A later boot of that node could not write any more if its numbers were used up in advance. What is relayed may have
+        // overtaken the announcement of the boot, and comes again.
+        if parcel.origin.epoch > self.mesh.epoch(from) || !self.group.is_leader() {
+            return Ok(());
+        }
+        let batch = if registrations == 0 {
+            Bytes::copy_from_slice(batch)
+        } else {
+            let mut quota = std::mem::take(&mut self.registrations);
+            let batch = batch::admit(batch, |registration| {
+                if registration.raft_id != 0 {
+                    return registration.raft_id == from;
+                }
+                // The other node keeps to the same bound, by its own clock.
+                !self.is_taken(registration) && quota.take(from, 2 * limits::REGISTRATIONS, self.now_ms)
+            });
+            self.registrations = quota;
+            batch
+        };
+        if self.group.leads() {
+            self.forward.lead(self.group.term(), &self.machine);
+            self.forward.take(batch, &self.machine);
+        } else {
+            self.forward.take_early(batch);
+        }
+        Ok(())
+    }
+
+    /// Takes a message of raft.
+    ///
+    /// # Errors
+    /// If no node that follows the protocol would send it.
+    fn message(&mut self, from: u64, message: Message) -> Result<(), Violation> {
+        let verdict = vetting::message(&message, from, &self.group.view())?;
         self.hear(from);
+        if verdict == Verdict::Drop {
+            return Ok(());
+        }
         // What finds no room in the log now is sent again.
         let bytes: usize = message.entries.iter().map(|e| e.data.len()).sum();
-        if append && !self.log.can_accept(RECORDS + message.entries.len(), bytes + GATHER_OVERHEAD) {
-            return;
+        let is_append = message.msg_type == MessageType::MsgAppend;
+        if is_append && !self.log.can_accept(RECORDS + message.entries.len(), bytes + GATHER_OVERHEAD) {
+            return Ok(());
         }
         // Whoever asks for votes has seen the leader go; so may this node have.
         if message.msg_type == MessageType::MsgRequestPreVote {
             self.watch_leader();
         }
         self.group.step(message);
+        Ok(())
     }
 
     pub(super) fn hear(&mut self, from: u64) {
