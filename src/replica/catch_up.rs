@@ -179,6 +179,10 @@ impl Replica {
 
     pub(super) fn chunk(&mut self, from: u64, transfer: u64, chunk: Chunk) {
         self.hear(from);
+        // Only the leader sends snapshots. What came before this node knew who leads comes again.
+        if self.group.leader() != from || self.group.is_leader() {
+            return;
+        }
         if let Some((_, reason)) = self.given_up.filter(|(given_up, _)| *given_up == transfer) {
             // The sender did not get the failure: say it again.
             self.fail(from, transfer, reason);
@@ -198,6 +202,16 @@ impl Replica {
                 return self.snapshots.abandon(&mut self.machine.store);
             }
             match Receiving::begin(from, transfer, chunk, self.config.history, self.now_ms) {
+                // The leader began to send it in an earlier term, and begins again.
+                Some(receiving) if receiving.raft_term != self.group.term() => {}
+                Some(receiving) if !receiving.is_ahead_of(self.group.committed()) => {
+                    let (name, (index, ..)) = (self.mesh.name(&self.machine.members, from), receiving.describe());
+                    self.lines.push(format!(
+                        "refused a snapshot up to entry {index} from {name}: this node has all entries up to {}",
+                        self.group.committed()
+                    ));
+                    self.fail(from, transfer, ChunkFailure::Malformed);
+                }
                 Some(receiving) => {
                     let name = self.mesh.name(&self.machine.members, from);
                     self.lines.push(format!("receiving a snapshot up to entry {} from {name}", receiving.describe().0));
@@ -275,6 +289,12 @@ impl Replica {
                 return self.fail(from, transfer, ChunkFailure::Malformed);
             }
         };
+        if let Some(why) = self.is_behind_own(&machine) {
+            let name = self.mesh.name(&self.machine.members, from);
+            self.lines.push(format!("refused a snapshot from {name}: {why}"));
+            self.removals.push(name::snapshot(receiving.describe().0));
+            return self.fail(from, transfer, ChunkFailure::Malformed);
+        }
         let (index, term, _) = receiving.describe();
         let conf = machine.members.conf().clone();
         self.arrived = Some(Arrived { transfer, index, machine });
@@ -290,6 +310,23 @@ impl Replica {
                 self.removals.push(name::snapshot(index));
             }
         }
+    }
+
+    /// Returns why a received state cannot come after this node's own, if it cannot: a leader's state never goes back.
+    fn is_behind_own(&self, later: &Machine) -> Option<String> {
+        let (rev, own) = (later.store.revision(), self.machine.store.revision());
+        if rev < own {
+            return Some(format!("it ends at revision {rev}, and this node is at {own}"));
+        }
+        if later.members.next() < self.machine.members.next() {
+            return Some("it does not know all nodes that were registered".into());
+        }
+        let issued = self.pending_first + self.pending.len() as u64 - 1;
+        let seen = later.seen().get(&self.origin.node);
+        let is_foreign = seen.is_some_and(|seen| {
+            seen.epoch > self.origin.epoch || (seen.epoch == self.origin.epoch && seen.seq > issued)
+        });
+        is_foreign.then(|| "it has writes in this node's name that this node never sent".into())
     }
 
     /// Installs the snapshot that has arrived.

@@ -21,9 +21,11 @@ use std::collections::BTreeMap;
 use protobuf::Message as _;
 use raft::eraftpb::ConfState;
 
+use super::group::is_flat;
 use super::machine::{Machine, Seen};
 use super::members::{Member, Members};
 use super::transfer::Receiving;
+use super::vetting;
 use crate::faults::{self, Fault};
 use crate::limits;
 use crate::log::{NodeId, SnapshotWrite, SnapshotWriter, name};
@@ -463,6 +465,8 @@ pub enum BadSnapshot {
     Foreign(NodeId),
     /// A record or the meta is cut short or of an unknown kind.
     Record,
+    /// The members make no sense: there is no voter, or a node is a member twice, or has a raft id that was never given.
+    Members,
     /// The store refuses what it says.
     Load(LoadError),
     /// It ends at another revision than it says.
@@ -484,6 +488,7 @@ impl std::fmt::Display for BadSnapshot {
                 write!(f, "it is that of node {}: the directory holds files of two nodes", node.escape_ascii())
             }
             BadSnapshot::Record => write!(f, "a record cannot be read"),
+            BadSnapshot::Members => write!(f, "its members make no sense"),
             BadSnapshot::Load(e) => write!(f, "a record makes no sense: {e}"),
             BadSnapshot::Revision { says, has } => {
                 write!(f, "it ends at revision {has}, and says {says}")
@@ -552,7 +557,13 @@ impl Restore {
             nodes.insert(id, Member { node, incarnation, addr });
         }
         let mut conf = ConfState::default();
+        if !is_flat(state, None) {
+            return Err(BadSnapshot::Record);
+        }
         conf.merge_from_bytes(state).map_err(|_| BadSnapshot::Record)?;
+        if !vetting::members(&conf, next) || nodes.keys().any(|id| *id >= next) {
+            return Err(BadSnapshot::Members);
+        }
         let members = Members::with(conf, nodes, next);
         Ok(Restore { loading: Loading::Files(Box::new(Loader::new(history))), first, last, seen, members })
     }

@@ -294,6 +294,12 @@ impl Receiving {
         (self.index, self.term, self.state.clone())
     }
 
+    /// Returns whether it covers more than the entries up to `committed`, and whether its last entry can exist: no entry is of a later
+    /// term than the leader's.
+    pub fn is_ahead_of(&self, committed: u64) -> bool {
+        self.index > committed && self.index <= limits::INDEX_MAX && (1..=self.raft_term).contains(&self.term)
+    }
+
     /// Takes a part, or drops it if it is not the next one.
     pub fn take(&mut self, chunk: Chunk, now_ms: u64) {
         self.heard_ms = now_ms;
