@@ -154,8 +154,15 @@ pub const SEGMENT_MIN: u64 = 8 << 20;
 pub const WRITE_MAX: usize = 8 << 20;
 /// Old log segments kept for reuse.
 pub const SPARE_SEGMENTS: usize = 1;
+/// The largest number that the server accepts from a file where it only ever counts up: indices and terms of raft, raft ids,
+/// generations, positions, boots, revisions. A server that counts a million a second gets there in 146,000 years, so a larger
+/// number is forged or damaged; and from this one it can count on without an overflow.
+pub const COUNT_MAX: u64 = 1 << 62;
 
 const _: () = assert!(SEGMENT.is_multiple_of(BLOCK as u64));
+const _: () = assert!(COUNT_MAX < i64::MAX as u64 && COUNT_MAX < u64::MAX / 2);
+// What is believed of other nodes can be read again.
+const _: () = assert!(INDEX_MAX <= COUNT_MAX && EPOCH_MAX <= COUNT_MAX);
 // A batch of any size fits into one write, with half as much again beside it for block headers and small records.
 const _: () = assert!(BATCH_MAX + BATCH_MAX / 2 <= WRITE_MAX && WRITE_MAX.is_multiple_of(BLOCK));
 const _: () = assert!(SEGMENT_MIN.is_multiple_of(BLOCK as u64) && SEGMENT_MIN <= SEGMENT);

@@ -117,6 +117,7 @@ impl std::fmt::Display for Fault {
             Fault::Opening => "a write does not go on where the one before it ended",
             Fault::Record => "a record is malformed inside whole blocks",
             Fault::Sequence => "a record cannot follow the one before it",
+            Fault::Number => "a number is impossible, though its crc is right",
             Fault::NoLog => "there is no segment of the log at all",
             Fault::NoIdentity => "the identity of the node is missing, though there is data",
         })

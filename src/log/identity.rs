@@ -27,7 +27,7 @@ use super::block::{Block, get_u16, get_u32, get_u64, put_u16, put_u32, put_u64};
 use super::preface::{self, BODY, Kind, Unfit};
 use super::segment::NodeId;
 use crate::faults::{self, Fault};
-use crate::limits::{ADDR_MAX, BLOCK, CLUSTER_NAME_MAX};
+use crate::limits::{ADDR_MAX, BLOCK, CLUSTER_NAME_MAX, COUNT_MAX};
 
 const NODE: usize = BODY;
 const RAFT: usize = NODE + 16;
@@ -171,6 +171,11 @@ impl Identity {
         let advertised = next().ok().filter(|own| own.len() <= ADDR_MAX).unwrap_or_default();
         let mut node = [0; 16];
         node.copy_from_slice(&block[NODE..RAFT]);
+        let counted = [RAFT, EPOCH, INCARNATION].map(|at| get_u64(block, at));
+        // The id is a name in paths; from these numbers the node counts on.
+        if !node.iter().all(u8::is_ascii_alphanumeric) || counted.into_iter().any(|number| number > COUNT_MAX) {
+            return Err(IdentityError::Damaged);
+        }
         Ok(Identity {
             node,
             raft_id: get_u64(block, RAFT),
@@ -264,15 +269,17 @@ mod tests {
         /// A field that comes back as another's is a node that votes where it has no vote, or looks for its cluster elsewhere.
         #[test]
         fn every_identity_reads_back_as_it_was_written(
-            node: [u8; 16],
-            numbers: [u64; 4],
+            node in "[A-Z2-7]{16}",
+            counted in [0..=COUNT_MAX, 0..=COUNT_MAX, 0..=COUNT_MAX],
+            cluster_id: u64,
             voters: u32,
             voter: bool,
             cluster in ".{0,60}",
             peers in prop::collection::vec(".{0,30}", 0..20),
             advertised in ".{0,60}",
         ) {
-            let [raft_id, boot_epoch, incarnation, cluster_id] = numbers;
+            let [raft_id, boot_epoch, incarnation] = counted;
+            let node = node.as_bytes().try_into().unwrap();
             let identity =
                 Identity { node, raft_id, boot_epoch, incarnation, cluster, cluster_id, voters, voter, peers, advertised };
             prop_assert_eq!(read_back(&identity), identity);

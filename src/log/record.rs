@@ -24,6 +24,7 @@
 //! The opening makes every segment readable without those before it, and is a second account of the first.
 
 use super::block::{get_u16, get_u32, get_u64, narrow, put_u32, put_u64, widen};
+use crate::limits::COUNT_MAX;
 
 /// Bytes of a write's opening.
 pub(super) const OPENING: usize = 48;
@@ -122,6 +123,14 @@ impl State {
         let at = payload.get(..OPENING)?;
         let hard = HardState { term: get_u64(at, 24), vote: get_u64(at, 32), commit: get_u64(at, 40) };
         Some(State { position: get_u64(at, 0), last_index: get_u64(at, 8), last_term: get_u64(at, 16), hard })
+    }
+
+    /// Whether a log can have got there: no number is larger than a log can count to, and what is committed is in the log. Recovery
+    /// asks, since a right crc does not prove that a server wrote the numbers.
+    pub(super) fn is_possible(&self) -> bool {
+        let HardState { term, vote, commit } = self.hard;
+        let counted = [self.position, self.last_index, self.last_term, term, vote, commit];
+        self.position > 0 && commit <= self.last_index && counted.into_iter().all(|number| number <= COUNT_MAX)
     }
 
     /// The state after `record`, or why it cannot follow.

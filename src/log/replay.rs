@@ -16,6 +16,7 @@ use super::segment;
 use super::table::{self, AtSnapshot, End, Fault, Join, Next, Verdict};
 use super::writer::{Ahead, Current, Meter, Old, Position};
 use crate::faults;
+use crate::limits::COUNT_MAX;
 use std::collections::VecDeque;
 
 /// Where the run begins.
@@ -36,7 +37,8 @@ impl Base {
         let mut block = [Block::ZERO];
         reader.read(&file, segment::offset(1), &mut block)?;
         match scan::first_write(generation, &block[0]) {
-            Some((due, state)) => Ok(Base { state, due }),
+            Some((due, state)) if due <= COUNT_MAX && state.is_possible() => Ok(Base { state, due }),
+            Some(_) => Err(run.damage(0, 1, Fault::Number, 0, None).into()),
             None => Err(run.useless(Fault::Gap, None).into()),
         }
     }
@@ -208,6 +210,9 @@ impl<'v, 'f> Replay<'v, 'f> {
             let after = state.after(&record).map_err(|_| Fault::Sequence)?;
             if position != state.position {
                 return Err(Fault::Sequence);
+            }
+            if !after.is_possible() {
+                return Err(Fault::Number);
             }
             self.record(position, &record);
             state = after;

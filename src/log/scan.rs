@@ -5,7 +5,7 @@
 use super::block::{Blank, Block, Head, SEAL};
 use super::table::{self, End, Fault, Meaning, Place, Seen};
 use crate::faults;
-use crate::limits::BLOCK;
+use crate::limits::{BLOCK, WRITE_MAX};
 
 /// A whole write.
 pub(super) struct Whole<'a> {
@@ -143,7 +143,7 @@ impl Scan {
         let (index, count) = (u64::from(head.index), u64::from(head.count));
         let (start, end) = (self.start as u64, self.blocks as u64);
         let fits = match head.flags {
-            0 => start + count < end,
+            0 => start + count < end && count <= (WRITE_MAX / BLOCK) as u64,
             SEAL => count == 1 && start < end,
             _ => false,
         };
@@ -191,5 +191,5 @@ pub(super) fn first_write(generation: u64, block: &Block) -> Option<(u64, super:
     let head = Head::decode(&block.0).ok()?;
     let first = head.generation == generation && head.index == 0;
     let state = super::record::State::decode(head.payload(&block.0))?;
-    (first && state.position > 0).then_some((head.write, state))
+    first.then_some((head.write, state))
 }

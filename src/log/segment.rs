@@ -12,11 +12,12 @@
 //! * A name `{generation:016x}.log` belongs to a file that is durable in its whole size, preface included: it is written
 //!   under a temporary name, synced, renamed, and the directory synced.
 //! * The last block is never part of another write, so that a segment can always be sealed.
+//! * No segment is larger than [`SEGMENT`]: a preface that says otherwise is not one of ours, and nothing behind it is read.
 //! * The next generation is there, durable, before a segment is sealed.
 
 use super::block::{Block, get_u64, put_u64, widen};
 use super::preface::{self, BODY, Kind, Unfit};
-use crate::limits::BLOCK;
+use crate::limits::{BLOCK, COUNT_MAX, SEGMENT};
 
 /// A node's own id, 16 characters.
 pub type NodeId = [u8; 16];
@@ -53,14 +54,14 @@ impl Header {
         let mut node = [0; 16];
         node.copy_from_slice(&block[NODE..NODE + 16]);
         let header = Header { generation: get_u64(block, GENERATION), size: get_u64(block, SIZE), node };
-        if is_size(header.size) { Ok(header) } else { Err(Unfit::Bad) }
+        let is_possible = is_size(header.size) && (1..=COUNT_MAX).contains(&header.generation);
+        if is_possible { Ok(header) } else { Err(Unfit::Bad) }
     }
 }
 
-/// Whether a segment may have this size: whole blocks, enough of them, and few enough to be counted in 32 bits.
+/// Whether a segment may have this size: whole blocks, enough of them, and not too many.
 pub(super) fn is_size(size: u64) -> bool {
-    let blocks = size / BLOCK as u64;
-    size.is_multiple_of(BLOCK as u64) && (BLOCKS_MIN..=u64::from(u32::MAX)).contains(&blocks)
+    size.is_multiple_of(BLOCK as u64) && (BLOCKS_MIN * BLOCK as u64..=SEGMENT).contains(&size)
 }
 
 /// Blocks of a segment of this many bytes, the preface included.

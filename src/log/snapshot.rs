@@ -19,7 +19,7 @@ use super::block::{Block, HEAD, Head, LAST, PAYLOAD, bytes_of, get_u32, get_u64,
 use super::name;
 use super::preface::{self, BODY, Kind, Unfit};
 use crate::faults;
-use crate::limits::{BLOCK, SNAPSHOT_RECORD_MAX, SNAPSHOT_WRITE};
+use crate::limits::{BLOCK, COUNT_MAX, SNAPSHOT_RECORD_MAX, SNAPSHOT_WRITE};
 use std::collections::VecDeque;
 
 const INDEX: usize = BODY;
@@ -200,6 +200,8 @@ pub enum SnapshotFault {
     Preface,
     /// It is whole as far as can be seen, but of an unknown version.
     Version(u32),
+    /// Its index or its term is a number that no log counts to.
+    Number,
     /// A block is damaged.
     Block,
     /// A block is whole, but of another place or of another snapshot.
@@ -219,6 +221,7 @@ impl std::fmt::Display for SnapshotFault {
         match self {
             SnapshotFault::Preface => f.write_str("the first block is not that of a snapshot"),
             SnapshotFault::Version(version) => write!(f, "format version {version} is unknown"),
+            SnapshotFault::Number => f.write_str("its index or term is impossible, though the crc is right"),
             SnapshotFault::Block => f.write_str("a block is damaged"),
             SnapshotFault::Astray => f.write_str("a block belongs to another place or another snapshot"),
             SnapshotFault::Piece => f.write_str("a record is malformed inside whole blocks"),
@@ -384,6 +387,9 @@ impl SnapshotReader {
                     Unfit::Version(version) => SnapshotFault::Version(version),
                 })?;
                 (self.index, self.term) = (get_u64(block, INDEX), get_u64(block, TERM));
+                if !(1..=COUNT_MAX).contains(&self.index) || self.term > COUNT_MAX {
+                    return Err(SnapshotFault::Number);
+                }
                 self.next_block = Next::Another;
             }
             Next::Another => {

@@ -102,6 +102,9 @@ pub enum Fault {
     Record,
     /// A record cannot follow the one before it.
     Sequence,
+    /// A number is larger than any that a log counts to, or the opening of the first write calls entries committed that are not in
+    /// the log.
+    Number,
     /// There is an identity, and not a single segment.
     NoLog,
     /// There are segments or snapshots, and no identity.

@@ -17,7 +17,7 @@
 //! | damage of the identity | started with the address of another node (`-a`) | attaches as a new node |
 //! | damage | any other | exits with status 65 |
 //! | a newer version, another node's file, impossible contents | any | exits with status 65 |
-//! | another cluster than that of `-c`, a file that is unreadable or not a regular file | any | exits with status 1 |
+//! | another cluster than that of `-c`, a file that cannot be read, no regular file, a link, a strange lock | any | exits with status 1 |
 
 use std::fmt;
 
@@ -52,6 +52,10 @@ pub enum Finding {
     Unreadable,
     /// The name of a file belongs to something that is not a file.
     NotAFile,
+    /// A name of the server's own belongs to a symbolic link: what lies behind it is not this directory's.
+    Link,
+    /// The file that a running server locks holds something that no server wrote into it.
+    NotALock,
 }
 
 /// The node's role in its cluster, which decides what it may do if its data is damaged.
@@ -141,7 +145,14 @@ pub const DECISIONS: &[DecisionRow] = &[
     },
     // The flags, the permissions or the disk need repair, not the data.
     DecisionRow {
-        found: &[Finding::OtherCluster, Finding::Denied, Finding::Unreadable, Finding::NotAFile],
+        found: &[
+            Finding::OtherCluster,
+            Finding::Denied,
+            Finding::Unreadable,
+            Finding::NotAFile,
+            Finding::Link,
+            Finding::NotALock,
+        ],
         part: ANY,
         salvage: EITHER,
         decision: Decision::Exit(EXIT_START),
@@ -393,7 +404,7 @@ fn finding(unusable: &Unusable) -> Finding {
         | Unusable::Entry { .. }
         | Unusable::Batch { bad: BadBatch::Format(_) | BadBatch::Kind(_), .. } => Finding::Version,
         Unusable::Snapshot { bad: BadSnapshot::Foreign(_), .. } => Finding::OtherNode,
-        Unusable::Snapshot { .. } | Unusable::Batch { .. } => Finding::Contents,
+        Unusable::Snapshot { .. } | Unusable::Batch { .. } | Unusable::Epoch { .. } => Finding::Contents,
     }
 }
 

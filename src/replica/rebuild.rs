@@ -40,6 +40,11 @@ pub enum Unusable {
         /// Its type.
         other: u8,
     },
+    /// An entry of the log names a boot of this node from which the node could not count on.
+    Epoch {
+        /// The number of the boot.
+        epoch: u64,
+    },
 }
 
 impl std::fmt::Display for Unusable {
@@ -52,6 +57,9 @@ impl std::fmt::Display for Unusable {
                 write!(f, "entry {index} of the log is of type {other}, which this version does not know")
             }
             Unusable::Batch { index, bad } => write!(f, "entry {index} of the log cannot be used: {bad}"),
+            Unusable::Epoch { epoch } => {
+                write!(f, "the end of the log cannot be used: it says that this node has been started {epoch} times")
+            }
         }
     }
 }
@@ -148,15 +156,16 @@ impl Rebuild {
     fn record(&mut self, record: Record<'_>) -> Result<(), Unusable> {
         match record {
             Record::Entry { index, term, entry_type, data } => {
-                if index <= self.applied.0 {
-                    return Ok(());
-                }
                 let known = self.entries.back().is_some_and(|last| last.index >= index);
                 if known && faults::is_armed(Fault::ConflictRecovered) {
                     return Ok(());
                 }
+                // An entry that the snapshot covers, too, voids those behind it: a leader that lost had sent them.
                 while self.entries.back().is_some_and(|last| last.index >= index) {
                     self.entries.pop_back();
+                }
+                if index <= self.applied.0 {
+                    return Ok(());
                 }
                 let entry_type = match entry_type {
                     0 => EntryType::EntryNormal,
@@ -228,6 +237,8 @@ impl Rebuild {
         }
         self.finish_snapshot()?;
         let log::HardState { term, vote, mut commit } = recovered.hard_state;
+        let ends = self.entries.back().is_none_or(|last| last.index == recovered.last_index);
+        assert!(ends, "the entries do not end where the log does");
         // What the only voter has on its disk is committed: no election is needed to know it, nor room in the log for one.
         self.commit = self.commit.max(commit);
         self.apply_committed()?;
@@ -239,6 +250,9 @@ impl Rebuild {
             commit = recovered.last_index;
             self.commit = commit;
             self.apply_committed()?;
+        }
+        if let Some(seen) = self.machine.seen().get(&raft_id).filter(|seen| seen.epoch > limits::COUNT_MAX) {
+            return Err(Unusable::Epoch { epoch: seen.epoch });
         }
         let start = group::Start {
             id: raft_id,

@@ -465,6 +465,8 @@ pub enum BadSnapshot {
     Foreign(NodeId),
     /// A record or the meta is cut short or of an unknown kind.
     Record,
+    /// The meta holds a number that no server counts to.
+    Number,
     /// The members make no sense: there is no voter, or a node is a member twice, or has a raft id that was never given.
     Members,
     /// The store refuses what it says.
@@ -488,6 +490,7 @@ impl std::fmt::Display for BadSnapshot {
                 write!(f, "it is that of node {}: the directory holds files of two nodes", node.escape_ascii())
             }
             BadSnapshot::Record => write!(f, "a record cannot be read"),
+            BadSnapshot::Number => write!(f, "it holds a number that no server counts to"),
             BadSnapshot::Members => write!(f, "its members make no sense"),
             BadSnapshot::Load(e) => write!(f, "a record makes no sense: {e}"),
             BadSnapshot::Revision { says, has } => {
@@ -541,14 +544,13 @@ impl Restore {
     /// When it cannot be read.
     pub fn of_state(mut state: &[u8], history: u64) -> Result<Restore, BadSnapshot> {
         let state = &mut state;
-        let first = i64::from_le_bytes(take(state)?);
-        let last = i64::from_le_bytes(take(state)?);
+        let (first, last) = (take_counted(state)?.cast_signed(), take_counted(state)?.cast_signed());
         let mut seen = BTreeMap::new();
         for _ in 0..u32::from_le_bytes(take(state)?) {
             let node = take_u64(state)?;
-            seen.insert(node, Seen { epoch: take_u64(state)?, seq: take_u64(state)? });
+            seen.insert(node, Seen { epoch: take_u64(state)?, seq: take_counted(state)? });
         }
-        let next = take_u64(state)?;
+        let next = take_counted(state)?;
         let mut nodes = BTreeMap::new();
         for _ in 0..u32::from_le_bytes(take(state)?) {
             let id = take_u64(state)?;
@@ -623,6 +625,11 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], BadSnapshot> {
 
 fn take_u64(rest: &mut &[u8]) -> Result<u64, BadSnapshot> {
     take(rest).map(u64::from_le_bytes)
+}
+
+/// Takes a number that the server counts on from.
+fn take_counted(rest: &mut &[u8]) -> Result<u64, BadSnapshot> {
+    take_u64(rest).and_then(|number| if number <= limits::COUNT_MAX { Ok(number) } else { Err(BadSnapshot::Number) })
 }
 
 fn take_kind(rest: &mut &[u8]) -> Result<Kind, BadSnapshot> {

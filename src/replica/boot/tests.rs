@@ -1,5 +1,7 @@
 //! Tests of the decision table, with directories that are whole, damaged, newer, or another node's.
 
+mod forged;
+
 use std::collections::BTreeMap;
 
 use super::*;
@@ -10,7 +12,7 @@ const NODE: NodeId = *b"TESTTESTTESTTEST";
 const OTHER: NodeId = *b"SOMEBODYELSESIDX";
 const BLOCK: usize = crate::limits::BLOCK;
 
-const FINDINGS: [Finding; 8] = [
+const FINDINGS: [Finding; 10] = [
     Finding::Damage,
     Finding::Version,
     Finding::OtherNode,
@@ -19,6 +21,8 @@ const FINDINGS: [Finding; 8] = [
     Finding::Denied,
     Finding::Unreadable,
     Finding::NotAFile,
+    Finding::Link,
+    Finding::NotALock,
 ];
 
 /// A combination without a row would end the process with a panic; for one with two rows the rows' order would decide.
