@@ -5,7 +5,7 @@
 //! were awake before it, so requests that arrived together are carried out together. The kernel gets the submissions when the
 //! runtime parks.
 //!
-//! * `directory`: the data directory: lock, identity, recovery.
+//! * `directory`: the data directory: identity, recovery. `lock`: its lock. `files`: what it opens there, and what it refuses.
 //! * `listen`, `advertise`: where the node listens, and which address it gives to others.
 //! * `attach`, `boot`: how a new node finds its cluster. `dial`: connections to peers. `original`: servers that cannot be joined.
 //! * `ring`: whether io_uring works, and if not, why.
@@ -28,9 +28,11 @@ mod dial;
 pub mod directory;
 mod disk;
 mod farewell;
+mod files;
 mod lines;
 mod link;
 mod listen;
+pub mod lock;
 mod opening;
 mod original;
 mod pin;

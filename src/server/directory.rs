@@ -1,13 +1,16 @@
 //! The data directory: whose it is, which node it belongs to, and what it contains.
 //!
 //! ```text
-//! lock      held (flock) while a server runs; holds its process id, for the message to a second one
+//! lock      see `lock`
 //! damaged/  what --salvage and recovery have set aside
 //! others    see crate::log
 //! ```
+//! Whoever can write into the directory can put a link, a FIFO or a huge file under each of these names. Invariants:
+//! * the server opens regular files of this directory, and nothing else (`files`); it refuses to start beside anything odd;
+//! * it reads no more of a file than can be valid, and writes into a file only when it has recognised what the file holds.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,8 +21,9 @@ use super::advertise::Own;
 use super::attach::{self, attach};
 use super::boot::{Decision, consult};
 use super::disk::{Disk, is_full};
+use super::files::{self, Wanted, cannot, refused};
 use super::opening::Opening;
-use super::{Options, StartError, lines};
+use super::{Options, StartError, lines, lock};
 use crate::address::Address;
 use crate::limits;
 use crate::log::name::Name;
@@ -30,8 +34,6 @@ use crate::replica::members::FOUNDER;
 use crate::replica::rebuild::Rebuild;
 use crate::replica::{Line, Recovered, Standing};
 
-/// The file that a running server locks.
-const LOCK: &str = "lock";
 /// Where files are set aside.
 const DAMAGED: &str = "damaged";
 /// How long to wait for the last writes of an earlier process.
@@ -84,24 +86,14 @@ pub async fn open(options: &Options, own: &Own) -> Result<Opened, StartError> {
     Ok(Opened { identity, recovered, advertised, disk, report, recovery, lock })
 }
 
-fn cannot(what: &str, dir: &Path, e: &io::Error) -> StartError {
-    let remedy = match e.kind() {
-        io::ErrorKind::PermissionDenied => format!(
-            "give it to the user that runs the server (chown -R {} there), or choose another with -d",
-            rustix::process::geteuid().as_raw()
-        ),
-        io::ErrorKind::ReadOnlyFilesystem => {
-            "mount its file system for writing (ReadWritePaths= of systemd), or choose another with -d".into()
-        }
-        _ => "choose another with -d".into(),
-    };
-    StartError::new(format!("cannot {what} the data directory {}: {e}; {remedy}", dir.display()))
-}
-
 /// Makes the directory, and those above it, durably: each directory is durable before anything is put into it.
 fn make(dir: &Path) -> io::Result<()> {
     let mut missing = Vec::new();
     for above in dir.ancestors().take_while(|d| !d.as_os_str().is_empty()) {
+        if above.is_symlink() && !above.exists() {
+            let text = format!("{} is a symbolic link that leads nowhere", above.display());
+            return Err(io::Error::new(io::ErrorKind::NotFound, text));
+        }
         if above.exists() {
             // A killed server may have made it without syncing it. Ignore the error if syncing is impossible here.
             match sync_parent(above) {
@@ -136,39 +128,6 @@ fn is_in_memory(dir: &Path) -> bool {
     rustix::fs::statfs(dir).is_ok_and(|stat| u64::try_from(stat.f_type).is_ok_and(|number| IN_MEMORY.contains(&number)))
 }
 
-/// Takes the lock. `None` if its file is missing and `create` is false. Writes nothing into the file.
-fn lock(dir: &Path, create: bool) -> Result<Option<File>, StartError> {
-    let path = dir.join(LOCK);
-    let opened = File::options().read(true).write(true).create(create).truncate(false).open(&path);
-    let mut file = match opened {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound && !create => return Ok(None),
-        Err(e) => return Err(cannot("lock", dir, &e)),
-    };
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        let mut pid = String::new();
-        let holder = match file.read_to_string(&mut pid) {
-            // The id in the file may still be that of an earlier server.
-            Ok(_) if pid.trim().parse::<u32>().is_ok_and(|pid| Path::new(&format!("/proc/{pid}")).exists()) => {
-                format!("process {}", pid.trim())
-            }
-            _ => "another process".into(),
-        };
-        return Err(StartError::new(format!(
-            "the data directory {} is in use by {holder}; stop that server, or choose another directory with -d",
-            dir.display()
-        )));
-    }
-    Ok(Some(file))
-}
-
-/// Writes this process's id into the lock file.
-fn say_whose(mut lock: &File) -> io::Result<()> {
-    lock.set_len(0)?;
-    lock.rewind()?;
-    writeln!(lock, "{}", std::process::id())
-}
-
 /// Waits until the writes of an earlier process have ended. A server that was killed may have had one in flight; the kernel still
 /// carries it out, and it must not interfere with the recovery. The server locks each file that it writes to, and the write in
 /// flight keeps the file open.
@@ -176,12 +135,15 @@ async fn wait_for_last_writes(dir: &Path) -> Result<(), StartError> {
     let deadline = Instant::now() + WRITES_PATIENCE;
     let wait = |e: &io::Error| cannot("wait for the last writes to", dir, e);
     for entry in fs::read_dir(dir).map_err(|e| wait(&e))? {
-        let path = entry.map_err(|e| wait(&e))?.path();
+        let entry = entry.map_err(|e| wait(&e))?;
+        let path = entry.path();
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        if !matches!(log::name::parse(name), Name::Segment(_)) || !path.is_file() {
+        // What is odd is refused later, with everything else.
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if !matches!(log::name::parse(name), Name::Segment(_)) || !is_file {
             continue;
         }
-        let file = File::open(&path).map_err(|e| refused(dir, &unread(name, &e)))?;
+        let file = files::open_to_read(&path).map_err(|e| refused(dir, &unread(name, &e)))?;
         while let Err(e) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
             if e != rustix::io::Errno::WOULDBLOCK || Instant::now() > deadline {
                 return Err(wait(&e.into()));
@@ -201,11 +163,6 @@ fn unread(file: &str, e: &io::Error) -> Refused {
 
 fn read_error(e: &io::Error) -> ReadError {
     ReadError { denied: e.kind() == io::ErrorKind::PermissionDenied, said: e.to_string() }
-}
-
-fn refused(dir: &Path, refused: &Refused) -> StartError {
-    let line = format!("the data in {} cannot be used: {refused}", dir.display());
-    StartError::with_status(line, refused.status)
 }
 
 /// The operator has given no address but this node's own.
@@ -228,12 +185,12 @@ struct Opener<'a> {
 impl Opener<'_> {
     async fn open(&mut self) -> Result<(Identity, Recovered, Address), StartError> {
         let dir = &self.options.dir;
-        self.lock = lock(dir, false)?;
+        self.lock = lock::take(dir, false)?;
         if self.lock.is_none() {
             // A directory that is refused does not even get a lock file. After locking, look again.
             let plan = self.look()?;
             self.settle_address(&plan)?;
-            self.lock = lock(dir, true)?;
+            self.lock = lock::take(dir, true)?;
         }
         wait_for_last_writes(dir).await?;
         let (mut identity, recovered) = loop {
@@ -311,7 +268,7 @@ impl Opener<'_> {
     async fn claim(&mut self) -> Result<(), StartError> {
         let dir = &self.options.dir;
         self.opening.returned();
-        say_whose(self.lock.as_ref().expect("it is locked")).map_err(|e| cannot("lock", dir, &e))?;
+        lock::say_whose(self.lock.as_ref().expect("it is locked")).map_err(|e| cannot("lock", dir, &e))?;
         self.disk.probe().await.map_err(|e| cannot("write to", dir, &e))?;
         let line = format!(
             "the file system of {} refuses O_DIRECT: the log is written with buffered writes and fdatasync, which is slower",
@@ -505,21 +462,21 @@ impl Opener<'_> {
     fn listing(&self) -> Result<Vec<FileInfo>, StartError> {
         let dir = &self.options.dir;
         let list = |e: &io::Error| cannot("list", dir, e);
-        let mut files = Vec::new();
+        let mut found = Vec::new();
         for entry in fs::read_dir(dir).map_err(|e| list(&e))? {
             let Ok(name) = entry.map_err(|e| list(&e))?.file_name().into_string() else { continue };
-            if log::name::parse(&name) == Name::Other {
-                continue;
+            let wanted = match log::name::parse(&name) {
+                Name::Other if name == DAMAGED => Wanted::Directory,
+                Name::Other => continue,
+                _ => Wanted::File,
+            };
+            let Some(meta) = files::look(dir, &name).map_err(|e| refused(dir, &unread(&name, &e)))? else { continue };
+            files::check(dir, &name, &meta, wanted).map_err(|why| refused(dir, &why))?;
+            if wanted == Wanted::File {
+                found.push(FileInfo { name, length: meta.len() });
             }
-            // A symbolic link is followed.
-            let meta = fs::metadata(self.disk.path(&name)).map_err(|e| refused(dir, &unread(&name, &e)))?;
-            if !meta.is_file() {
-                let line = format!("{name} is not a file; move it away. Nothing was changed.");
-                return Err(refused(dir, &Refused::for_all(Finding::NotAFile, line)));
-            }
-            files.push(FileInfo { name, length: meta.len() });
         }
-        Ok(files)
+        Ok(found)
     }
 
     // ---- founding ----
@@ -611,7 +568,7 @@ impl Opener<'_> {
         self.opening.returned();
         match step {
             Step::Erase(erase) => self.erase(erase).await,
-            Step::Sync(name) => File::open(self.disk.path(name))
+            Step::Sync(name) => files::open_to_read(&self.disk.path(name))
                 .and_then(|file| file.sync_all())
                 .map_err(|e| self.error(&format!("sync {name}"), &e)),
             Step::SetAside(name) => self.set_aside(name, identity),
@@ -638,8 +595,7 @@ impl Opener<'_> {
         for name in &salvage.copy {
             let _large = self.opening.elsewhere();
             let to = self.aside(name, identity)?;
-            fs::copy(self.disk.path(name), &to)
-                .and_then(|_| File::open(&to)?.sync_all())
+            files::copy(&self.disk.path(name), &to)
                 .map_err(|e| self.error(&format!("copy {name} to {}", to.display()), &e))?;
         }
         self.disk.sync_dir().await.map_err(|e| self.error("sync the directory", &e))?;
@@ -669,10 +625,17 @@ impl Opener<'_> {
     /// Returns the name under which a file is set aside; no two boots use the same name.
     fn aside(&self, name: &str, identity: &Identity) -> Result<std::path::PathBuf, StartError> {
         let dir = self.disk.path(DAMAGED);
-        fs::create_dir_all(&dir).map_err(|e| self.error("make the directory for damaged files", &e))?;
+        match fs::create_dir(&dir) {
+            // [`Opener::listing`] has made sure that it is a directory.
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(self.error("make the directory for damaged files", &e));
+            }
+            _ => {}
+        }
         let mut to = dir.join(format!("{}-{name}", identity.boot_epoch));
         let mut more = 1;
-        while to.exists() {
+        // A link that leads nowhere takes its name, too.
+        while to.symlink_metadata().is_ok() {
             more += 1;
             to = dir.join(format!("{}.{more}-{name}", identity.boot_epoch));
         }
@@ -719,7 +682,7 @@ fn reader(dir: &Path) -> impl FnMut(&str, u64, &mut [u8]) -> Result<(), ReadErro
     let mut open: Option<(String, File)> = None;
     let mut read = move |dir: &Path, name: &str, offset: u64, into: &mut [u8]| -> io::Result<()> {
         if open.as_ref().is_none_or(|(of, _)| of != name) {
-            open = Some((name.to_string(), File::open(dir.join(name))?));
+            open = Some((name.to_string(), files::open_to_read(&dir.join(name))?));
         }
         match &open {
             Some((_, file)) => file.read_exact_at(into, offset),

@@ -119,7 +119,8 @@ impl Disk {
     }
 
     async fn open(&self, path: &Path, create: bool, synced: bool) -> io::Result<File> {
-        let mut flags = 0;
+        // Nothing but a file of this directory: see `files`.
+        let mut flags = libc::O_NOFOLLOW;
         if self.direct {
             flags |= libc::O_DIRECT;
             if synced {
@@ -248,6 +249,7 @@ impl Disk {
         let mut zeros = vec![Block::ZERO; ZEROS / limits::BLOCK];
         while offset < end {
             let left = usize::try_from(end - offset).unwrap_or(usize::MAX);
+            assert!(left >= limits::BLOCK, "only whole blocks are erased");
             zeros.truncate(left / limits::BLOCK);
             let (written, back) = write(file, zeros, offset).await;
             written?;

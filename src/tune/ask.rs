@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use super::Options;
 use super::machine::{Asked, Direct};
 use crate::address::Listen;
+use crate::server::lock::holder;
 use crate::server::try_ring;
 
 /// The server's own default.
@@ -31,7 +32,7 @@ pub fn ask(options: &Options) -> Result<Asked, String> {
     let dir = directory(options)?;
     let device = fs::metadata(&dir).map_err(|e| format!("cannot examine {}: {e}", dir.display()))?.dev();
     Ok(Asked {
-        holder: fs::read_to_string(dir.join("lock")).ok().and_then(|pid| pid.trim().parse().ok()),
+        holder: holder(&dir),
         ring: try_ring(),
         direct: direct(&dir),
         device: (major(device), minor(device)),

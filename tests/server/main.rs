@@ -14,6 +14,7 @@ mod disk;
 mod durability;
 mod failover;
 mod hostile;
+mod odd_files;
 mod operator_log;
 mod partition;
 mod protocol;
