@@ -10,6 +10,7 @@ use crate::Event;
 use crate::anything::Anything;
 use crate::chance::{Chance, Queue};
 use crate::checker::{self, Call, Checker, Conn};
+use crate::hostile::Hostile;
 use crate::net::{At, Host, Net, PipeId, Read};
 
 /// How many events a client waits for at a time, beside what else it asks.
@@ -57,6 +58,8 @@ pub enum Plan {
     Files(i64),
     /// What the test asks.
     Hand,
+    /// It is no client, but a member that does not keep to the protocol.
+    Hostile(Box<Hostile>),
 }
 
 /// How a client writes and reads at random.
@@ -216,6 +219,11 @@ impl Client {
         self.conn = Some(outside.checker.connect(self.id, self.node, outside.queue.now()));
         self.received.clear();
         self.last_done = outside.queue.now();
+        if let Plan::Hostile(hostile) = &mut self.plan {
+            let greeting = hostile.greeting();
+            let (net, mut at) = outside.at();
+            net.send(pipe, 0, &greeting, false, &mut at);
+        }
         self.go(outside);
     }
 
@@ -257,6 +265,16 @@ impl Client {
             }
         }
         let received = std::mem::take(&mut self.received);
+        if let Plan::Hostile(hostile) = &mut self.plan {
+            let (answer, over) = hostile.receive(&received);
+            if over {
+                return self.lose(outside);
+            }
+            let pipe = self.pipe.expect("it is connected");
+            let (net, mut at) = outside.at();
+            net.send(pipe, 0, &answer, false, &mut at);
+            return self.go(outside);
+        }
         let mut rest = &received[..];
         while let Split::Whole { body, consumed } = frame::split(rest).expect("a frame") {
             self.answered(&Response::decode(&rest[body]).expect("a response"), outside);
@@ -298,6 +316,16 @@ impl Client {
             return;
         }
         match self.plan {
+            Plan::Hostile(ref hostile) => {
+                if hostile.is_linked() && outside.queue.now() >= self.rests {
+                    let said = hostile.say(outside.chance);
+                    let pipe = self.pipe.expect("it is connected");
+                    let (net, mut at) = outside.at();
+                    net.send(pipe, 0, &said, false, &mut at);
+                    let pause = outside.chance.between((100, 20_000));
+                    self.rest(pause, outside);
+                }
+            }
             Plan::Hand => {}
             Plan::Watch => {
                 if self.asked.is_empty() {

@@ -3,7 +3,7 @@
 //!
 //! * `world` has it all, and its clock: `chance` (the seed, and what is to happen), `node` (a process around a replica, as the
 //!   server's shell is one), `boot` (how it starts), `disk` (of `file`s), `net`, `client` (and
-//!   `anything`, what it may ask); the `checker` holds what clients are told, and what
+//!   `anything`, what it may ask; `hostile`, a member that does not keep to the protocol); the `checker` holds what clients are told, and what
 //!   each node applies, against one history.
 //! * `run` carries out what a seed chooses: the `mix` of nodes, clients and faults, and the `weather` that brings the
 //!   faults; a `climate` is what is chosen where a seed does not choose all of it.
@@ -27,6 +27,7 @@ mod command;
 mod disk;
 mod failure;
 mod file;
+mod hostile;
 mod mix;
 #[cfg(feature = "faults")]
 mod mutants;

@@ -1,6 +1,7 @@
 //! The stories that are always told: each is a scenario with a name, and with all its faults where they are wanted.
 
 mod disks;
+mod hostile;
 mod leaders;
 mod members;
 mod partitions;
@@ -50,6 +51,9 @@ list! {
         a_follower_with_a_stuck_disk_refuses_writes_and_the_others_write_on (soak),
         a_leader_without_a_majority_of_working_disks_says_whose_are_stuck,
         a_stuck_segment_refuses_writes_when_the_log_has_no_room;
+    hostile:
+        a_hostile_member_stops_nobody_and_changes_nothing (soak),
+        a_hostile_member_harms_no_single_node (soak);
     restarts:
         a_node_is_announced_when_it_has_caught_up (soak),
         a_node_that_knows_none_of_the_members_is_announced_when_it_has_caught_up (soak),
