@@ -232,43 +232,70 @@ pub fn verify(batch: &[u8]) -> Result<(Parcel, usize), BadBatch> {
     if fits { Ok((parcel, registrations)) } else { Err(BadBatch::Count) }
 }
 
-/// Checks that every node can apply a batch of any number of parcels, before it is stored.
+/// Checks that every node can apply a batch of any number of parcels, before it is stored. A path that is none is refused when the
+/// batch is applied, by all nodes alike.
 ///
 /// # Errors
 /// What is wrong with the first parcel or command that cannot be applied.
 pub fn verify_entry(batch: &[u8]) -> Result<(), BadBatch> {
-    examine(batch).map(|_| ())
-}
-
-/// Checks all parcels and commands of a batch, and returns how many of the commands are registrations.
-fn examine(batch: &[u8]) -> Result<usize, BadBatch> {
     let mut rest = check(batch)?;
     let mut sane = batch.len() <= limits::BATCH_MAX && !rest.is_empty();
-    let mut registrations = 0;
     while sane && !rest.is_empty() {
-        let (parcel, mut commands) = head(&mut rest)?;
-        let Parcel { origin, first, count } = parcel;
-        sane &= count > 0 && origin.node != 0 && origin.epoch <= limits::EPOCH_MAX;
-        sane &= first > 0 && first.checked_add(u64::from(count)).is_some();
-        for _ in 0..count {
-            let command = command(&mut commands)?;
-            registrations += usize::from(matches!(command, Command::Register(_)));
-            sane &= is_sane(&command);
-        }
-        sane &= commands.is_empty();
+        let (parcel, commands) = head(&mut rest)?;
+        sane = is_numbered(&parcel) && are_whole(commands, parcel.count);
     }
-    if sane { Ok(registrations) } else { Err(BadBatch::Count) }
+    if sane { Ok(()) } else { Err(BadBatch::Count) }
 }
 
-fn is_sane(command: &Command<'_>) -> bool {
-    match *command {
-        Command::Store(Mutation::Set { path, value, .. }) => {
-            Path::parse(path).is_some() && value.len() <= limits::VALUE_MAX
+/// Returns whether a node can have numbered a parcel so.
+fn is_numbered(parcel: &Parcel) -> bool {
+    let Parcel { origin, first, count } = *parcel;
+    let end = first.checked_add(u64::from(count));
+    count > 0 && first > 0 && end.is_some() && origin.node != 0 && origin.epoch <= limits::EPOCH_MAX
+}
+
+/// Returns whether these bytes are so many commands of known kinds. This is all that a follower does with each command before it
+/// stores it, so it looks at their heads only.
+fn are_whole(mut rest: &[u8], count: u32) -> bool {
+    for _ in 0..count {
+        let Some((head, behind)) = rest.split_first_chunk::<COMMAND>() else { return false };
+        let path_len = usize::from(u16::from_le_bytes([head[9], head[10]]));
+        let value_len = u32::from_le_bytes([head[11], head[12], head[13], head[14]]) as usize;
+        let Some((body, behind)) = behind.split_at_checked(path_len + value_len) else { return false };
+        let fits = path_len <= limits::PATH_MAX && value_len <= limits::VALUE_MAX;
+        let is_sane = match head[0] {
+            KIND_NOP | KIND_SET | KIND_DEL => fits,
+            KIND_REGISTER => value_len >= WHO && is_address(&body[..path_len]),
+            _ => false,
+        };
+        if !is_sane {
+            return false;
         }
-        Command::Store(Mutation::Del { path, .. }) => Path::parse(path).is_some(),
-        Command::Store(Mutation::Nop) => true,
-        Command::Register(r) => is_address(r.addr),
+        rest = behind;
     }
+    rest.is_empty()
+}
+
+/// Checks all commands of a batch with one parcel as this server checks those of its clients, and returns how many of them are
+/// registrations.
+fn examine(batch: &[u8]) -> Result<usize, BadBatch> {
+    let mut rest = check(batch)?;
+    let (parcel, mut commands) = head(&mut rest)?;
+    let mut sane = is_numbered(&parcel);
+    let mut registrations = 0;
+    for _ in 0..parcel.count {
+        let command = command(&mut commands)?;
+        sane &= match command {
+            Command::Store(Mutation::Set { path, value, .. }) => {
+                Path::parse(path).is_some() && value.len() <= limits::VALUE_MAX
+            }
+            Command::Store(Mutation::Del { path, .. }) => Path::parse(path).is_some(),
+            Command::Store(Mutation::Nop) => true,
+            Command::Register(r) => is_address(r.addr),
+        };
+        registrations += usize::from(matches!(command, Command::Register(_)));
+    }
+    if sane && commands.is_empty() { Ok(registrations) } else { Err(BadBatch::Count) }
 }
 
 /// Returns a verified batch with one parcel in which the registrations that `admit` refuses take no effect. Their places stay, so the
@@ -535,6 +562,58 @@ mod tests {
         assert_eq!(gather.withdraw(), 1);
         assert!(gather.take().is_none());
         assert_eq!(gather.push(&Mutation::Nop.into()), 2);
+    }
+
+    /// A batch that is stored and cannot be applied ends this start of the node, and every later one.
+    #[test]
+    fn a_batch_that_is_stored_can_be_applied() {
+        let sealed = |mut bytes: Vec<u8>| {
+            let crc = crc32fast::hash(&bytes[CRC..]);
+            bytes[..CRC].copy_from_slice(&crc.to_le_bytes());
+            bytes
+        };
+        let mut gather = Gather::new(ORIGIN);
+        gather.push(&Mutation::Set { path: b"/a", rev: -1, value: b"body" }.into());
+        gather.push(&Mutation::Nop.into());
+        let registration = Registration { raft_id: 0, node: [b'A'; 16], incarnation: 0, addr: b"10.0.0.1:1" };
+        gather.push(&Command::Register(registration));
+        let bytes = gather.take().unwrap();
+        assert_eq!(verify_entry(&bytes), Ok(()));
+        assert_eq!(verify(&bytes).map(|(_, registrations)| registrations), Ok(1));
+        // Whatever single byte is another, with a checksum that fits: what passes can be applied.
+        for at in CRC..bytes.len() {
+            for byte in [0, 1, 3, 4, 0x7f, 0xff] {
+                let mut other = bytes.clone();
+                other[at] = byte;
+                let other = sealed(other);
+                if verify_entry(&other).is_ok() {
+                    let mut machine = crate::replica::machine::Machine::founding(10);
+                    assert_eq!(machine.apply(&other, |_, _, _, _| ()), Ok(()), "byte {at} is {byte}");
+                }
+                assert!(verify(&other).is_err() || verify_entry(&other).is_ok(), "byte {at} is {byte}");
+            }
+        }
+        for cut in CRC + 4..bytes.len() {
+            assert!(verify_entry(&sealed(bytes[..cut].to_vec())).is_err(), "cut at {cut}");
+        }
+    }
+
+    /// A registration of another node would lead its peers to a wrong address, or make it give up its data. The other commands of the
+    /// parcel keep their numbers.
+    #[test]
+    fn a_registration_that_is_refused_leaves_no_gap() {
+        let mut gather = Gather::new(ORIGIN);
+        let registration = |raft_id| Registration { raft_id, node: [b'A'; 16], incarnation: 0, addr: b"10.0.0.1:1" };
+        gather.push(&Mutation::Set { path: b"/a", rev: -1, value: b"" }.into());
+        gather.push(&Command::Register(registration(5)));
+        gather.push(&Command::Register(registration(0)));
+        gather.push(&Mutation::Nop.into());
+        let batch = admit(&gather.take().unwrap(), |r| r.raft_id == 0);
+        let mut found = Vec::new();
+        decode(&batch, |_, seq, command| found.push((seq, Owned::of(command)))).unwrap();
+        let register = |raft_id| Owned::Register(raft_id, [b'A'; 16], 0, b"10.0.0.1:1".to_vec());
+        let set = Owned::Set(b"/a".to_vec(), -1, Vec::new());
+        assert_eq!(found, [(1, set), (2, register(u64::MAX)), (3, register(0)), (4, Owned::Nop)]);
     }
 
     /// A single flipped bit anywhere must not be applied.
