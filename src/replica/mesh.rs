@@ -59,6 +59,8 @@ const HELLO_MS: u64 = 5_000;
 const REPORTS_TICK: u32 = 8;
 /// Unsent output of a link beyond which reports of other nodes wait for a later tick.
 const REPORTS_OUTPUT: usize = 1 << 20;
+/// Time for which a node that has violated the protocol gets no link.
+const SHUNNED_MS: u64 = 2_000;
 /// Time after which a few nodes are believed that this node was taken out of the cluster, if no member denies it with a link.
 const RETIRED_MS: u64 = 10_000;
 /// Time between two repetitions of the frame that says which links there are; each change is sent at once.
@@ -188,6 +190,8 @@ pub struct Mesh {
     /// came.
     reports: BTreeMap<u64, u32>,
     late_reports: BTreeMap<u64, (Links, Conn)>,
+    /// Nodes that have violated the protocol, and until when they get no link.
+    shunned: BTreeMap<NodeId, u64>,
     /// Nodes that say that this node was taken out of the cluster, and since when the first does.
     retired_by: BTreeSet<NodeId>,
     retired_since: Option<u64>,
@@ -221,6 +225,7 @@ impl Mesh {
             told_of_strangers: BTreeMap::new(),
             reports: BTreeMap::new(),
             late_reports: BTreeMap::new(),
+            shunned: BTreeMap::new(),
             retired_by: BTreeSet::new(),
             retired_since: None,
             rival_since: None,
@@ -254,6 +259,9 @@ impl Mesh {
     pub fn accuse(&mut self, members: &Members, conn: Conn, from: u64, what: impl std::fmt::Display) -> bool {
         let Some(peer) = self.links.get(&conn).and_then(|link| link.peer.as_ref()) else { return true };
         let is_direct = peer.raft_id == from;
+        if is_direct {
+            self.shunned.insert(peer.node, self.now_ms + SHUNNED_MS);
+        }
         let (name, through) = (self.name(members, from), peer.name());
         let line = if is_direct {
             format!("closed the link to {name}: it sent {what}; does it run this program?")
@@ -592,6 +600,10 @@ impl Mesh {
                 format!("{ours}, which has another DOOZER_RWSECRET: set the same on all nodes"),
             ));
         }
+        if self.shunned.contains_key(&hello.node) {
+            let detail = format!("{ours}, and you sent what no node of a cluster sends; ask again later");
+            return Some((Refusal::Unavailable, detail));
+        }
         if hello.epoch > limits::EPOCH_MAX {
             return Some((Refusal::NotMember, format!("{ours}: no node was started so often")));
         }
@@ -858,6 +870,7 @@ impl Mesh {
         }
         self.part_with_retired(sessions, members);
         self.pass_on_late(sessions);
+        self.shunned.retain(|_, until| *until > now_ms);
         if now_ms.saturating_sub(self.repeated_ms) >= REPEAT_MS {
             let up = &self.up;
             // A new node knows no member yet.
@@ -1067,6 +1080,21 @@ mod tests {
         }
     }
 
+    fn greeting() -> Hello<'static> {
+        Hello {
+            version: VERSION,
+            cluster: "local",
+            node: *b"CCCCCCCCCCCCCCCC",
+            raft_id: 2,
+            epoch: 1,
+            life: 9,
+            incarnation: 0,
+            cluster_id: 5,
+            secret: b"",
+            addr: "10.0.0.2:8046",
+        }
+    }
+
     /// The node of raft id 2, which has dialed the node under test.
     struct Neighbour {
         sessions: Sessions,
@@ -1090,19 +1118,7 @@ mod tests {
         }
 
         fn greets(&mut self, mesh: &mut Mesh) {
-            let hello = Hello {
-                version: VERSION,
-                cluster: "local",
-                node: *b"CCCCCCCCCCCCCCCC",
-                raft_id: 2,
-                epoch: 1,
-                life: 9,
-                incarnation: 0,
-                cluster_id: 5,
-                secret: b"",
-                addr: "10.0.0.2:8046",
-            };
-            self.says(mesh, &Frame::Hello(hello));
+            self.says(mesh, &Frame::Hello(greeting()));
         }
 
         fn links(&mut self, mesh: &mut Mesh, node: u64, peers: &[u64]) {
@@ -1138,5 +1154,149 @@ mod tests {
             neighbour.links(&mut mesh, 2, &[1, 3]);
             mesh.tick(&mut neighbour.sessions, &neighbour.members, now, 0);
         }
+    }
+
+    /// A second peer, with raft id 4, which has a link as well.
+    fn second(mesh: &mut Mesh, neighbour: &mut Neighbour) -> Conn {
+        let conn = neighbour.sessions.open(Access::default());
+        mesh.accepted(conn);
+        let hello = Hello { node: *b"DDDDDDDDDDDDDDDD", raft_id: 4, addr: "10.0.0.4:8046", ..greeting() };
+        for frame in [Frame::Hello(hello), Frame::Ping] {
+            let mut bytes = Vec::new();
+            peer::encode(Route { from: 4, to: 0, hops: 0 }, &frame, &mut bytes);
+            mesh.frame(&mut neighbour.sessions, &neighbour.members, conn, &bytes);
+        }
+        conn
+    }
+
+    fn linked() -> (Mesh, Neighbour) {
+        let timing = Timing { ping_ms: 100, silence_ms: 1_000 };
+        let mut mesh = Mesh::new(me(), timing, &[SEED.to_owned()], Vec::new());
+        let mut neighbour = Neighbour::of(&mut mesh);
+        neighbour.greets(&mut mesh);
+        neighbour.links(&mut mesh, 2, &[3]);
+        (mesh, neighbour)
+    }
+
+    /// A member wrote in the name of another one, or silenced it with a report about it.
+    #[test]
+    fn nobody_speaks_for_a_node_that_speaks_for_itself() {
+        let (mut mesh, mut neighbour) = linked();
+        let raft = |from: u64, hops: u8| {
+            let mut bytes = Vec::new();
+            peer::encode(Route { from, to: 3, hops }, &Frame::Forward(b"a batch"), &mut bytes);
+            bytes
+        };
+        let delivered = |mesh: &mut Mesh, neighbour: &mut Neighbour, from, hops| {
+            let bytes = raft(from, hops);
+            let outcome = mesh.frame(&mut neighbour.sessions, &neighbour.members, neighbour.conn, &bytes);
+            matches!(outcome, Outcome::Deliver(of, _) if of == from)
+        };
+        assert!(delivered(&mut mesh, &mut neighbour, 2, limits::HOPS_MAX), "its own");
+        assert!(delivered(&mut mesh, &mut neighbour, 4, 7), "that node has no link here");
+        let conn = second(&mut mesh, &mut neighbour);
+        assert!(!delivered(&mut mesh, &mut neighbour, 4, 7));
+        let forged = Links { node: 4, epoch: 9, version: u64::MAX, flags: FLAG_FULL, peers: vec![] };
+        neighbour.says(&mut mesh, &Frame::Links(forged));
+        assert_eq!((mesh.flags(4), mesh.epoch(4)), (0, 1));
+        // It hangs: others pass on what it last said.
+        mesh.tick(&mut neighbour.sessions, &neighbour.members, 600, 0);
+        assert!(delivered(&mut mesh, &mut neighbour, 4, 7));
+        mesh.gone(&mut neighbour.sessions, conn);
+        assert!(delivered(&mut mesh, &mut neighbour, 4, 7));
+    }
+
+    /// Each report of a flood was passed on to all, and filled the memory of a peer that does not read.
+    #[test]
+    fn a_flood_of_reports_is_passed_on_a_few_times() {
+        let (mut mesh, mut neighbour) = linked();
+        let conn = second(&mut mesh, &mut neighbour);
+        let unsent = |neighbour: &mut Neighbour| neighbour.sessions.get(conn).unwrap().unsent();
+        let before = unsent(&mut neighbour);
+        let flood = |mesh: &mut Mesh, neighbour: &mut Neighbour, versions: std::ops::Range<u64>| {
+            for version in versions {
+                let peers = (1..=64).collect();
+                let links = Links { node: 2, epoch: 1, version, flags: 0, peers };
+                neighbour.says(mesh, &Frame::Links(links));
+            }
+        };
+        flood(&mut mesh, &mut neighbour, 2..1_000);
+        let size = 700;
+        assert!(unsent(&mut neighbour) - before <= size * REPORTS_TICK as usize, "{}", unsent(&mut neighbour));
+        // The last report is passed on all the same, and where there is no room none is.
+        mesh.tick(&mut neighbour.sessions, &neighbour.members, 50, 0);
+        assert!(mesh.routes.others().any(|links| links.node == 2 && links.version == 999));
+        for tick in 1..2_000 {
+            flood(&mut mesh, &mut neighbour, 1_000 * tick..1_000 * tick + 20);
+            mesh.tick(&mut neighbour.sessions, &neighbour.members, 50 + tick % 10, 0);
+        }
+        assert!(unsent(&mut neighbour) <= REPORTS_OUTPUT + 3 * size * REPORTS_TICK as usize);
+    }
+
+    /// A node that asks again and again on one link makes a log entry each time.
+    #[test]
+    fn a_link_asks_once_for_a_raft_id() {
+        let timing = Timing { ping_ms: 100, silence_ms: 1_000 };
+        let mut mesh = Mesh::new(me(), timing, &[], Vec::new());
+        let mut neighbour = Neighbour::of(&mut mesh);
+        neighbour.says(&mut mesh, &Frame::Hello(Hello { raft_id: 0, ..greeting() }));
+        let mut bytes = Vec::new();
+        peer::encode(Route::default(), &Frame::Join { incarnation: 0, addr: "10.0.0.2:8046" }, &mut bytes);
+        let mut outcome = || {
+            let outcome = mesh.frame(&mut neighbour.sessions, &neighbour.members, neighbour.conn, &bytes);
+            matches!(outcome, Outcome::Join { .. })
+        };
+        assert!(outcome() && !outcome());
+    }
+
+    /// One member could make each of the others give up its data.
+    #[test]
+    fn one_member_alone_takes_nobody_out_of_the_cluster() {
+        use super::super::batch::Registration;
+        use super::super::members::Change;
+        let mut members = Members::founding();
+        let nodes = [*b"AAAAAAAAAAAAAAAA", *b"CCCCCCCCCCCCCCCC", me().node, *b"DDDDDDDDDDDDDDDD"];
+        for (id, node) in (1..).zip(nodes) {
+            let raft_id = if id == 1 { 1 } else { 0 };
+            let addr = format!("10.0.0.{id}:8046");
+            let registration = Registration { raft_id, node, incarnation: 0, addr: addr.as_bytes() };
+            assert_eq!(members.register(&registration), Ok(id));
+        }
+        let mut store = crate::store::Store::new(10);
+        for id in 2..=4 {
+            let path = format!("/ctl/cal/{id}").into_bytes();
+            let open = crate::store::Mutation::Set { path: &path, rev: -1, value: b"" };
+            let rev = store.apply(open).unwrap();
+            members.applied(&open, rev);
+            assert!(members.change(&Change::Admit(id)).is_some());
+            assert!(members.change(&Change::Promote(id, path, rev)).is_some());
+        }
+        let (mut mesh, mut neighbour) = linked();
+        neighbour.members = members;
+        let refuses = |mesh: &mut Mesh, neighbour: &mut Neighbour, raft_id: u64, node: NodeId| {
+            let addr = format!("10.0.0.{raft_id}:8046");
+            let conn = neighbour.sessions.open(Access::default());
+            mesh.dialed(&mut neighbour.sessions, conn, &addr);
+            let hello = Hello { node, raft_id, life: 77, addr: &addr, ..greeting() };
+            let refusal = Frame::Refuse { reason: Refusal::Retired, detail: "gone" };
+            let mut is_retired = false;
+            for frame in [Frame::Hello(hello), refusal] {
+                let mut bytes = Vec::new();
+                peer::encode(Route { from: raft_id, to: 0, hops: 0 }, &frame, &mut bytes);
+                let outcome = mesh.frame(&mut neighbour.sessions, &neighbour.members, conn, &bytes);
+                is_retired = matches!(outcome, Outcome::Retired);
+            }
+            mesh.gone(&mut neighbour.sessions, conn);
+            is_retired
+        };
+        assert!(!refuses(&mut mesh, &mut neighbour, 4, nodes[3]));
+        assert!(!refuses(&mut mesh, &mut neighbour, 4, nodes[3]), "twice the same");
+        // A member that keeps its link denies it.
+        for now in (0..3 * RETIRED_MS).step_by(200) {
+            neighbour.links(&mut mesh, 2, &[3]);
+            mesh.tick(&mut neighbour.sessions, &neighbour.members, now, 0);
+            assert!(!mesh.is_retired(&neighbour.members));
+        }
+        assert!(refuses(&mut mesh, &mut neighbour, 1, nodes[0]), "two of three others");
     }
 }

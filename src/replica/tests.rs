@@ -1030,3 +1030,153 @@ fn a_link_is_up_that_was_given_up_long_ago() {
     assert!(node.replica.mesh.reaches(2));
     assert_eq!(node.replica.mesh.epoch(2), 3);
 }
+
+/// A link of the peer with raft id 2 to a node.
+struct Peer {
+    conn: Conn,
+}
+
+impl Peer {
+    fn linked(node: &mut Node) -> Peer {
+        use crate::wire::peer::{self, Frame, Hello, Links, PREAMBLE, Route, VERSION};
+        let hello = Hello {
+            version: VERSION,
+            cluster: "local",
+            node: *b"PEERPEERPEERPEER",
+            raft_id: 2,
+            epoch: 3,
+            life: 4,
+            incarnation: 0,
+            cluster_id: 77,
+            secret: b"",
+            addr: "127.0.0.1:8047",
+        };
+        let route = Route { from: 2, to: 0, hops: 0 };
+        let conn = node.replica.open();
+        let mut bytes = PREAMBLE.to_vec();
+        peer::encode(route, &Frame::Hello(hello), &mut bytes);
+        let links = Links { node: 2, epoch: 3, version: 1, flags: 0, peers: vec![1] };
+        peer::encode(route, &Frame::Links(links), &mut bytes);
+        node.replica.receive(conn, &bytes);
+        node.settle();
+        assert!(node.replica.mesh.reaches(2));
+        Peer { conn }
+    }
+
+    /// Sends a frame, and returns whether the link stays.
+    fn says(&self, node: &mut Node, frame: &crate::wire::peer::Frame<'_>) -> bool {
+        use crate::wire::peer::{self, Route};
+        let mut bytes = Vec::new();
+        peer::encode(Route { from: 2, to: 1, hops: 8 }, frame, &mut bytes);
+        let receipt = node.replica.receive(self.conn, &bytes);
+        node.settle();
+        receipt.then != Then::Close
+    }
+}
+
+/// A node that is registered, so that its mutations count.
+fn with_peer() -> (Node, Peer) {
+    let mut node = Node::new(1_000);
+    let other = Registration { raft_id: 0, node: *b"PEERPEERPEERPEER", incarnation: 0, addr: b"127.0.0.1:8047" };
+    assert_eq!(node.replica.machine.members.register(&other), Ok(2));
+    let peer = Peer::linked(&mut node);
+    (node, peer)
+}
+
+/// A single part of a snapshot replaced all data of the node that got it.
+#[test]
+fn a_snapshot_from_a_node_that_does_not_lead_is_ignored() {
+    use super::transfer::Sending;
+    use crate::wire::peer::Frame;
+    let (mut node, peer) = with_peer();
+    let conn = node.replica.open();
+    node.call(conn, set(1, "/jewel", -1, b"precious"));
+    let mut empty = machine::Machine::founding(10);
+    let term = node.replica.group.term();
+    let mut sending = Sending::begin(&mut empty, (1, 1), 9, term, (1 << 40, term), 0);
+    while sending.wants_slice() {
+        sending.slice(&mut empty.store);
+    }
+    let mut parts = Vec::new();
+    sending.send(|chunk| {
+        parts.push(chunk.clone());
+        true
+    });
+    for chunk in &parts {
+        let frame = Frame::Chunk { transfer: 9, seq: chunk.seq, last: chunk.last, records: &chunk.records };
+        assert!(peer.says(&mut node, &frame));
+    }
+    assert!(node.replica.snapshots.is_idle() && !node.replica.wants_snapshot());
+    let rev = node.replica.revision();
+    assert!(matches!(node.replica.machine.store.lookup(b"/jewel", rev), Lookup::File { value: b"precious", .. }));
+}
+
+/// A member that is wrong about raft was believed until raft's assertion ended the process.
+#[test]
+fn a_peer_that_violates_the_protocol_loses_its_link() {
+    use crate::wire::peer::Frame;
+    use raft::eraftpb::{Message, MessageType};
+    let (mut node, peer) = with_peer();
+    let read = Message { msg_type: MessageType::MsgReadIndex, from: 2, to: 1, ..Message::default() };
+    assert!(!peer.says(&mut node, &Frame::Raft(Box::new(read))));
+    let mut lines = Vec::new();
+    node.replica.take_lines(&mut lines);
+    let said = lines.iter().filter(|line| line.text.starts_with("closed the link to PEERPEERPEERPEER"));
+    assert_eq!(said.count(), 1, "{lines:?}");
+    // It gets no other link for a while.
+    let again = node.replica.open();
+    let mut bytes = crate::wire::peer::PREAMBLE.to_vec();
+    let hello = crate::wire::peer::Hello {
+        version: crate::wire::peer::VERSION,
+        cluster: "local",
+        node: *b"PEERPEERPEERPEER",
+        raft_id: 2,
+        epoch: 3,
+        life: 4,
+        incarnation: 0,
+        cluster_id: 77,
+        secret: b"",
+        addr: "127.0.0.1:8047",
+    };
+    let route = crate::wire::peer::Route { from: 2, to: 0, hops: 0 };
+    crate::wire::peer::encode(route, &Frame::Hello(hello), &mut bytes);
+    node.replica.receive(again, &bytes);
+    assert!(!node.replica.knows_peer(again));
+}
+
+/// A member used up the numbers of another one's later boots, or wrote in its name.
+#[test]
+fn mutations_count_only_in_the_boot_that_their_node_announced() {
+    use crate::wire::peer::Frame;
+    let (mut node, peer) = with_peer();
+    let mut forward = |epoch: u64, of: u64| {
+        let mut gather = Gather::new(Origin { node: of, epoch });
+        gather.push(&crate::store::Mutation::Set { path: b"/forged", rev: -1, value: b"" }.into());
+        let batch = gather.take().unwrap();
+        let stays = peer.says(&mut node, &Frame::Forward(&batch));
+        (stays, node.replica.machine.seen().get(&2).map_or(0, |seen| seen.epoch))
+    };
+    assert_eq!(forward(4, 2), (true, 0), "a later boot than the announced one");
+    assert_eq!(forward(3, 2), (true, 3));
+    assert_eq!(forward(3, 1), (false, 3), "another node's name ends the link");
+}
+
+/// A node applies commands in its own name that it never sent, if the leader is hostile. It must not panic, and must not wait for an
+/// answer under the numbers that are used up.
+#[test]
+fn writes_in_this_nodes_name_that_it_never_sent_use_up_their_numbers() {
+    let mut node = Node::new(1_000);
+    let mut gather = Gather::new(node.replica.origin);
+    gather.skip_to(node.replica.pending_first);
+    for _ in 0..3 {
+        gather.push(&crate::store::Mutation::Nop.into());
+    }
+    let forged = bytes::Bytes::from(gather.take().unwrap());
+    assert!(node.replica.group.propose(forged));
+    node.settle();
+    // The next leader looks up which numbers come next.
+    node.replica.forward = Forward::default();
+    let conn = node.replica.open();
+    let answer = node.call(conn, set(1, "/a", -1, b"body"));
+    assert_eq!((answer.err, answer.rev), (None, Some(node.replica.revision())));
+}
