@@ -112,6 +112,11 @@ pub const REGISTRATION_MS: u64 = 10_000;
 pub const INDEX_MAX: u64 = 1 << 62;
 /// The highest number of a boot that a node may announce. Boots are counted from 1, so no node comes near it.
 pub const EPOCH_MAX: u64 = 1 << 62;
+/// How long a peer may take for the greeting, in milliseconds from the opening of its connection. Nothing that it sends makes this
+/// longer.
+pub const GREETING_MS: u64 = 5_000;
+/// The same for a node that attaches, until its cluster has let it in.
+pub const ATTACHING_MS: u64 = 10_000;
 /// Longest address of a node.
 pub const ADDR_MAX: usize = 300;
 /// Name look-ups that run at the same time, each on its own thread.
@@ -141,6 +146,45 @@ pub const KEEP_FOR_SNAPSHOT: usize = 512 << 20;
 
 const _: () = assert!(FORWARD_MAX >= BATCH_MAX && INBOX_MAX >= 4 * FORWARD_MAX && PEER_OUTPUT_MAX >= 8 * BATCH_MAX);
 const _: () = assert!(KEEP >= 4 * BATCH_MAX && KEEP_FOR_SNAPSHOT > KEEP);
+
+// ---- strangers ----
+//
+// Where a secret is set, a connection is a stranger's until it has proved to be a node's, or has got access: with the right ACCESS,
+// or, if everyone may read, with its first byte as a client. Without a secret nobody is a stranger.
+
+/// Connections of strangers, at most; and at most a quarter of all connections. A new one takes the place of the oldest, if that has
+/// had its [`STRANGER_SILENT_MS`]. So strangers take no place from nodes, or from clients that have access.
+pub const STRANGERS_MAX: usize = 1_024;
+/// Places of clients that are kept for those that present a secret, where everyone may read; at most a quarter. A client beyond that
+/// which presents none is served as a stranger.
+pub const SECRET_PLACES: usize = 1_024;
+/// How long a connection may be a stranger's, in milliseconds from its opening. Nothing that it sends makes this longer.
+pub const STRANGER_MS: u64 = 10_000;
+/// The time that a stranger has in any case before it has to make room for another, in milliseconds: enough for bytes that were sent
+/// when the connection was opened.
+pub const STRANGER_SILENT_MS: u64 = 150;
+/// The same once a byte has come: enough for a round trip around the world.
+pub const STRANGER_HEARD_MS: u64 = 500;
+/// Unsent output of a stranger. A client takes no further answers beyond it, and a peer loses its connection.
+pub const STRANGER_OUTPUT: usize = 4 << 10;
+/// Lines about strangers within 10 s; the log then says how many more there were.
+pub const STRANGER_LINES: usize = 8;
+/// Strangers about whom the log does not say the same twice.
+pub const STRANGERS_TOLD: usize = 64;
+/// Wrong secrets in ACCESS that a connection may present without a pause: one may be a mistake.
+pub const ACCESS_FREE: u32 = 1;
+/// How long a connection pauses after the next wrong secret, in milliseconds. Each further one doubles this.
+pub const ACCESS_PAUSE_MS: u64 = 50;
+/// The longest such pause.
+pub const ACCESS_PAUSE_MAX_MS: u64 = 1_000;
+
+// A node has time to attach, and a peer to greet, before it is closed as a stranger.
+const _: () = assert!(GREETING_MS < STRANGER_MS && GREETING_MS < ATTACHING_MS && STRANGER_HEARD_MS < GREETING_MS);
+const _: () = assert!(STRANGER_SILENT_MS < STRANGER_HEARD_MS);
+// All strangers together hold a small part of the output, so that they do not make answers to others wait.
+const _: () = assert!(STRANGERS_MAX * STRANGER_OUTPUT * 16 <= OUTPUT_SOFT);
+const _: () =
+    assert!(STRANGER_OUTPUT >= 8 * 64 && STRANGERS_TOLD >= NODES_MAX && ACCESS_PAUSE_MS < ACCESS_PAUSE_MAX_MS);
 
 // ---- the log ----
 

@@ -15,7 +15,8 @@
 //! [`boot`] (what a start does with the data), `introduce` (the node's entries about itself). For the cluster: [`mesh`] and
 //! [`routes`] (links), `peers` (the frames of peers), [`vetting`] (what of them is believed), `quorum` (who leads, and whether writes are accepted), [`membership`] and
 //! `stewardship` (how the leader manages the members), `disk_watch` and `readiness` (whether the others can rely on this node),
-//! [`transfer`], `catch_up` and `backoff` (snapshots to peers), [`join`] and `quota` (how a node gets its raft id). Beside all of them:
+//! [`transfer`], `catch_up` and `backoff` (snapshots to peers), [`join`] and `quota` (how a node gets its raft id). Against strangers:
+//! [`handshake`] (how nodes prove the secret to each other) and `strangers` (what the log says about the others). Beside all of them:
 //! [`stages`] (where a commit spends its time) and `figures` (the statistics).
 //!
 //! Invariants:
@@ -34,6 +35,7 @@ pub mod entries;
 mod figures;
 pub mod forward;
 pub mod group;
+pub mod handshake;
 mod introduce;
 pub mod join;
 pub mod machine;
@@ -53,6 +55,7 @@ mod slots;
 pub mod snapshot;
 pub mod stages;
 mod stewardship;
+mod strangers;
 pub mod transfer;
 pub mod vetting;
 
@@ -66,6 +69,7 @@ use desk::{Desk, Secrets};
 use disk_watch::{DiskWatch, Work};
 use forward::Forward;
 use group::{Group, Persist, change_of};
+use handshake::{Challenges, Key};
 use introduce::Introduced;
 use machine::Machine;
 use mesh::{Me, Mesh, Timing};
@@ -78,6 +82,7 @@ pub use session::{Access, Conn, Output};
 use stages::{Stages, Stopwatch};
 pub use stewardship::Standing;
 use stewardship::Stopping;
+use strangers::Tally;
 use transfer::Sending;
 
 use crate::faults::{self, Fault};
@@ -124,6 +129,10 @@ pub struct Config {
     pub version: String,
     /// The secrets that grant access.
     pub secrets: Secrets,
+    /// Random bytes of this boot that nobody else knows: the challenges to peers are made of them.
+    pub challenges: [u8; 32],
+    /// Clients that may be connected and have access only because everyone may read; further ones are served as strangers.
+    pub readers: usize,
     /// Time between two writes of `/ctl/node/<id>/applied`, in milliseconds; 0 for never.
     pub pulse_ms: u64,
     /// Size of the log's new segments, in bytes. It decides how long the log becomes before the node takes a snapshot.
@@ -271,6 +280,9 @@ pub struct Replica {
     backoff: Backoff,
     /// The last transfer that this node gave up as receiver, and why.
     given_up: Option<(u64, ChunkFailure)>,
+    /// Wrong secrets of clients, and strangers whose time was over, for the log.
+    guesses: Tally,
+    expired: Tally,
     /// Bytes that must be free on the disk before the leader's snapshot fits; `None` if there is room.
     no_room: Option<u64>,
     /// A snapshot from the leader that is durable and not installed yet.
@@ -335,12 +347,13 @@ impl Replica {
             incarnation: config.incarnation,
             cluster_id: config.cluster_id,
             cluster: config.cluster.clone(),
-            secret: config.secrets.read_write.clone(),
+            key: Key::of_secret(&config.secrets.read_write),
             addr: config.addr.clone(),
         };
         let timing = Timing { ping_ms: 2 * config.heartbeat_ms, silence_ms: 2 * config.election_ms };
         let snapshots = snapshot::Snapshots::new(snapshot, snapshot_bytes, config.segment);
-        let mesh = Mesh::new(me, timing, &config.seeds, config.earlier.clone());
+        let challenges = Challenges::new(&config.challenges);
+        let mesh = Mesh::new(me, challenges, timing, &config.seeds, config.earlier.clone());
         Ok(Replica {
             mesh,
             next_pulse_ms: config.pulse_ms,
@@ -374,6 +387,8 @@ impl Replica {
             held: Vec::new(),
             backoff: Backoff::default(),
             given_up: None,
+            guesses: Tally::default(),
+            expired: Tally::default(),
             no_room: None,
             arrived: None,
             heard: BTreeMap::new(),
@@ -508,11 +523,38 @@ impl Replica {
 
     // ---- connections ----
 
-    /// Registers a connection.
+    /// Registers a connection whose other side has an unknown address.
     pub fn open(&mut self) -> Conn {
+        self.open_from("")
+    }
+
+    /// Registers a connection; the log calls the other side `from`, as long as it is a stranger.
+    pub fn open_from(&mut self, from: &str) -> Conn {
         let mut access = Access::default();
         self.config.secrets.grant(b"", &mut access);
-        self.desk.sessions.open(access)
+        let conn = self.desk.sessions.open(access);
+        if self.config.secrets.are_set() {
+            self.desk.sessions.begin_stranger(conn);
+            if let Some(session) = self.desk.sessions.get(conn) {
+                session.from = from.into();
+            }
+        }
+        conn
+    }
+
+    /// Returns whether a connection is a stranger's: see [`limits::STRANGERS_MAX`].
+    pub fn is_stranger(&self, conn: Conn) -> bool {
+        self.desk.sessions.is_stranger(conn)
+    }
+
+    /// Returns how many connections are strangers'.
+    pub fn strangers(&self) -> usize {
+        self.desk.sessions.strangers()
+    }
+
+    /// Closes the oldest stranger that has had the time that each has. Returns false if there is none.
+    pub fn evict_stranger(&mut self) -> bool {
+        self.desk.sessions.evict_stranger()
     }
 
     /// The client has gone, and no longer receives anything. Its mutations are still carried out: bytes received from it may still
@@ -551,6 +593,10 @@ impl Replica {
         loop {
             match self.desk.sessions.get(conn) {
                 None => return Receipt { consumed, then: Then::Close },
+                Some(session) if session.delayed => {
+                    self.desk.sessions.pause(conn, Pause::Secret);
+                    return Receipt { consumed, then: Then::Paused };
+                }
                 Some(session) if session.full() || !session.deferred.is_empty() => {
                     self.desk.sessions.pause(conn, Pause::Output);
                     return Receipt { consumed, then: Then::Paused };
@@ -829,6 +875,7 @@ impl Replica {
         let stalled = if passed > 4 * tick_ms { passed - tick_ms } else { 0 };
         self.now_ms = now_ms;
         self.desk.tick(&mut self.machine.store, now_ms);
+        self.see_to_strangers(if self.open { stalled } else { passed });
         for heard in self.heard.values_mut() {
             *heard += stalled;
         }
@@ -860,6 +907,28 @@ impl Replica {
                 self.put(&path, &rev);
             }
         }
+    }
+
+    /// Closes the strangers whose time is over. `unserved` is the time since the last tick in which this node served nobody.
+    fn see_to_strangers(&mut self, unserved: u64) {
+        let now = self.now_ms;
+        self.desk.sessions.postpone_strangers(unserved);
+        let expired = self.desk.sessions.expire_strangers();
+        if expired > 0 && self.expired.count(now, expired) {
+            self.lines.push(format!(
+                "closed a new connection: it neither presented a secret nor proved to be a node within {} s",
+                limits::STRANGER_MS / 1_000
+            ));
+        }
+        let (expired, guesses) = (self.expired.tick(now), self.guesses.tick(now));
+        self.lines.extend(expired.map(|(n, within)| {
+            format!(
+                "closed {n} more connections within {within} s that neither presented a secret nor proved to be a node"
+            )
+        }));
+        self.lines.extend(guesses.map(|(n, within)| {
+            format!("clients presented {n} more wrong secrets within {within} s; each connection waits longer after each of them")
+        }));
     }
 
     // ---- the log ----

@@ -59,7 +59,7 @@ use crate::replica::desk::Secrets;
 use crate::replica::{Conn, Fate, Replica};
 use buffer::Budget;
 pub use lines::{finish, say};
-use link::Link;
+use link::{Link, Trial};
 pub use ring::try_ring;
 use signal::Signal;
 use stop::StopRequests;
@@ -212,9 +212,10 @@ struct Shell {
 }
 
 impl Shell {
-    /// Closes the connection whose receive buffer is the largest, because another needs room.
+    /// Closes the connection whose receive buffer is the largest, because another needs room. Strangers make room first.
     fn close_greediest(&self) {
-        let greediest = self.links.borrow().values().max_by_key(|link| link.held.get()).cloned();
+        let rank = |link: &Rc<Link>| (link.is_stranger() && link.held.get() > 0, link.held.get());
+        let greediest = self.links.borrow().values().max_by_key(|link| rank(link)).cloned();
         if let Some(link) = greediest {
             self.say("closed a connection: the receive buffers of all have reached their limit, and it held the most");
             link.held.set(0);
@@ -254,6 +255,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
             say(line);
         }
         let advertised = opened.advertised;
+        let places = accept::Places::of_this_process(options.secrets.are_set());
         let node = opened.identity.node.escape_ascii().to_string();
         let config = crate::replica::Config {
             id: node,
@@ -273,6 +275,8 @@ pub fn run(options: Options) -> Result<(), StartError> {
             hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             version: options.version,
             secrets: options.secrets,
+            challenges: directory::random()?,
+            readers: places.readers(),
             pulse_ms: millis(options.pulse),
             segment: options.segment,
             dir: options.dir.display().to_string(),
@@ -293,7 +297,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
             sending: Cell::new(0),
             taken: Cell::new(0),
             writes: Cell::new(0),
-            places: accept::Places::of_this_process(),
+            places,
             probation: RefCell::new(VecDeque::new()),
             serving: Signal::default(),
             announced: Signal::default(),
@@ -476,7 +480,7 @@ async fn dial(shell: &Rc<Shell>, addr: String) {
     match shell.dialer.dial(&addr).await {
         Ok(stream) => {
             let conn = shell.replica.borrow_mut().dialed(&addr);
-            Link::start(shell, conn, TcpStream::from_std(stream), false);
+            Link::start(shell, conn, TcpStream::from_std(stream), Trial::Over);
         }
         Err(e) => shell.replica.borrow_mut().not_dialed(&addr, &e.to_string()),
     }

@@ -60,6 +60,11 @@ impl std::fmt::Debug for Secrets {
 }
 
 impl Secrets {
+    /// Returns whether any secret is set: if not, everyone has every access.
+    pub fn are_set(&self) -> bool {
+        !self.read_write.is_empty() || !self.read_only.is_empty()
+    }
+
     /// Adds what `secret` grants to `access`; `false` if it grants nothing.
     pub fn grant(&self, secret: &[u8], access: &mut Access) -> bool {
         // Both are compared in full, whatever the first says: the time tells nothing.
@@ -72,7 +77,7 @@ impl Secrets {
 }
 
 /// Compares in a time that depends on the lengths only.
-pub(super) fn equal(a: &[u8], b: &[u8]) -> bool {
+fn equal(a: &[u8], b: &[u8]) -> bool {
     let different = a.iter().zip(b).fold(0, |acc, (x, y)| acc | (x ^ y));
     a.len() == b.len() && std::hint::black_box(different) == 0
 }

@@ -17,9 +17,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::handshake::{Challenges, Handshake, Key};
 use super::members::{Member, Members};
 use super::routes::Routes;
 use super::session::{Conn, Sessions};
+use super::strangers::Refused;
 use crate::faults::{self, Fault};
 use crate::limits;
 use crate::log::NodeId;
@@ -53,8 +55,6 @@ const TOLD_MAX: usize = 1_000;
 const EARLIER_MAX: usize = 16;
 /// The key for the report that another node claims this one's address; it is neither an address nor an id.
 const RIVAL: &str = " rival";
-/// Time after which a connection that has not said who it is is closed.
-const HELLO_MS: u64 = 5_000;
 /// Reports of a node about its links that are passed on between two ticks; of further ones the last is, at the next tick.
 const REPORTS_TICK: u32 = 8;
 /// Unsent output of a link beyond which reports of other nodes wait for a later tick.
@@ -83,8 +83,8 @@ pub struct Me {
     pub cluster_id: u64,
     /// The cluster's name.
     pub cluster: String,
-    /// The secret that admits a node to the cluster.
-    pub secret: Vec<u8>,
+    /// The secret that admits a node to the cluster; `None` if any node is admitted.
+    pub key: Option<Key>,
     /// The address that the node advertises.
     pub addr: String,
 }
@@ -132,6 +132,9 @@ struct Link {
     joins: bool,
     /// True if the other side has refused the link.
     refused: bool,
+    /// The handshake, until it is over; `None` without a secret.
+    handshake: Option<Box<Handshake>>,
+    opened_ms: u64,
     heard_ms: u64,
     sent_ms: u64,
 }
@@ -162,6 +165,7 @@ impl Peer {
 #[derive(Debug)]
 pub struct Mesh {
     me: Me,
+    challenges: Challenges,
     timing: Timing,
     links: BTreeMap<Conn, Link>,
     /// The link of each peer.
@@ -184,8 +188,6 @@ pub struct Mesh {
     to_dial: Vec<String>,
     /// The last line about each address, so that the log says it once.
     told: BTreeMap<String, String>,
-    /// The same about nodes that were refused a link, by their ids. Strangers may fill this table, but not the other one.
-    told_of_strangers: BTreeMap<String, String>,
     /// Reports of nodes about their links, since the last tick; and those that wait for the next one, with the connections on which they
     /// came.
     reports: BTreeMap<u64, u32>,
@@ -195,6 +197,10 @@ pub struct Mesh {
     /// Nodes that say that this node was taken out of the cluster, and since when the first does.
     retired_by: BTreeSet<NodeId>,
     retired_since: Option<u64>,
+    /// The same about nodes and strangers that were refused a link. Strangers may fill this table, but not the other one.
+    refused: Refused,
+    /// Dialed addresses where the connection was closed without an answer to the challenge, and how many times in a row.
+    mute: BTreeMap<String, u32>,
     /// When another node was first found to claim this node's address.
     rival_since: Option<u64>,
     /// For each relayed node: through which node, since when, and whether the log says so.
@@ -206,8 +212,9 @@ pub struct Mesh {
 
 impl Mesh {
     /// A node without links. `given` are the addresses from the operator, `earlier` those known from an earlier start.
-    pub fn new(me: Me, timing: Timing, given: &[String], earlier: Vec<String>) -> Mesh {
+    pub fn new(me: Me, challenges: Challenges, timing: Timing, given: &[String], earlier: Vec<String>) -> Mesh {
         Mesh {
+            challenges,
             routes: Routes::new(me.raft_id, me.epoch),
             me,
             timing,
@@ -222,12 +229,13 @@ impl Mesh {
             dials: BTreeMap::new(),
             to_dial: Vec::new(),
             told: BTreeMap::new(),
-            told_of_strangers: BTreeMap::new(),
             reports: BTreeMap::new(),
             late_reports: BTreeMap::new(),
             shunned: BTreeMap::new(),
             retired_by: BTreeSet::new(),
             retired_since: None,
+            refused: Refused::default(),
+            mute: BTreeMap::new(),
             rival_since: None,
             relayed: BTreeMap::new(),
             lines: Vec::new(),
@@ -268,7 +276,7 @@ impl Mesh {
         } else {
             format!("dropped a frame in the name of {name}, which came through {through}: {what}")
         };
-        self.tell_of_stranger(&format!("raft id {from}"), &line);
+        self.tell_of_stranger(&format!("raft id {from}"), line);
         is_direct
     }
 
@@ -298,7 +306,7 @@ impl Mesh {
     pub fn dialed(&mut self, sessions: &mut Sessions, conn: Conn, addr: &str) {
         self.open(conn, Some(addr.to_owned()));
         sessions.append(conn, |out| out.extend_from_slice(&PREAMBLE));
-        self.hello(sessions, conn);
+        self.begin_greeting(sessions, conn);
     }
 
     /// An address could not be dialed.
@@ -326,16 +334,26 @@ impl Mesh {
 
     fn open(&mut self, conn: Conn, dialed: Option<String>) {
         let now = self.now_ms;
-        self.links.insert(
-            conn,
-            Link { peer: None, dialed, unproven: false, joins: false, refused: false, heard_ms: now, sent_ms: now },
-        );
+        let handshake = self.new_handshake(dialed.is_some());
+        let link = Link {
+            peer: None,
+            dialed,
+            unproven: false,
+            joins: false,
+            refused: false,
+            handshake,
+            opened_ms: now,
+            heard_ms: now,
+            sent_ms: now,
+        };
+        self.links.insert(conn, link);
     }
 
     /// The other side has closed the connection, or it broke.
     pub fn gone(&mut self, sessions: &mut Sessions, conn: Conn) {
         let peer = self.links.get(&conn).and_then(|link| link.peer.as_ref());
         let leaves = peer.is_some_and(|peer| self.flags(peer.raft_id) & FLAG_LEAVING != 0);
+        self.note_mute(conn);
         self.lose(sessions, conn, if leaves { "that node was told to stop" } else { "the other side closed it" });
     }
 
@@ -350,7 +368,8 @@ impl Mesh {
         self.up.remove(&peer.raft_id);
         // Of two links dialed at the same time, the other side may have closed one before it used the other.
         let same = |of: &Peer| (of.raft_id, of.life) == (peer.raft_id, peer.life);
-        let other = self.links.iter().find(|(_, link)| link.unproven && link.peer.as_ref().is_some_and(same));
+        let usable = |link: &Link| link.unproven && link.handshake.is_none();
+        let other = self.links.iter().find(|(_, link)| usable(link) && link.peer.as_ref().is_some_and(same));
         if let Some(other) = other.map(|(conn, _)| *conn) {
             return self.take_up(sessions, other, &peer);
         }
@@ -367,24 +386,6 @@ impl Mesh {
         self.links.get(&conn).and_then(|link| link.peer.as_ref()).is_some_and(|peer| peer.raft_id != 0)
     }
 
-    fn hello(&mut self, sessions: &mut Sessions, conn: Conn) {
-        let me = &self.me;
-        let hello = Hello {
-            version: VERSION,
-            cluster: &me.cluster,
-            node: me.node,
-            raft_id: me.raft_id,
-            epoch: me.epoch,
-            life: me.life,
-            incarnation: me.incarnation,
-            cluster_id: me.cluster_id,
-            secret: &me.secret,
-            addr: &me.addr,
-        };
-        let route = Route { from: me.raft_id, to: 0, hops: 0 };
-        sessions.append(conn, |out| peer::encode(route, &Frame::Hello(hello), out));
-    }
-
     /// Sends a frame to the node at the other end of a link.
     pub fn say(&mut self, sessions: &mut Sessions, conn: Conn, frame: &Frame<'_>) {
         if let Some(link) = self.links.get_mut(&conn) {
@@ -394,9 +395,10 @@ impl Mesh {
         }
     }
 
-    /// Refuses a link; the reason is the last frame sent on it.
+    /// Refuses a link; the reason is the last frame sent on it, and nothing more is read from it.
     pub fn refuse(&mut self, sessions: &mut Sessions, conn: Conn, reason: Refusal, detail: &str) {
         self.say(sessions, conn, &Frame::Refuse { reason, detail });
+        self.lose(sessions, conn, "this node refused it");
         sessions.end(conn);
     }
 
@@ -412,6 +414,9 @@ impl Mesh {
     ) -> Outcome<'a> {
         let Some(link) = self.links.get_mut(&conn) else { return Outcome::End };
         link.heard_ms = self.now_ms;
+        if link.handshake.is_some() || link.peer.is_none() {
+            return self.greeting(sessions, members, conn, bytes);
+        }
         let from = link.peer.as_ref().map(|p| p.raft_id);
         let me = self.me.raft_id;
         if link.unproven
@@ -440,7 +445,6 @@ impl Mesh {
         }
         let Ok(received) = peer::decode(bytes) else { return Outcome::End };
         match (received.frame, from) {
-            (Frame::Hello(hello), None) => self.greeted(sessions, members, conn, &hello),
             (Frame::Refuse { reason, detail }, _) => self.refused(sessions, members, conn, reason, detail),
             (Frame::Join { incarnation, addr }, Some(0)) => {
                 let Some(link) = self.links.get_mut(&conn).filter(|link| !link.joins) else { return Outcome::End };
@@ -594,7 +598,8 @@ impl Mesh {
         if self.up.len() >= limits::NODES_MAX && !is_member && !self.up.contains_key(&hello.raft_id) {
             return Some((Refusal::Unavailable, format!("{ours}, which has as many links as it can")));
         }
-        if !super::desk::equal(hello.secret, &me.secret) {
+        // Where a secret is set, the handshake has proved it.
+        if me.key.is_none() && !hello.secret.is_empty() {
             return Some((
                 Refusal::Secret,
                 format!("{ours}, which has another DOOZER_RWSECRET: set the same on all nodes"),
@@ -645,10 +650,8 @@ impl Mesh {
             if reason != Refusal::Myself {
                 let node = hello.node.escape_ascii().to_string();
                 let why = refused_here(reason, hello).unwrap_or_else(|| detail.clone());
-                self.tell_of_stranger(
-                    &node,
-                    &format!("refused a link with node {node} at {}: {why}", printable(hello.addr)),
-                );
+                let line = format!("refused a link with node {node} at {}: {why}", printable(hello.addr));
+                self.tell_of_stranger(&node, line);
             } else if let Some(addr) = &dialed {
                 self.forget_seed(addr);
             }
@@ -658,11 +661,9 @@ impl Mesh {
                 self.hello(sessions, conn);
             }
             self.refuse(sessions, conn, reason, &detail);
-            return Outcome::Done;
+            return Outcome::End;
         }
-        if dialed.is_none() {
-            self.hello(sessions, conn);
-        }
+        self.greet_back(sessions, conn, dialed.is_some());
         let Hello { raft_id, node, life, epoch, addr, .. } = *hello;
         let peer = Peer { raft_id, node, life, epoch, addr: addr.to_owned() };
         if let Some(link) = self.links.get_mut(&conn) {
@@ -709,7 +710,7 @@ impl Mesh {
             sessions.abort(old);
         }
         self.told.remove(&peer.addr);
-        self.told_of_strangers.remove(&peer.node.escape_ascii().to_string());
+        self.refused.forget(&peer.node.escape_ascii().to_string());
         if is_news {
             self.lines.push(format!("link to {} is up", peer.name()));
         }
@@ -747,13 +748,22 @@ impl Mesh {
         let Some(link) = self.links.get_mut(&conn) else { return Outcome::End };
         link.refused = true;
         let dialed = link.dialed.clone();
+        // One that has not proved the secret is not believed anything.
+        if link.handshake.as_ref().is_some_and(|handshake| !handshake.is_proved()) || reason == Refusal::Secret {
+            if let Some(addr) = &dialed {
+                let why = self.refused_unproved(reason);
+                self.tell(addr, &format!("the node at {addr} refused the link: {why}"));
+            }
+            self.pause_dial(dialed.as_ref());
+            return Outcome::End;
+        }
         // That this node was taken out is believed only of one that this node has dialed, and that has said that it is of the same
         // cluster. Without a secret anyone can say that: then it has to be a member, as far as this node knows, though perhaps under
         // another raft id by now.
         let trusted = dialed.is_some()
             && link.peer.as_ref().is_some_and(|peer| {
                 let mut known = members.nodes().iter().filter(|(_, member)| member.node == peer.node);
-                !self.me.secret.is_empty() || known.any(|(id, _)| members.is_voter(*id))
+                self.me.key.is_some() || known.any(|(id, _)| members.is_voter(*id))
             });
         if let Some(addr) = &dialed {
             if reason == Refusal::Myself {
@@ -774,7 +784,7 @@ impl Mesh {
                 return Outcome::Retired;
             }
         }
-        Outcome::Done
+        Outcome::End
     }
 
     /// Returns whether this node was taken out of the cluster, by the word of others. One node alone could lie, and this node would give
@@ -848,13 +858,18 @@ impl Mesh {
         // Frames that came while this process did not run are still unread.
         for link in self.links.values_mut() {
             link.heard_ms += stalled_ms;
+            link.opened_ms += stalled_ms;
         }
         let mut silent = Vec::new();
         let mut quiet = Vec::new();
         for (conn, link) in &self.links {
-            let limit =
-                if link.peer.as_ref().is_some_and(|p| p.raft_id != 0) { self.timing.silence_ms } else { HELLO_MS };
-            if now_ms.saturating_sub(link.heard_ms) > limit && !faults::is_armed(Fault::SilenceUnnoticed) {
+            // What a peer sends before it is linked does not make its time longer.
+            let (since, limit) = match &link.peer {
+                Some(peer) if peer.raft_id != 0 => (link.heard_ms, self.timing.silence_ms),
+                Some(_) => (link.opened_ms, limits::ATTACHING_MS),
+                None => (link.opened_ms, limits::GREETING_MS),
+            };
+            if now_ms.saturating_sub(since) > limit && !faults::is_armed(Fault::SilenceUnnoticed) {
                 silent.push(*conn);
             } else if link.peer.is_some() && now_ms.saturating_sub(link.sent_ms) >= self.timing.ping_ms {
                 quiet.push(*conn);
@@ -882,6 +897,7 @@ impl Mesh {
             self.repeat(sessions);
         }
         self.dial(members);
+        self.lines.extend(self.refused.tick(now_ms));
         self.tell_rivals(members);
         self.tell_routes(members);
     }
@@ -926,6 +942,7 @@ impl Mesh {
         wanted.retain(|(addr, _)| !taken.contains(addr));
         let known: Vec<&String> = wanted.iter().map(|(addr, _)| *addr).collect();
         self.dials.retain(|addr, at| *at == u64::MAX || known.contains(&addr) || *at > self.now_ms);
+        self.mute.retain(|addr, _| known.contains(&addr));
         for (addr, patience) in wanted {
             let due = *self.dials.entry(addr.clone()).or_insert(self.now_ms + patience);
             if *addr != self.me.addr && due <= self.now_ms {
@@ -941,8 +958,8 @@ impl Mesh {
         self.lines.extend(news(&mut self.told, of, line));
     }
 
-    fn tell_of_stranger(&mut self, node: &str, line: &str) {
-        self.lines.extend(news(&mut self.told_of_strangers, node, line));
+    fn tell_of_stranger(&mut self, of: &str, line: String) {
+        self.lines.extend(self.refused.tell(self.now_ms, of, line));
     }
 
     /// Logs who else claims this node's address. Both nodes are reachable, so neither has replaced the other.
@@ -1059,6 +1076,8 @@ fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).take(500).collect()
 }
 
+mod greeting;
+
 #[cfg(test)]
 mod tests {
     use super::super::session::Access;
@@ -1075,7 +1094,7 @@ mod tests {
             incarnation: 0,
             cluster_id: 5,
             cluster: "local".into(),
-            secret: Vec::new(),
+            key: None,
             addr: "10.0.0.3:8046".into(),
         }
     }
@@ -1138,7 +1157,7 @@ mod tests {
     #[test]
     fn a_new_node_forgets_whom_its_neighbour_reaches() {
         let timing = Timing { ping_ms: 100, silence_ms: 1_000 };
-        let mut mesh = Mesh::new(me(), timing, &[SEED.to_owned()], Vec::new());
+        let mut mesh = Mesh::new(me(), Challenges::new(&[1; 32]), timing, &[SEED.to_owned()], Vec::new());
         let mut neighbour = Neighbour::of(&mut mesh);
         neighbour.greets(&mut mesh);
         neighbour.links(&mut mesh, 1, &[2]);
@@ -1171,7 +1190,7 @@ mod tests {
 
     fn linked() -> (Mesh, Neighbour) {
         let timing = Timing { ping_ms: 100, silence_ms: 1_000 };
-        let mut mesh = Mesh::new(me(), timing, &[SEED.to_owned()], Vec::new());
+        let mut mesh = Mesh::new(me(), Challenges::new(&[1; 32]), timing, &[SEED.to_owned()], Vec::new());
         let mut neighbour = Neighbour::of(&mut mesh);
         neighbour.greets(&mut mesh);
         neighbour.links(&mut mesh, 2, &[3]);
@@ -1237,7 +1256,7 @@ mod tests {
     #[test]
     fn a_link_asks_once_for_a_raft_id() {
         let timing = Timing { ping_ms: 100, silence_ms: 1_000 };
-        let mut mesh = Mesh::new(me(), timing, &[], Vec::new());
+        let mut mesh = Mesh::new(me(), Challenges::new(&[1; 32]), timing, &[], Vec::new());
         let mut neighbour = Neighbour::of(&mut mesh);
         neighbour.says(&mut mesh, &Frame::Hello(Hello { raft_id: 0, ..greeting() }));
         let mut bytes = Vec::new();

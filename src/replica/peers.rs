@@ -64,6 +64,9 @@ impl Replica {
         }
         if bytes[0] != PREAMBLE[0] {
             session.fresh = false;
+            if session.access.read {
+                self.desk.sessions.reads(conn, self.config.readers);
+            }
             return None;
         }
         let Some(first) = bytes.first_chunk::<{ PREAMBLE.len() }>() else {

@@ -127,9 +127,23 @@ impl Replica {
     fn access(&mut self, conn: Conn, tag: Option<i32>, secret: &[u8]) {
         let Some(session) = self.desk.sessions.get(conn) else { return };
         if self.config.secrets.grant(secret, &mut session.access) {
+            // What the empty secret grants, everyone has.
+            if !secret.is_empty() {
+                self.desk.sessions.known(conn);
+            }
             self.desk.sessions.reply(conn, &Response { tag, ..Response::default() });
-        } else {
-            self.desk.fail_other(conn, tag, "permission denied");
+            return;
+        }
+        self.desk.fail_other(conn, tag, "permission denied");
+        if self.config.secrets.are_set() {
+            self.desk.sessions.delay(conn);
+            if self.guesses.count(self.now_ms, 1) {
+                let from = self.desk.sessions.get(conn).map(|session| &*session.from).filter(|from| !from.is_empty());
+                let from = from.map_or(String::new(), |from| format!(" from {from}"));
+                self.lines.push(format!(
+                    "a client{from} presented a wrong secret: it has another DOOZER_RWSECRET or DOOZER_ROSECRET than this node"
+                ));
+            }
         }
     }
 

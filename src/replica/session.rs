@@ -4,10 +4,13 @@
 //! sent. Answers that come without a recent request (events, reads of a future revision) are kept as notes of a few bytes, and
 //! composed when there is room. So a client that does not read costs no more than that.
 //!
+//! Where a secret is set, a session is a stranger's at first: see [`limits::STRANGERS_MAX`]. A session that presents a wrong secret
+//! pauses, the longer the more often it does that.
+//!
 //! A client's large output is handed out in pieces, with a limit for each turn, because handing output to the kernel takes the
 //! loop's time. Output for peers is handed out first, and whole.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use slab::Slab;
 
@@ -69,6 +72,15 @@ pub struct Session {
     pub fresh: bool,
     /// True for the link of a peer, since before anything was sent on it.
     pub peer: bool,
+    /// The address of the other side, for lines about strangers; empty if unknown.
+    pub from: Box<str>,
+    stranger: bool,
+    /// True if it has access only because everyone may read.
+    reader: bool,
+    /// True while the session pauses because of a wrong secret.
+    pub delayed: bool,
+    /// Wrong secrets that it has presented.
+    wrong: u32,
 }
 
 /// What a paused session waits for.
@@ -80,6 +92,8 @@ pub enum Pause {
     Room,
     /// The next turn: the session has had its share of this one.
     Turn,
+    /// Time must pass: the session has presented a wrong secret.
+    Secret,
 }
 
 impl Session {
@@ -90,7 +104,7 @@ impl Session {
 
     /// Returns whether the output is so large that it must be sent before more is added.
     pub fn full(&self) -> bool {
-        self.waiting() >= OUTPUT_HIGH
+        self.waiting() >= if self.stranger { limits::STRANGER_OUTPUT } else { OUTPUT_HIGH }
     }
 
     /// Returns whether the client will send no more.
@@ -145,6 +159,12 @@ pub struct Sessions {
     resumed: Vec<Conn>,
     aborted: Vec<Conn>,
     buffered: usize,
+    /// The sessions of strangers by their numbers, the oldest first, and when each was opened.
+    strangers: BTreeMap<u64, (usize, u64)>,
+    /// How many sessions have access only because everyone may read.
+    readers: usize,
+    /// Sessions that pause because of a wrong secret, and until when. Some may be gone.
+    delayed: BTreeSet<(u64, Conn)>,
 }
 
 impl Sessions {
@@ -171,6 +191,11 @@ impl Sessions {
             gone: false,
             fresh: true,
             peer: false,
+            from: Box::default(),
+            stranger: false,
+            reader: false,
+            delayed: false,
+            wrong: 0,
         });
         Conn { slot, serial }
     }
@@ -184,6 +209,10 @@ impl Sessions {
     pub fn remove(&mut self, conn: Conn) -> Option<Session> {
         self.get(conn)?;
         let session = self.slab.remove(conn.slot);
+        if session.stranger {
+            self.strangers.remove(&conn.serial);
+        }
+        self.readers -= usize::from(session.reader);
         if !session.peer {
             self.buffered -= session.unsent();
         }
@@ -218,6 +247,113 @@ impl Sessions {
     /// Sets the time, in milliseconds since some fixed moment.
     pub fn set_now(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
+        while let Some((until, conn)) = self.delayed.first().copied()
+            && until <= now_ms
+        {
+            self.delayed.pop_first();
+            if let Some(session) = self.get(conn) {
+                session.delayed = false;
+            }
+            self.resume(conn, Pause::Secret);
+        }
+    }
+
+    // ---- strangers ----
+
+    /// Counts a session as a stranger's until it is [`Sessions::known`].
+    pub fn begin_stranger(&mut self, conn: Conn) {
+        let now = self.now_ms;
+        if let Some(session) = self.get(conn) {
+            session.stranger = true;
+            self.strangers.insert(conn.serial, (conn.slot, now));
+        }
+    }
+
+    /// The other side is a client, and everyone may read: it has access, and is no stranger, unless `most` clients are here for that
+    /// reason alone. Then it is served as a stranger.
+    pub fn reads(&mut self, conn: Conn, most: usize) {
+        if self.readers < most
+            && let Some(session) = self.get(conn)
+            && session.stranger
+        {
+            session.reader = true;
+            self.readers += 1;
+            self.end_stranger(conn);
+        }
+    }
+
+    /// The other side has proved to be a node of the cluster, or has presented a secret.
+    pub fn known(&mut self, conn: Conn) {
+        if let Some(session) = self.get(conn) {
+            let reader = std::mem::take(&mut session.reader);
+            self.readers -= usize::from(reader);
+        }
+        self.end_stranger(conn);
+    }
+
+    fn end_stranger(&mut self, conn: Conn) {
+        if let Some(session) = self.get(conn)
+            && std::mem::take(&mut session.stranger)
+        {
+            self.strangers.remove(&conn.serial);
+            // It may have been about to be closed as a stranger's.
+            self.aborted.retain(|other| *other != conn);
+        }
+    }
+
+    /// Returns whether a session is a stranger's.
+    pub fn is_stranger(&self, conn: Conn) -> bool {
+        self.strangers.contains_key(&conn.serial)
+    }
+
+    /// Returns how many sessions are strangers'.
+    pub fn strangers(&self) -> usize {
+        self.strangers.len()
+    }
+
+    /// Closes the oldest stranger that has had the time that each has. Returns false if there is none.
+    pub fn evict_stranger(&mut self) -> bool {
+        let oldest = self.strangers.iter().find(|(_, (slot, opened))| {
+            let silent = self.slab.get(*slot).is_none_or(|session| session.fresh);
+            let least = if silent { limits::STRANGER_SILENT_MS } else { limits::STRANGER_HEARD_MS };
+            self.now_ms.saturating_sub(*opened) >= least
+        });
+        let Some((serial, (slot, _))) = oldest.map(|(serial, of)| (*serial, *of)) else { return false };
+        self.strangers.remove(&serial);
+        self.abort(Conn { slot, serial });
+        true
+    }
+
+    /// Closes the strangers whose time is over, and returns how many those are.
+    pub fn expire_strangers(&mut self) -> u64 {
+        let mut expired = 0;
+        while let Some(first) = self.strangers.first_entry()
+            && self.now_ms.saturating_sub(first.get().1) >= limits::STRANGER_MS
+        {
+            let (serial, (slot, _)) = first.remove_entry();
+            self.abort(Conn { slot, serial });
+            expired += 1;
+        }
+        expired
+    }
+
+    /// Gives all strangers so many milliseconds more, because the server did not serve them meanwhile.
+    pub fn postpone_strangers(&mut self, ms: u64) {
+        if ms > 0 {
+            self.strangers.values_mut().for_each(|(_, opened)| *opened += ms);
+        }
+    }
+
+    /// A session has presented a wrong secret: after the first ones it pauses, longer each time. The time that passes is all that
+    /// this costs the server: what the client sends meanwhile stays in its receive buffer and in the kernel.
+    pub fn delay(&mut self, conn: Conn) {
+        let now = self.now_ms;
+        let Some(session) = self.get(conn) else { return };
+        session.wrong = session.wrong.saturating_add(1);
+        let Some(times) = session.wrong.checked_sub(limits::ACCESS_FREE + 1) else { return };
+        let pause = limits::ACCESS_PAUSE_MS << times.min(16);
+        session.delayed = true;
+        self.delayed.insert((now + pause.min(limits::ACCESS_PAUSE_MAX_MS), conn));
     }
 
     /// Begins a turn, with a fresh limit for large outputs.
@@ -340,7 +476,7 @@ impl Sessions {
     /// The client no longer receives anything. The caller cancels its parked requests.
     pub fn leave(&mut self, conn: Conn) {
         let Some(session) = self.get(conn) else { return };
-        session.gone = true;
+        (session.gone, session.delayed) = (true, false);
         let unsent = session.waiting();
         (session.out, session.taken) = (Vec::new(), 0);
         if !session.peer {

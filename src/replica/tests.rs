@@ -12,6 +12,8 @@ use crate::log::{Params, Piece, SnapshotReader};
 use crate::store::Lookup;
 use crate::wire::{ErrCode, Verb};
 
+mod strangers;
+
 const NODE: &[u8; 16] = b"ABCDEFGHIJKLMNOP";
 const SEGMENT: u64 = 64 << 20;
 
@@ -50,6 +52,8 @@ fn config() -> Config {
         hostname: "host".into(),
         version: "1".into(),
         secrets: Secrets::default(),
+        challenges: [3; 32],
+        readers: 1_000,
         pulse_ms: 0,
         segment: limits::SEGMENT,
         dir: "/data".into(),
@@ -88,12 +92,16 @@ impl Node {
     }
 
     fn fresh(history: u64) -> Node {
+        Node::with(config(), history)
+    }
+
+    fn with(config: Config, history: u64) -> Node {
         let (machine, start) = Rebuild::new(*NODE, history).founded(1, 7);
         let mut log = Log::create(Params { segment_size: SEGMENT, node: *NODE });
         let first = log.wants_segment().unwrap();
         log.prepared(first.generation);
         let recovered = Recovered { machine, start, log, snapshot: 0, snapshot_bytes: 0 };
-        let mut replica = Replica::new(config(), recovered).unwrap();
+        let mut replica = Replica::new(config, recovered).unwrap();
         replica.campaign().unwrap();
         Node { replica }
     }

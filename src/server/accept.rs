@@ -4,6 +4,10 @@
 //! accepts the next connection on probation: it stays once the other side has proved to be a node of the cluster. If it is a client,
 //! or the proof comes too late, the server closes it. So a member's links come up again, and a new node can attach, however many
 //! clients there are, and however many connections begin like a peer's.
+//!
+//! Where a secret is set, every connection begins as a stranger's, with a limit in time and number: see
+//! [`crate::limits::STRANGERS_MAX`]. The replica keeps the time; a new stranger takes the place of an old one here. A stranger that
+//! gets access becomes a client, and is closed if clients have all of their places.
 
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
@@ -12,8 +16,8 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio_uring::net::TcpListener;
 
 use super::Shell;
-use super::link::Link;
-use crate::limits::{FILES_RESERVED, PEER_PLACES};
+use super::link::{Link, Trial};
+use crate::limits::{FILES_RESERVED, PEER_PLACES, SECRET_PLACES, STRANGERS_MAX};
 
 /// How long a connection on probation may take to prove that it comes from a peer.
 const PROBATION: Duration = Duration::from_secs(1);
@@ -30,24 +34,37 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Places {
     clients: usize,
     peers: usize,
+    /// 0 without a secret: then nobody is a stranger.
+    strangers: usize,
 }
 
 impl Places {
     /// The places of a process that may open this many files. Some files are left for the log, which would fail for good without
-    /// them.
-    fn of(files: u64) -> Places {
+    /// them. `secret` tells whether a secret is set.
+    fn of(files: u64, secret: bool) -> Places {
         let all = usize::try_from(files.saturating_sub(FILES_RESERVED).max(files / 2)).unwrap_or(usize::MAX);
         let peers = PEER_PLACES.min(all / 4);
-        Places { clients: all - peers, peers }
+        let strangers = if secret { STRANGERS_MAX.min(all / 4).max(1) } else { 0 };
+        Places { clients: all.saturating_sub(peers + strangers), peers, strangers }
     }
 
     /// The places of this process.
-    pub fn of_this_process() -> Places {
-        Places::of(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))
+    pub fn of_this_process(secret: bool) -> Places {
+        Places::of(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX), secret)
+    }
+
+    /// Returns whether connections are strangers' at first.
+    pub fn have_strangers(self) -> bool {
+        self.strangers > 0
+    }
+
+    /// Returns how many places clients have that present no secret. The rest is kept for those that do.
+    pub fn readers(self) -> usize {
+        self.clients - SECRET_PLACES.min(self.clients / 4)
     }
 
     fn all(self) -> usize {
-        self.clients + self.peers
+        self.clients + self.peers + self.strangers
     }
 }
 
@@ -67,18 +84,25 @@ pub async fn accept(shell: &Rc<Shell>, listener: TcpListener) {
             make_place(shell).await;
             continue;
         }
+        let is_full = places.have_strangers() && shell.replica.borrow().strangers() >= places.strangers;
+        if is_full && !end_stranger(shell).await {
+            continue;
+        }
         match listener.accept().await {
-            Ok((stream, _)) => {
+            Ok((stream, from)) => {
                 if shell.stopping.get() {
                     return;
                 }
-                let (all, peers) = {
-                    let replica = shell.replica.borrow();
-                    (replica.connections(), replica.peer_connections())
+                let trial = if clients(shell) >= places.clients {
+                    Trial::Probation
+                } else if places.have_strangers() {
+                    Trial::Stranger
+                } else {
+                    Trial::Over
                 };
-                let clients = all.saturating_sub(peers + probationers(shell));
-                let conn = shell.replica.borrow_mut().open();
-                let link = Link::start(shell, conn, stream, clients >= places.clients);
+                let from = places.have_strangers().then(|| from.ip().to_canonical().to_string());
+                let conn = shell.replica.borrow_mut().open_from(&from.unwrap_or_default());
+                let link = Link::start(shell, conn, stream, trial);
                 if link.on_probation() {
                     // This task must not keep the connection's file open.
                     let link = Rc::downgrade(&link);
@@ -86,7 +110,10 @@ pub async fn accept(shell: &Rc<Shell>, listener: TcpListener) {
                     let s = Rc::clone(shell);
                     tokio_uring::spawn(async move {
                         tokio::time::sleep(PROBATION).await;
-                        link.upgrade().into_iter().for_each(|link| turn_away(&s, &link));
+                        link.upgrade()
+                            .into_iter()
+                            .filter(|link| link.on_probation())
+                            .for_each(|link| turn_away(&s, &link));
                     });
                 }
             }
@@ -98,6 +125,31 @@ pub async fn accept(shell: &Rc<Shell>, listener: TcpListener) {
     }
 }
 
+/// Returns how many connections clients have. Those of strangers, and those on probation, are not clients' yet.
+fn clients(shell: &Shell) -> usize {
+    let probation = probationers(shell);
+    let replica = shell.replica.borrow();
+    let unknown = if shell.places.have_strangers() { replica.strangers() } else { probation };
+    replica.connections().saturating_sub(replica.peer_connections() + unknown)
+}
+
+/// Returns whether clients have more connections than places.
+pub fn clients_exceed(shell: &Shell) -> bool {
+    clients(shell) > shell.places.clients
+}
+
+/// Ends the oldest stranger that has had its time. Waits a moment, and returns false, if none has.
+async fn end_stranger(shell: &Shell) -> bool {
+    let ended = shell.replica.borrow_mut().evict_stranger();
+    if ended {
+        // The end of the turn closes it.
+        shell.turn.set();
+    } else {
+        tokio::time::sleep(RETRY).await;
+    }
+    ended
+}
+
 /// Returns how many connections are on probation.
 fn probationers(shell: &Shell) -> usize {
     let mut probation = shell.probation.borrow_mut();
@@ -107,6 +159,13 @@ fn probationers(shell: &Shell) -> usize {
 
 /// Called when all places are taken: ends the oldest probation that has lasted long enough.
 async fn make_place(shell: &Shell) {
+    if shell.replica.borrow().strangers() > 0 {
+        if end_stranger(shell).await {
+            // The place becomes free when both of the connection's tasks have ended.
+            tokio::time::sleep(RETRY).await;
+        }
+        return;
+    }
     if probationers(shell) == 0 {
         shell.say(&format!(
             "cannot accept more connections: all {} places are taken; raise the limit of open files (ulimit -n)",
@@ -125,9 +184,9 @@ async fn make_place(shell: &Shell) {
     tokio::time::sleep(RETRY).await;
 }
 
-/// Closes a connection that is still on probation.
+/// Closes a connection for which there is no place: one that is still on probation, or a stranger that has become a client.
 pub fn turn_away(shell: &Shell, link: &Link) {
-    if link.on_probation() {
+    if !link.is_closed() {
         shell.say(&format!(
             "closed a new connection: clients have all of their {} places, and {} more are kept for nodes of the cluster; raise \
              the limit of open files (ulimit -n)",
@@ -144,11 +203,26 @@ mod tests {
     /// Few open files must not all go to clients, and many must not raise the peers' share.
     #[test]
     fn peers_have_no_place() {
-        assert_eq!(Places::of(80), Places { clients: 30, peers: 10 });
-        assert_eq!(Places::of(200), Places { clients: 102, peers: 34 });
-        let many = Places::of(1 << 20);
+        assert_eq!(Places::of(80, false), Places { clients: 30, peers: 10, strangers: 0 });
+        assert_eq!(Places::of(200, false), Places { clients: 102, peers: 34, strangers: 0 });
+        let many = Places::of(1 << 20, false);
         assert_eq!(many.peers, PEER_PLACES);
         assert_eq!(many.all() as u64, (1 << 20) - FILES_RESERVED);
-        assert!(Places::of(u64::MAX).clients > 1 << 40);
+        assert!(Places::of(u64::MAX, false).clients > 1 << 40);
+    }
+
+    /// Strangers have places of their own, and take none from peers and clients.
+    #[test]
+    fn strangers_take_the_places_of_peers_and_clients() {
+        assert_eq!(Places::of(80, true), Places { clients: 20, peers: 10, strangers: 10 });
+        let many = Places::of(20_064, true);
+        let clients = 20_000 - PEER_PLACES - STRANGERS_MAX;
+        assert_eq!(many, Places { clients, peers: PEER_PLACES, strangers: STRANGERS_MAX });
+        for files in 8..300 {
+            let (places, open) = (Places::of(files, true), Places::of(files, false));
+            assert_eq!((places.all(), open.strangers), (open.all(), 0), "{files}");
+            assert!(places.readers() <= places.clients && (files < 80 || places.readers() < places.clients));
+            assert!(places.strangers > 0 && places.clients >= places.all() / 2, "{files}: {places:?}");
+        }
     }
 }

@@ -16,7 +16,8 @@ use super::original::{self, Kind};
 use crate::address::Address;
 use crate::client::dial;
 use crate::client::resolve::Lookup;
-use crate::replica::join::{Answer, Joiner};
+use crate::replica::handshake::Challenges;
+use crate::replica::join::{Answer, Attempt, Joiner};
 
 /// How long a node may take to let this one in: its cluster commits that.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -75,12 +76,13 @@ struct Target<'a> {
 }
 
 /// Asks until a node lets this one in; without limit. The address to advertise is `advertised`, or, if that is `None`, the address
-/// from which this node reaches the node that answers.
+/// from which this node reaches the node that answers. Each attempt has a challenge of its own.
 ///
 /// # Errors
 /// If asking again will not help.
 pub async fn attach(
     joiner: &Joiner,
+    challenges: &mut Challenges,
     own: &Own,
     advertised: Option<&Address>,
     addresses: &[Address],
@@ -95,7 +97,7 @@ pub async fn attach(
         }
         for target in &mut targets {
             let addr = target.address;
-            let asked = ask(joiner, own, advertised, target).await;
+            let asked = ask(joiner, challenges, own, advertised, target).await;
             others |= !matches!(asked, Ok(Asked::Myself));
             let line = match asked {
                 Ok(Asked::Answer(Answer::Welcome { raft_id, cluster_id, cluster }, advertised)) => {
@@ -127,7 +129,13 @@ pub async fn attach(
     }
 }
 
-async fn ask(joiner: &Joiner, own: &Own, advertised: Option<&Address>, target: &mut Target<'_>) -> io::Result<Asked> {
+async fn ask(
+    joiner: &Joiner,
+    challenges: &mut Challenges,
+    own: &Own,
+    advertised: Option<&Address>,
+    target: &mut Target<'_>,
+) -> io::Result<Asked> {
     let found = match &mut target.lookup {
         Some(lookup) => lookup.wait(LOOKUP).await,
         None => return Err(io::Error::other("its name was not looked up")),
@@ -155,19 +163,19 @@ async fn ask(joiner: &Joiner, own: &Own, advertised: Option<&Address>, target: &
         },
     };
     let joiner = Joiner { addr: advertised.to_string(), ..joiner.clone() };
-    let answer = timeout(PATIENCE, join(&joiner, stream)).await;
+    let answer = timeout(PATIENCE, join(joiner.attempt(challenges.make()), stream)).await;
     Ok(Asked::Answer(answer.unwrap_or_else(|_| Err(io::Error::other("it does not answer")))?, advertised))
 }
 
-async fn join(joiner: &Joiner, mut stream: TcpStream) -> io::Result<Answer> {
-    stream.write_all(&joiner.opening()).await?;
+async fn join(mut attempt: Attempt, mut stream: TcpStream) -> io::Result<Answer> {
+    stream.write_all(&attempt.opening()).await?;
     let mut bytes = Vec::new();
     loop {
         if stream.read_buf(&mut bytes).await? == 0 {
-            return Err(io::Error::other("it closed the connection; is it a doozerd of this version?"));
+            return Err(io::Error::other(attempt.closed()));
         }
         let mut out = Vec::new();
-        let (used, answer) = joiner.receive(&bytes, &mut out).map_err(io::Error::other)?;
+        let (used, answer) = attempt.receive(&bytes, &mut out).map_err(io::Error::other)?;
         bytes.drain(..used);
         stream.write_all(&out).await?;
         if let Some(answer) = answer {

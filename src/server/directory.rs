@@ -29,6 +29,7 @@ use crate::limits;
 use crate::log::name::Name;
 use crate::log::{self, Damage, Erase, FileInfo, Identity, Log, NodeId, Params, Salvage, Step};
 use crate::replica::boot::{self, Finding, Held, Plan, ReadError, Refused, Told};
+use crate::replica::handshake::{Challenges, Key};
 use crate::replica::join::Joiner;
 use crate::replica::members::FOUNDER;
 use crate::replica::rebuild::Rebuild;
@@ -427,11 +428,12 @@ impl Opener<'_> {
                 identity.cluster.clone()
             },
             cluster_id: identity.cluster_id,
-            secret: self.options.secrets.read_write.clone(),
+            key: Key::of_secret(&self.options.secrets.read_write),
             addr: String::new(),
         };
         let waits = self.opening.elsewhere();
-        let asked = attach(&joiner, self.own, self.advertised.as_ref(), &addresses, &mut |text| {
+        let mut challenges = Challenges::new(&random()?);
+        let asked = attach(&joiner, &mut challenges, self.own, self.advertised.as_ref(), &addresses, &mut |text| {
             lines::log(&Line { text, of_others: true })
         })
         .await;
@@ -693,9 +695,7 @@ fn reader(dir: &Path) -> impl FnMut(&str, u64, &mut [u8]) -> Result<(), ReadErro
 }
 
 fn new_node_id() -> Result<NodeId, StartError> {
-    let mut random = [0u8; 16];
-    fill_random(&mut random)?;
-    Ok(random.map(|byte| LETTERS[usize::from(byte % 32)]))
+    Ok(random::<16>()?.map(|byte| LETTERS[usize::from(byte % 32)]))
 }
 
 /// 0 means that the id is not known.
@@ -704,15 +704,18 @@ fn new_cluster_id() -> Result<u64, StartError> {
 }
 
 fn seed() -> Result<u64, StartError> {
-    let mut random = [0u8; 8];
-    fill_random(&mut random)?;
-    Ok(u64::from_le_bytes(random))
+    Ok(u64::from_le_bytes(random()?))
 }
 
-fn fill_random(bytes: &mut [u8]) -> Result<(), StartError> {
-    let got = rustix::rand::getrandom(&mut *bytes, rustix::rand::GetRandomFlags::empty());
+/// Returns random bytes of the system.
+///
+/// # Errors
+/// If the system has none.
+pub fn random<const N: usize>() -> Result<[u8; N], StartError> {
+    let mut bytes = [0; N];
+    let got = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty());
     match got {
-        Ok(n) if n == bytes.len() => Ok(()),
+        Ok(n) if n == N => Ok(bytes),
         Ok(_) => Err(StartError::new("the system gives no random numbers".into())),
         Err(e) => Err(StartError::new(format!("the system gives no random numbers: {e}"))),
     }

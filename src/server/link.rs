@@ -38,11 +38,21 @@ pub struct Link {
     /// The share of the receive budget that this connection uses, in bytes.
     pub held: Cell<usize>,
     closed: Cell<bool>,
-    /// Only a peer's connection may stay: see `accept`.
-    probation: Cell<bool>,
+    trial: Cell<Trial>,
     /// Number of tasks that have not ended.
     tasks: Cell<u8>,
     stream: Stream,
+}
+
+/// What a connection must still show, so that it may stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trial {
+    /// Nothing.
+    Over,
+    /// That it comes from a peer, or has access: see [`crate::limits::STRANGERS_MAX`].
+    Stranger,
+    /// That it comes from a peer, and soon: see `accept`.
+    Probation,
 }
 
 struct Stream(TcpStream);
@@ -55,14 +65,14 @@ impl std::fmt::Debug for Stream {
 
 impl Link {
     /// Serves an accepted or dialed connection, which the replica knows as `conn`.
-    pub fn start(shell: &Rc<Shell>, conn: Conn, stream: TcpStream, probation: bool) -> Rc<Link> {
+    pub fn start(shell: &Rc<Shell>, conn: Conn, stream: TcpStream, trial: Trial) -> Rc<Link> {
         let link = Rc::new(Link {
             conn,
             send: Signal::default(),
             resume: Signal::default(),
             held: Cell::new(0),
             closed: Cell::new(false),
-            probation: Cell::new(probation),
+            trial: Cell::new(trial),
             tasks: Cell::new(2),
             stream: Stream(stream),
         });
@@ -82,7 +92,17 @@ impl Link {
 
     /// Returns whether the connection is open and has not proved yet that it comes from a peer, though it must.
     pub fn on_probation(&self) -> bool {
-        self.probation.get() && !self.closed.get()
+        self.trial.get() == Trial::Probation && !self.closed.get()
+    }
+
+    /// Returns whether the other side has neither proved to be a peer, nor got access, though it must.
+    pub fn is_stranger(&self) -> bool {
+        self.trial.get() == Trial::Stranger
+    }
+
+    /// Returns whether the connection is closed.
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
     }
 
     fn end_task(&self, shell: &Shell) {
@@ -126,7 +146,7 @@ impl Link {
                 Ok(got) => got,
                 Err(_) => return self.close(shell),
             };
-            if self.probation.get() && is_client(buffer.bytes()) {
+            if self.on_probation() && is_client(buffer.bytes()) {
                 return accept::turn_away(shell, self);
             }
             shell.came.set();
@@ -144,8 +164,8 @@ impl Link {
             if self.closed.get() {
                 return;
             }
-            if self.probation.get() && shell.replica.borrow().knows_peer(self.conn) {
-                self.probation.set(false);
+            if self.trial.get() != Trial::Over && !self.stands_trial(shell) {
+                return accept::turn_away(shell, self);
             }
             while buffer.make_room(used, got, needed).is_err() {
                 used = 0;
@@ -158,6 +178,19 @@ impl Link {
             }
             self.held.set(buffer.held());
         }
+    }
+
+    /// Ends the trial if the other side has shown who it is. Returns false if there is no place for it.
+    fn stands_trial(&self, shell: &Shell) -> bool {
+        let known = {
+            let replica = shell.replica.borrow();
+            replica.knows_peer(self.conn) || (shell.places.have_strangers() && !replica.is_stranger(self.conn))
+        };
+        if !known {
+            return true;
+        }
+        self.trial.set(Trial::Over);
+        shell.replica.borrow_mut().is_peer(self.conn) || !accept::clients_exceed(shell)
     }
 
     async fn send(&self, shell: &Shell) {

@@ -16,6 +16,36 @@
 //! All numbers are little-endian. This header, [`Frame::Refuse`], and the version and the cluster at the front of a
 //! [`Frame::Hello`] are the same in every version of the protocol: two versions can tell each other that they differ.
 //!
+//! # The greeting
+//! Without a secret (`DOOZER_RWSECRET`), each side sends a [`Frame::Hello`], the dialer first. With a secret, both sides first prove
+//! that they know it. Nobody sends the secret itself:
+//!
+//! ```text
+//! dialer                                  acceptor
+//! preamble, Challenge d             ->
+//!                                   <-    Challenge a
+//! Proof of "dialer", d, a           ->
+//!                                   <-    Proof of "acceptor", d, a
+//! Hello D, sealed                   ->
+//!                                   <-    Hello A, sealed
+//! Proof of "confirmed", d, a, D, A  ->
+//! ```
+//!
+//! * A challenge is 32 random bytes, new for each connection. A proof is the HMAC-SHA-256 of a label (see `replica/handshake.rs`) and
+//!   of what stands behind it above, with the secret as its key. A hello is sealed: its field for a secret holds the HMAC of
+//!   "dialer's hello", d, a, D, or of "acceptor's hello", d, a, D, A. Here D and A are the whole frames of the two hellos, with a
+//!   route of zeros and an empty seal: they contain the node's id, its raft id and boot, and the id of its cluster.
+//! * The labels differ by direction, so no proof can be sent back to the node that made it. The challenges differ by connection, so
+//!   no proof is good for a second one. The last proof covers everything: the acceptor takes the link for live only then.
+//! * Before its proof, a peer gets a challenge, or a [`Frame::Refuse`] that is always the same: [`UNPROVED`], with zeros for raft
+//!   ids. So it learns no name, id, address or version. This holds in both directions: a node says no more to what it dialed.
+//! * There is no other way in. A hello without proofs is refused where a secret is set, and a node with a secret never greets without
+//!   it. Versions before this handshake sent the secret in the clear in that field; they are refused.
+//!
+//! What this does not promise: the frames of a link are neither encrypted nor authenticated. Who can change what passes between two
+//! nodes can read and forge frames once the link is up. Who sees a greeting, or is dialed, can try out secrets against the proof at
+//! leisure: a secret has to be long and random.
+//!
 //! Invariants:
 //! * no byte is believed before the checksum has been, and no length before it was held against the bytes that are there;
 //! * entries and batches, which are nearly all that is sent, are copied once on their way out, and batches and the
@@ -35,6 +65,14 @@ use reader::{Reader, put_bytes, put_u64};
 pub const PREAMBLE: [u8; 8] = *b"\xD0doozerP";
 /// The version of the protocol.
 pub const VERSION: u16 = 1;
+/// All that a peer is told that has not proved the secret, whatever the reason. It names nothing of this node or its cluster.
+pub const UNPROVED: Frame<'static> =
+    Frame::Refuse { reason: Refusal::Secret, detail: "refused: DOOZER_RWSECRET is not proved" };
+
+/// A random number of one connection, to which the other side answers with a proof.
+pub type Challenge = [u8; 32];
+/// An HMAC-SHA-256.
+pub type Proof = [u8; 32];
 
 /// Bytes of the length.
 const LENGTH: usize = 4;
@@ -116,8 +154,12 @@ pub struct Received<'a> {
 /// What peers say.
 #[derive(Debug, PartialEq)]
 pub enum Frame<'a> {
-    /// Who speaks: the first frame of either side.
+    /// Who speaks: the first frame of either side, or with a secret the first frame behind the proofs.
     Hello(Hello<'a>),
+    /// The first frame of either side where a secret is set.
+    Challenge(Challenge),
+    /// Proves the secret.
+    Proof(Proof),
     /// The link is not wanted; it is closed behind this.
     Refuse {
         /// Why.
@@ -249,7 +291,7 @@ pub struct Hello<'a> {
     pub incarnation: u64,
     /// The id of its cluster; 0 = not known yet.
     pub cluster_id: u64,
-    /// What lets a node into the cluster.
+    /// The seal, if there was a handshake; otherwise empty. Versions before the handshake sent the secret here.
     pub secret: &'a [u8],
     /// Where it listens.
     pub addr: &'a str,
@@ -347,6 +389,8 @@ mod kind {
     pub const FORWARD: u8 = 8;
     pub const CHUNK: u8 = 9;
     pub const CHUNK_ACK: u8 = 10;
+    pub const CHALLENGE: u8 = 11;
+    pub const PROOF: u8 = 12;
 }
 
 /// Finds the frame at the front of `bytes`.
@@ -385,6 +429,8 @@ pub fn decode(frame: &[u8]) -> Result<Received<'_>, BadFrame> {
     let mut reader = Reader::new(body);
     let read = match frame[KIND] {
         kind::HELLO => return Ok(Received { route: route(frame), frame: Frame::Hello(hello(body)?) }),
+        kind::CHALLENGE => Frame::Challenge(reader.array()?),
+        kind::PROOF => Frame::Proof(reader.array()?),
         kind::REFUSE => {
             let (reason, detail) = (Refusal::of(reader.u8()?), reader.text()?);
             Frame::Refuse { reason, detail }
@@ -453,6 +499,10 @@ pub fn encode(route: Route, frame: &Frame<'_>, out: &mut Vec<u8>) {
             put_bytes(out, hello.secret);
             put_bytes(out, hello.addr.as_bytes());
         }),
+        Frame::Challenge(challenge) => {
+            framed(route, kind::CHALLENGE, 32, out, |out| out.extend_from_slice(challenge));
+        }
+        Frame::Proof(proof) => framed(route, kind::PROOF, 32, out, |out| out.extend_from_slice(proof)),
         Frame::Refuse { reason, detail } => framed(route, kind::REFUSE, 5 + detail.len(), out, |out| {
             out.push(reason.code());
             put_bytes(out, detail.as_bytes());

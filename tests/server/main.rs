@@ -24,5 +24,6 @@ mod protocol_wait;
 mod repair;
 mod startup;
 mod stats;
+mod strangers;
 mod together;
 mod tune;

@@ -4,6 +4,7 @@
 use doozer::limits;
 use doozer::log::{self, Identity, Log, Params};
 use doozer::replica::boot::{self, Finding, Plan, ReadError, Told};
+use doozer::replica::handshake::Key;
 use doozer::replica::join::Joiner;
 use doozer::replica::members::FOUNDER;
 use doozer::replica::rebuild::Rebuild;
@@ -11,7 +12,7 @@ use doozer::replica::{Recovered, Standing};
 
 use crate::chance::Chance;
 use crate::disk::{Disk, Op};
-use crate::node::Flags;
+use crate::node::{Flags, SECRET};
 
 /// Usual size of a segment: large enough for whatever raft sends at once, small enough to be read quickly.
 const SEGMENT: u64 = 8 << 20;
@@ -141,13 +142,13 @@ pub fn joined(
 }
 
 /// Who asks to join.
-pub fn joiner(identity: &Identity, addr: &str) -> Joiner {
+pub fn joiner(identity: &Identity, addr: &str, secret: bool) -> Joiner {
     Joiner {
         node: identity.node,
         incarnation: identity.incarnation,
         cluster: identity.cluster.clone(),
         cluster_id: identity.cluster_id,
-        secret: Vec::new(),
+        key: Key::of_secret(if secret { SECRET.as_bytes() } else { b"" }),
         addr: addr.to_owned(),
     }
 }

@@ -12,6 +12,7 @@ use crate::chance::{Chance, Queue};
 use crate::checker::{self, Call, Checker, Conn};
 use crate::hostile::Hostile;
 use crate::net::{At, Host, Net, PipeId, Read};
+use crate::node::SECRET;
 
 /// How many events a client waits for at a time, beside what else it asks.
 const PARKED: usize = 8;
@@ -151,6 +152,8 @@ pub struct Outside<'a> {
     pub names: &'a mut u64,
     /// How many nodes there are.
     pub nodes: usize,
+    /// Whether they want to hear [`SECRET`].
+    pub secret: bool,
 }
 
 impl Outside<'_> {
@@ -223,8 +226,19 @@ impl Client {
             let greeting = hostile.greeting();
             let (net, mut at) = outside.at();
             net.send(pipe, 0, &greeting, false, &mut at);
+        } else if outside.secret {
+            self.present_secret(pipe, outside);
         }
         self.go(outside);
+    }
+
+    /// Presents the secret, with the tag 0, which no other request has.
+    fn present_secret(&self, pipe: PipeId, outside: &mut Outside<'_>) {
+        let mut bytes = Vec::new();
+        let request = Request { tag: Some(0), value: Some(SECRET.as_bytes()), ..Request::new(Verb::Access) };
+        request.encode(&mut bytes);
+        let (net, mut at) = outside.at();
+        net.send(pipe, 0, &bytes, false, &mut at);
     }
 
     /// The connection is lost.
@@ -496,6 +510,10 @@ impl Client {
     // ---- answers ----
 
     fn answered(&mut self, response: &Response<'_>, outside: &mut Outside<'_>) {
+        if response.tag == Some(0) {
+            assert!(response.err_code.is_none(), "the secret is refused: {response:?}");
+            return;
+        }
         let asked = response.tag.and_then(|tag| self.asked.remove(&tag));
         let (call, asked) = asked.unwrap_or_else(|| panic!("nobody asked: {response:?}"));
         let now = outside.queue.now();

@@ -32,8 +32,14 @@ pub enum Climate {
 }
 
 impl Climate {
-    /// What a seed does in it.
+    /// What a seed does in it. Where links and nodes come and go, nodes have to prove a secret in every other seed.
     pub fn mix(self, seed: u64) -> Mix {
+        let mut mix = self.choose(seed);
+        mix.flags.secret |= matches!(self, Climate::Links | Climate::Members) && !seed.is_multiple_of(2);
+        mix
+    }
+
+    fn choose(self, seed: u64) -> Mix {
         let mut chance = Chance::new(seed ^ 0x0c11_3a7e);
         let usual = Mix::of(seed);
         let load = |window, pause, size| Load { window, pause, size, roams: true, ..Load::default() };

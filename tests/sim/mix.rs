@@ -175,6 +175,8 @@ impl Mix {
             pulse_ms: chance.pick(&[0, 0, 1_000]) * pace,
             history: chance.pick(&[50, 500, HISTORY, HISTORY, HISTORY]),
             sizes,
+            // Whatever the others choose stays what it is.
+            secret: seed % 8 == 3,
         };
         let few = chance.once_in(3);
         let mut faults = BTreeMap::new();

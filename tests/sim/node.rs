@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use doozer::log::Identity;
 use doozer::replica::desk::Secrets;
-use doozer::replica::join::{Answer, Joiner};
+use doozer::replica::handshake::Challenges;
+use doozer::replica::join::{Answer, Attempt, Joiner};
 use doozer::replica::snapshot::Part;
 use doozer::replica::{Config, Conn, Fate, Output, Receipt, Replica, Then};
 
@@ -28,6 +29,9 @@ const RETRY: u64 = 1_000_000;
 const SNAPSHOT_PAUSE: u64 = 2_000;
 /// How long a stopping node waits for clients to take their answers.
 const FAREWELL: u64 = 5_000_000;
+
+/// The secret that nodes and clients have to know, if there is one.
+pub const SECRET: &str = "open sesame";
 
 /// What happens to a node's process.
 #[derive(Clone, Debug)]
@@ -76,6 +80,8 @@ pub struct Flags {
     /// Past revisions that stay readable.
     pub history: u64,
     pub sizes: Sizes,
+    /// Whether nodes and clients have to know [`SECRET`].
+    pub secret: bool,
 }
 
 impl Default for Flags {
@@ -88,8 +94,15 @@ impl Default for Flags {
             pulse_ms: 0,
             history: HISTORY,
             sizes: Sizes::default(),
+            secret: false,
         }
     }
+}
+
+/// The secrets of all nodes, if there are any.
+fn secrets(secret: bool) -> Secrets {
+    let of = |word: &str| if secret { word.into() } else { Vec::new() };
+    Secrets { read_write: of(SECRET), read_only: of("for readers") }
 }
 
 /// A node and its host.
@@ -141,6 +154,8 @@ pub enum Life {
 pub struct Joining {
     identity: Identity,
     joiner: Joiner,
+    challenges: Challenges,
+    trying: Attempt,
     addresses: Vec<String>,
     next: usize,
     attempt: u64,
@@ -379,9 +394,20 @@ impl Node {
     fn go_on(&mut self, boot: Boot, outside: &mut Outside<'_>) {
         match boot {
             Boot::Join(identity, addresses) => {
-                let joiner = boot::joiner(&identity, &self.advertised);
-                let joining =
-                    Joining { identity, joiner, addresses, next: 0, attempt: 0, pipe: None, received: Vec::new() };
+                let joiner = boot::joiner(&identity, &self.advertised, self.flags.secret);
+                let mut challenges = Challenges::new(&self.secret_seed(outside));
+                let trying = joiner.attempt(challenges.make());
+                let joining = Joining {
+                    identity,
+                    joiner,
+                    challenges,
+                    trying,
+                    addresses,
+                    next: 0,
+                    attempt: 0,
+                    pipe: None,
+                    received: Vec::new(),
+                };
                 self.life = Life::Joining(Box::new(joining));
                 self.plan(0, Wake::Join, outside);
             }
@@ -409,7 +435,9 @@ impl Node {
                     addr: self.advertised.clone(),
                     hostname: format!("host{}", self.host),
                     version: "test".into(),
-                    secrets: Secrets::default(),
+                    secrets: secrets(self.flags.secret),
+                    challenges: self.secret_seed(outside),
+                    readers: usize::MAX,
                     pulse_ms: self.flags.pulse_ms,
                     segment: doozer::limits::SEGMENT,
                     dir: "/data".into(),
@@ -463,6 +491,14 @@ impl Node {
         }
     }
 
+    /// Random bytes of this process, which no choice of the world depends on.
+    fn secret_seed(&self, outside: &Outside<'_>) -> [u8; 32] {
+        let mut chance = Chance::new(outside.queue.now() ^ (self.host as u64) << 48 ^ u64::from(self.process) << 32);
+        let mut seed = [0; 32];
+        seed.as_chunks_mut::<8>().0.iter_mut().for_each(|bytes| *bytes = chance.next().to_le_bytes());
+        seed
+    }
+
     fn plan(&self, us: u64, wake: Wake, outside: &mut Outside<'_>) {
         outside.queue.after(us, Event::Node(self.host, self.process, wake));
     }
@@ -492,8 +528,9 @@ impl Node {
                 None => self.ask_next(&mut joining, outside),
                 Some(pipe) => {
                     joining.pipe = Some(pipe);
+                    joining.trying = joining.joiner.attempt(joining.challenges.make());
                     let (net, mut at) = outside.at();
-                    net.send(pipe, 0, &joining.joiner.opening(), false, &mut at);
+                    net.send(pipe, 0, &joining.trying.opening(), false, &mut at);
                 }
             },
             Wake::Dialed(_, Some(pipe)) => {
@@ -509,7 +546,7 @@ impl Node {
                         joining.received.extend_from_slice(&bytes);
                         let mut out = Vec::new();
                         let (used, answer) =
-                            joining.joiner.receive(&joining.received, &mut out).expect("a node of the cluster");
+                            joining.trying.receive(&joining.received, &mut out).expect("a node of the cluster");
                         joining.received.drain(..used);
                         let (net, mut at) = outside.at();
                         net.send(pipe, 0, &out, false, &mut at);

@@ -7,6 +7,7 @@ mod members;
 mod partitions;
 mod restarts;
 mod snapshots;
+mod strangers;
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -101,6 +102,9 @@ list! {
         a_way_that_flaps_stops_nobody_for_long (soak),
         links_that_break_all_the_time_lose_nothing,
         a_node_that_starts_slowly_sees_its_links_flap (soak);
+    strangers:
+        nodes_prove_the_secret_whatever_becomes_of_their_connections (soak),
+        a_member_without_the_secret_is_linked_with_nobody;
     snapshots:
         a_leader_that_was_started_anew_brings_up_to_date_the_one_that_it_cannot_do_without,
         a_node_that_was_away_for_long_gets_the_state,

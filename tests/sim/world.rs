@@ -257,8 +257,8 @@ impl World {
             return self.connect(id);
         }
         let World { nodes, net, queue, chance, checker, names, clients, .. } = self;
-        let nodes = nodes.len();
-        clients[id].wake(wake, &mut client::Outside { net, queue, chance, checker, names, nodes });
+        let (secret, nodes) = (nodes[0].flags.secret, nodes.len());
+        clients[id].wake(wake, &mut client::Outside { net, queue, chance, checker, names, nodes, secret });
     }
 
     /// A client connects, or tries again a little later.
@@ -284,8 +284,8 @@ impl World {
         let pipe = self.net.open([End::Client(id, serial), End::Node(host, process)], [CLIENTS, host]);
         self.queue.after(50, Event::Node(host, process, Wake::Accept(pipe)));
         let World { nodes, net, queue, chance, checker, names, clients, .. } = self;
-        let nodes = nodes.len();
-        clients[id].connected(serial, pipe, &mut client::Outside { net, queue, chance, checker, names, nodes });
+        let (secret, nodes) = (nodes[0].flags.secret, nodes.len());
+        clients[id].connected(serial, pipe, &mut client::Outside { net, queue, chance, checker, names, nodes, secret });
     }
 
     // ---- nodes ----
@@ -492,8 +492,8 @@ impl World {
     /// A client that is connected sends a request: the answer is among its answers later.
     pub fn ask(&mut self, client: usize, request: &Request<'_>) -> i32 {
         let World { nodes, net, queue, chance, checker, names, clients, .. } = self;
-        let nodes = nodes.len();
-        clients[client].ask(request, &mut client::Outside { net, queue, chance, checker, names, nodes })
+        let (secret, nodes) = (nodes[0].flags.secret, nodes.len());
+        clients[client].ask(request, &mut client::Outside { net, queue, chance, checker, names, nodes, secret })
     }
 
     /// As [`World::try_call`], for what must be answered.

@@ -48,6 +48,8 @@ fn samples() -> Vec<Frame<'static>> {
         Frame::Chunk { transfer: 8, seq: 9, last: true, records: b"records" },
         Frame::ChunkAck { transfer: 8, next: 10 },
         Frame::ChunkFailed { transfer: 8, reason: ChunkFailure::NoRoom },
+        Frame::Challenge([7; 32]),
+        Frame::Proof([9; 32]),
     ]
 }
 
@@ -167,6 +169,8 @@ fn made_of((a, b, bytes, n, flag): &Parts) -> Vec<Frame<'_>> {
         Frame::Chunk { transfer: n[0], seq: n[1], last: *flag, records: bytes },
         Frame::ChunkAck { transfer: n[0], next: n[1] },
         Frame::ChunkFailed { transfer: n[0], reason: ChunkFailure::of(n[1] % 9) },
+        Frame::Challenge([flags; 32]),
+        Frame::Proof([flags; 32]),
     ]
 }
 
@@ -195,7 +199,7 @@ proptest! {
 
     /// A peer's bytes, of whatever kind, must not bring a server down; what is read of them is all that they say.
     #[test]
-    fn arbitrary_bodies_never_panic_and_say_nothing_twice(kind in 0_u8..12, body in vec(any::<u8>(), 0..200)) {
+    fn arbitrary_bodies_never_panic_and_say_nothing_twice(kind in 0_u8..14, body in vec(any::<u8>(), 0..200)) {
         let bytes = raw(kind, &body);
         if let Ok(Received { route, frame }) = decode(&bytes)
             && !matches!(frame, Frame::Hello(Hello { version, .. }) if version != VERSION)

@@ -336,6 +336,8 @@ fn config(identity: &Identity) -> Config {
         hostname: "host".into(),
         version: "1".into(),
         secrets: Secrets::default(),
+        challenges: [3; 32],
+        readers: 1_000,
         pulse_ms: 0,
         segment: PARAMS.segment_size,
         dir: "/data".into(),
