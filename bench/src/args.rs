@@ -47,6 +47,12 @@ pub enum What {
     Snapshot,
     /// Disk use over 10,000,000 overwrites of 1,000 files
     Disk,
+    /// What attackers cost the others: REV, SET and GET, memory, servers that die
+    Hostile {
+        /// This attack alone
+        #[arg(long, value_name = "NAME", value_parser = crate::scenario::hostile::named)]
+        only: Option<&'static str>,
+    },
     /// The floor of a cluster, of one server, and an echo between two processes
     Floor3,
     /// SET with one outstanding at the leader and at a follower, against the floor of a cluster
@@ -190,6 +196,7 @@ mod tests {
     #[test]
     fn each_scenario_has_a_name_of_its_own() {
         for (name, what) in [
+            ("hostile", What::Hostile { only: None }),
             ("floor3", What::Floor3),
             ("cluster-latency", What::ClusterLatency),
             ("cluster-throughput", What::ClusterThroughput),

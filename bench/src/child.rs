@@ -84,6 +84,8 @@ pub struct Launch {
     pub attach: Option<SocketAddr>,
     /// Other flags.
     pub flags: Vec<String>,
+    /// The secret that grants reading and writing; none is set without one.
+    pub secret: Option<String>,
 }
 
 /// Flags, as a launch has them.
@@ -98,7 +100,10 @@ impl Server {
     /// It does not start, or does not answer.
     pub fn doozerd(program: &Path, dir: &Path, core: usize, flags: &[&str]) -> Result<Server, Failure> {
         let (dir, listen) = (dir.to_path_buf(), SocketAddr::from(([127, 0, 0, 1], 0)));
-        Server::launch(program, &Launch { dir, listen, core: Some(core), attach: None, flags: owned(flags) })
+        Server::launch(
+            program,
+            &Launch { dir, listen, core: Some(core), attach: None, flags: owned(flags), secret: None },
+        )
     }
 
     /// Starts `doozerd`.
@@ -117,6 +122,9 @@ impl Server {
         command.args(&launch.flags);
         for name in ["DOOZER_RWSECRET", "DOOZER_ROSECRET", "DOOZER_BOOT_URI"] {
             command.env_remove(name);
+        }
+        if let Some(secret) = &launch.secret {
+            command.env("DOOZER_RWSECRET", secret);
         }
         Server::start(command).and_then(Server::answering).map_err(|e| e.within(&program.display().to_string()))
     }

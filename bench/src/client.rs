@@ -54,6 +54,19 @@ impl Client {
         Ok(response)
     }
 
+    /// Shows a secret, so that this connection may do what that grants.
+    ///
+    /// # Errors
+    /// It is not one of the server's.
+    pub fn access(&mut self, secret: &[u8]) -> Result<(), Failure> {
+        self.call(Request { value: Some(secret), ..Request::new(Verb::Access) }).map(|_| ())
+    }
+
+    /// Adds bytes, which are whole requests, to those that the next [`Client::flush`] sends.
+    pub fn send_bytes(&mut self, requests: &[u8]) {
+        self.output.extend_from_slice(requests);
+    }
+
     /// Adds a request to those that the next [`Client::flush`] sends.
     pub fn send(&mut self, request: Request<'_>) {
         request.encode(&mut self.output);

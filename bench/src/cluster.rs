@@ -74,8 +74,8 @@ struct Named {
 }
 
 impl Cluster {
-    /// Starts a cluster in three data directories, on three cores: the first founds it, the others attach and get into the
-    /// slots that are opened for them.
+    /// Starts a cluster in three data directories, on three cores, with a secret or without: the first founds it, the others attach
+    /// and get into the slots that are opened for them.
     ///
     /// # Errors
     /// It does not come about.
@@ -85,11 +85,13 @@ impl Cluster {
         cores: [Option<usize>; NODES],
         port: u16,
         flags: &[&str],
+        secret: Option<String>,
     ) -> Result<Cluster, Failure> {
         let flags = owned(flags);
         let node = |(number, (dir, core))| {
             let attach = (number > 0).then(|| address(0, port));
-            let launch = Launch { dir, listen: address(number, port), core, attach, flags: flags.clone() };
+            let (flags, secret) = (flags.clone(), secret.clone());
+            let launch = Launch { dir, listen: address(number, port), core, attach, flags, secret };
             Node { launch, id: None, server: None, hung: false, names: None }
         };
         let nodes = dirs.into_iter().zip(cores).enumerate().map(node).collect();
@@ -104,7 +106,7 @@ impl Cluster {
         for node in self.all() {
             self.restart(node)?;
         }
-        let mut client = Client::connect(self.addr(NodeId::FIRST))?;
+        let mut client = self.client(NodeId::FIRST)?;
         let mut members = self.nodes[0].id.iter().cloned().collect::<Vec<_>>();
         for slot in 1..NODES {
             let path = format!("/ctl/cal/{slot}");
@@ -139,6 +141,15 @@ impl Cluster {
     /// Where a node listens.
     pub fn addr(&self, node: NodeId) -> SocketAddr {
         self.nodes[node.0].launch.listen
+    }
+
+    /// A connection to a node that may read and write.
+    fn client(&self, node: NodeId) -> Result<Client, Failure> {
+        let mut client = Client::connect(self.addr(node))?;
+        if let Some(secret) = &self.nodes[node.0].launch.secret {
+            client.access(secret.as_bytes())?;
+        }
+        Ok(client)
     }
 
     /// Where a node has its data.
@@ -207,7 +218,7 @@ impl Cluster {
         let mut last = 0;
         let mut clients = Vec::new();
         for &node in &running {
-            let mut client = Client::connect(self.addr(node)).map_err(|e| e.within(&node.to_string()))?;
+            let mut client = self.client(node).map_err(|e| e.within(&node.to_string()))?;
             let rev = set_when_writable(&mut client, path(node).as_bytes(), path(node).as_bytes());
             last = last.max(rev.map_err(|e| e.within(&format!("a write through {node}")))?);
             clients.push((node, client));
@@ -401,6 +412,7 @@ mod tests {
                 core: None,
                 attach: None,
                 flags: Vec::new(),
+                secret: None,
             };
             Node { launch, id: Some(id.into()), server: Some(server(said)), hung: false, names: None }
         };

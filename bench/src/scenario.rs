@@ -3,6 +3,7 @@
 
 mod cluster;
 mod disk;
+pub mod hostile;
 mod latency;
 mod memory;
 mod snapshot;
@@ -54,6 +55,11 @@ pub enum Scenario {
     Snapshot,
     /// See [`disk`].
     Disk,
+    /// See [`hostile`].
+    Hostile {
+        /// This attack alone.
+        only: Option<&'static str>,
+    },
     /// See [`cluster::floor3`].
     Floor3,
     /// See [`cluster::latency`].
@@ -71,13 +77,14 @@ pub enum Scenario {
 }
 
 /// Those of one server.
-const SINGLE: [Scenario; 6] = [
+const SINGLE: [Scenario; 7] = [
     Scenario::Latency,
     Scenario::Throughput,
     Scenario::Waits,
     Scenario::Memory { flat: false },
     Scenario::Snapshot,
     Scenario::Disk,
+    Scenario::Hostile { only: None },
 ];
 
 /// Those of three.
@@ -100,6 +107,7 @@ pub fn chosen(what: &What) -> Vec<Scenario> {
         What::Memory { flat } => vec![Scenario::Memory { flat: *flat }],
         What::Snapshot => vec![Scenario::Snapshot],
         What::Disk => vec![Scenario::Disk],
+        What::Hostile { only } => vec![Scenario::Hostile { only: *only }],
         What::Floor3 => vec![Scenario::Floor3],
         What::ClusterLatency => vec![Scenario::ClusterLatency],
         What::ClusterThroughput => vec![Scenario::ClusterThroughput],
@@ -128,6 +136,7 @@ impl Scenario {
             Scenario::Memory { flat: true } => "memory, one directory",
             Scenario::Snapshot => "snapshot",
             Scenario::Disk => "disk",
+            Scenario::Hostile { .. } => "hostile",
             Scenario::Floor3 => "floor3",
             Scenario::ClusterLatency => "cluster-latency",
             Scenario::ClusterThroughput => "cluster-throughput",
@@ -152,6 +161,7 @@ impl Scenario {
             Scenario::Memory { flat } => memory::run(bench, flat, &mut report)?,
             Scenario::Snapshot => snapshot::run(bench, &mut report)?,
             Scenario::Disk => disk::run(bench, &mut report)?,
+            Scenario::Hostile { only } => hostile::run(bench, only, &mut report)?,
             Scenario::Floor3 => cluster::floor3::run(bench, &mut report)?,
             Scenario::ClusterLatency => cluster::latency::run(bench, &mut report)?,
             Scenario::ClusterThroughput => cluster::throughput::run(bench, &mut report)?,

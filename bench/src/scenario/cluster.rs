@@ -29,7 +29,12 @@ const STEADY: [&str; 2] = ["-election", "5000"];
 impl Bench {
     /// Starts a cluster on data directories `name-1` and so on.
     fn cluster(&self, name: &str, flags: &[&str]) -> Result<Cluster, Failure> {
-        Cluster::start(&self.doozerd, self.dirs(name), self.cores.nodes, PORT_DEFAULT, flags)
+        self.cluster_with(name, flags, None)
+    }
+
+    /// The same with a secret.
+    pub(super) fn cluster_with(&self, name: &str, flags: &[&str], secret: Option<String>) -> Result<Cluster, Failure> {
+        Cluster::start(&self.doozerd, self.dirs(name), self.cores.nodes, PORT_DEFAULT, flags, secret)
     }
 
     /// Ends a cluster, and frees its disk.

@@ -36,7 +36,7 @@ pub fn start(ground: &Ground, name: &str, port: u16, flags: &[&str]) -> Result<S
         return Ok(Start::Running(Box::new(Single { server, version })));
     }
     let dirs = <[_; NODES]>::try_from(dirs).map_err(|_| Failure::new("three nodes or one"))?;
-    let mut cluster = Cluster::start(program, dirs, ground.cores.nodes, port, flags)?;
+    let mut cluster = Cluster::start(program, dirs, ground.cores.nodes, port, flags, None)?;
     let leader = cluster.leader()?.node;
     let nodes: Vec<_> = std::iter::once(leader).chain(cluster.others(leader)).collect();
     let addrs = nodes.iter().map(|&node| cluster.addr(node)).collect();

@@ -83,7 +83,7 @@ pub fn run(bench: &Bench, report: &mut Report) -> Result<(), Failure> {
         if !singles.contains_key(&core) {
             let dir = bench.scratch.path(&format!("{SINGLE}-{}", singles.len()));
             let listen = ([127, 0, 0, 1], 0).into();
-            let launch = Launch { dir, listen, core, attach: None, flags: Vec::new() };
+            let launch = Launch { dir, listen, core, attach: None, flags: Vec::new(), secret: None };
             let server = Server::launch(&bench.doozerd, &launch)?;
             bench.client(&server, || fill(server.addr()))?;
             singles.insert(core, (server, launch.dir));
