@@ -53,6 +53,18 @@
 //!   is busy (`server/stop.rs`). Lines and signals have threads of their own, which share only lines and a request to stop with the
 //!   loop.
 //!
+//! # Threat model
+//! * A *stranger* (no secret) costs a bounded share of the connections, the memory and the time. It learns nothing, and changes nothing.
+//! * A *client* with access gets its share of each turn and of the memory, and no more.
+//! * A *member* (it has the secret) that is wrong or compromised may lie about itself. It can neither crash another node by a message,
+//!   nor make others give up their data. `replica/vetting.rs` checks each message of raft against everything that raft asserts, and each
+//!   entry before it is stored. `replica/mesh.rs` believes a node that has a link of its own about itself, and nobody else. A snapshot
+//!   comes from the leader only, and never leads back (`replica/catch_up.rs`).
+//!
+//! Not promised: agreement in spite of a hostile leader (Byzantine agreement), proof against a member that forges the frames that it
+//! passes on for a node without a direct link, and secrecy of what travels.
+//!
+//! # What is not here
 //! Deliberately absent: threads, locks and channels on the path of a request; retries of a failed write or sync; our own consensus
 //! algorithm; knowledge of the clients' liveness; lease reads.
 //!
