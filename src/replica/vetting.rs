@@ -423,4 +423,152 @@ mod tests {
             assert!(!members(&bad, 4), "{bad:?}");
         }
     }
+
+    // ---- against raft itself ----
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::super::Staging;
+    use super::super::group::{Group, Start};
+    use crate::log::{Log, Params};
+
+    /// What happens to a node of three.
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// A message comes whose numbers are so far from the node's own.
+        Comes { kind: usize, from: u64, numbers: [i64; 6], flags: [bool; 2], entries: Vec<(i64, i64, u8)> },
+        /// Many ticks without a leader.
+        TimesOut,
+        /// The disk has written everything.
+        Persists,
+        /// The node proposes a batch, if it leads.
+        Proposes,
+        /// The node applies what is committed.
+        Applies,
+    }
+
+    const KINDS: [MessageType; 11] = {
+        use MessageType::*;
+        [
+            MsgAppend,
+            MsgAppendResponse,
+            MsgRequestVote,
+            MsgRequestVoteResponse,
+            MsgHeartbeat,
+            MsgHeartbeatResponse,
+            MsgReadIndex,
+            MsgReadIndexResp,
+            MsgTimeoutNow,
+            MsgRequestPreVote,
+            MsgRequestPreVoteResponse,
+        ]
+    };
+
+    fn any_step() -> impl Strategy<Value = Step> {
+        let near = || prop_oneof![12 => Just(0_i64), 4 => -1_i64..=1, 1 => -5_i64..=5, 1 => any::<i64>()];
+        let entry = (prop_oneof![9 => Just(0_i64), 1 => any::<i64>()], -1_i64..=1, 0_u8..4);
+        let numbers = prop::array::uniform6(near());
+        let comes = (0..KINDS.len(), 2_u64..=3, numbers, any::<[bool; 2]>(), vec(entry, 0..4))
+            .prop_map(|(kind, from, numbers, flags, entries)| Step::Comes { kind, from, numbers, flags, entries });
+        prop_oneof![
+            12 => comes,
+            1 => Just(Step::TimesOut),
+            3 => Just(Step::Persists),
+            1 => Just(Step::Proposes),
+            2 => Just(Step::Applies),
+        ]
+    }
+
+    /// A node of raft, and its log.
+    struct Node {
+        group: Group,
+        log: Log,
+    }
+
+    impl Node {
+        fn new() -> Node {
+            let conf_state = ConfState::from((vec![1, 2, 3], vec![]));
+            let group = Group::new(Start { id: ME, seed: 7, conf_state, ..Start::default() }, 8).unwrap();
+            let mut log = Log::create(Params { segment_size: limits::SEGMENT, node: *b"ABCDEFGHIJKLMNOP" });
+            let first = log.wants_segment().unwrap();
+            log.prepared(first.generation);
+            Node { group, log }
+        }
+
+        fn does(&mut self, step: &Step) {
+            match step {
+                Step::Comes { kind, from, numbers, flags, entries } => {
+                    let view = self.group.view();
+                    let [term, index, log_term, commit, commit_term, hint] = *numbers;
+                    let near = |of: u64, by: i64| of.saturating_add_signed(by);
+                    let index = near(view.last, index);
+                    let log_term = if index == 0 { 0 } else { near(view.term, log_term) };
+                    let msg_type = KINDS[*kind];
+                    let mut comes = Message {
+                        msg_type,
+                        from: *from,
+                        to: ME,
+                        term: match msg_type {
+                            MessageType::MsgReadIndex => 0,
+                            // Such a vote is for the next term.
+                            MessageType::MsgRequestPreVoteResponse => near(view.term + 1, term),
+                            _ => near(view.term, term),
+                        },
+                        index,
+                        log_term,
+                        commit: near(view.committed.0, commit),
+                        commit_term: near(view.committed.1, commit_term),
+                        reject: flags[0],
+                        reject_hint: near(index, hint),
+                        ..Message::default()
+                    };
+                    let entry = |(nth, (by, term, data)): (u64, &(i64, i64, u8))| Entry {
+                        index: near(index.saturating_add(1 + nth), *by),
+                        term: near(log_term, *term),
+                        data: if *data == 0 { Bytes::new() } else { batch() },
+                        ..Entry::default()
+                    };
+                    let entries: Vec<Entry> = match msg_type {
+                        MessageType::MsgReadIndex if flags[1] => read(*from),
+                        MessageType::MsgReadIndexResp if flags[1] => read(ME),
+                        MessageType::MsgAppend | MessageType::MsgReadIndex => (0..).zip(entries).map(entry).collect(),
+                        _ => Vec::new(),
+                    };
+                    comes.set_entries(entries.into());
+                    if message(&comes, *from, &view) == Ok(Verdict::Take) {
+                        self.group.step(comes);
+                    }
+                }
+                Step::TimesOut => (0..20).for_each(|_| self.group.tick()),
+                Step::Persists => {
+                    while let Some(write) = self.log.next_write() {
+                        let durable = self.log.written(write);
+                        self.group.persisted(durable);
+                    }
+                }
+                Step::Proposes => _ = self.group.propose(batch()),
+                Step::Applies => {
+                    while self.group.next_committed().is_some() {}
+                    self.group.applied_all(0, 0);
+                }
+            }
+            self.group.pump(&mut Staging(&mut self.log));
+            self.group.take_messages();
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+        /// The table of what raft asserts is only as good as its reading. Whatever passes is stepped, in states that hostile messages
+        /// have led to, and raft must not panic.
+        #[test]
+        fn raft_survives_whatever_passes(steps in vec(any_step(), 1..60)) {
+            let mut node = Node::new();
+            for step in &steps {
+                node.does(step);
+            }
+        }
+    }
 }
