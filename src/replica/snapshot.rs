@@ -563,7 +563,8 @@ impl Restore {
             return Err(BadSnapshot::Record);
         }
         conf.merge_from_bytes(state).map_err(|_| BadSnapshot::Record)?;
-        if !vetting::members(&conf, next) || nodes.keys().any(|id| *id >= next) {
+        // A node with raft id 0 would be admitted as a standby, and raft has none of that id.
+        if !vetting::members(&conf, next) || nodes.keys().any(|id| *id == 0 || *id >= next) {
             return Err(BadSnapshot::Members);
         }
         let members = Members::with(conf, nodes, next);
