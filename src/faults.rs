@@ -165,7 +165,7 @@ faults! {
     /// A revision below 1 is taken as it is. Breaks: it counts as 1.
     RevisionBelowOne in "replica/desk.rs",
     /// A connection for which a turn had no time is forgotten. Breaks: a request is answered.
-    StarvedForEver in "replica/desk.rs",
+    StarvedForEver in "replica/shares.rs",
     /// GET of a past revision reads the present. Breaks: every past revision is readable.
     GetOfPastIsOfPresent in "replica/desk.rs",
     /// A read of a revision to come reads the present. Breaks: it waits until that revision exists.

@@ -45,6 +45,8 @@
 //!   order: time is an argument, and so is the seed. The same inputs give the same outputs, so a simulator can run them.
 //! * **Everything is bounded**: [`limits`] bounds what a client can make the server hold. A client over its bound is
 //!   paused or refused, never buffered.
+//! * **Shares are fair**: a connection that asks more than a turn has room for waits for its next turn in a rotation, and a request
+//!   is charged what it has cost (`replica/shares.rs`). Small requests do not wait for the work of others.
 //! * **Work is bounded per turn**: work whose size clients determine (scans, waking waiters, reads that waited for a revision,
 //!   answers, cleaning up after a closed connection), trims and snapshots proceed in slices between commits.
 //! * **Three kinds of failure**: a bug asserts; the environment (disk) ends the process through one `fatal`, with an exit

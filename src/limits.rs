@@ -18,6 +18,8 @@ pub const HISTORY_MAX: u64 = 100_000_000;
 pub const PORT_DEFAULT: u16 = 8046;
 /// Longest zone of an IPv6 address: the name of a network interface.
 pub const ZONE_MAX: usize = 15;
+/// Slots in `/ctl/cal`, open or not. Clients may not make more.
+pub const SLOTS_MAX: usize = 1 << 10;
 /// Longest name of a cluster.
 pub const CLUSTER_NAME_MAX: usize = 255;
 
@@ -45,6 +47,12 @@ const _: () = assert!(PATH_MAX + VALUE_MAX + 1024 <= BATCH_MAX);
 pub const HISTORY_BYTES: u64 = 1 << 30;
 /// Requests that wait for something. Further ones are refused.
 pub const PARKED_MAX: usize = 1 << 30;
+/// Requests of one connection that wait for something: about a million. Further ones are refused.
+pub const PARKED_EACH: usize = PARKED_MAX / 4;
+/// The last quarter of [`PARKED_MAX`] is kept for connections with no more than this: some hundred waiting requests.
+pub const PARKED_FEW: usize = 64 << 10;
+/// See [`PARKED_FEW`].
+pub const PARKED_SOFT: usize = PARKED_MAX / 4 * 3;
 /// Unsent output. Beyond it the server closes a connection: one whose client reads nothing, or else the one with the most output.
 pub const OUTPUT_MAX: usize = 512 << 20;
 /// Unsent output beyond which large answers wait until some of it is sent. So answering many clients at once cannot exceed
@@ -65,6 +73,33 @@ const _: () = assert!(RECEIVE_MAX >= 16 * FRAME_MAX && OUTPUT_MAX >= 16 * VALUE_
 const _: () = assert!(OUTPUT_SOFT >= 16 * VALUE_MAX && OUTPUT_SOFT + 16 * VALUE_MAX <= OUTPUT_MAX);
 
 // ---- work in one turn of the loop, some milliseconds in all ----
+
+/// Cost of the light requests that one turn carries out at once: those of known cost, such as REV, GET and SET. A request costs 1, and
+/// 1 for each [`REQUEST_BYTES`] of it and each [`REQUEST_PATH`] of its path. Connections that ask more wait for their turn in a
+/// rotation.
+pub const LIGHT_TURN: usize = 8 << 10;
+/// The cost of requests that each connection has in each turn even if the turn has no room: a few small ones. So no small request
+/// waits for the work that others cause.
+pub const FREE_TURN: usize = 16;
+/// The cost of requests that one connection has in a turn while others wait in the rotation.
+pub const SHARE_TURN: usize = 256;
+/// The most and the least that a turn spends on the connections in the rotation, and the same again on new searches: entries
+/// visited and requests carried out. It is the least after a turn in which another connection asked something, and grows by the
+/// part [`PACE_GROWTH`] with each other turn.
+pub const PACE_MAX: usize = 4 << 10;
+/// See [`PACE_MAX`].
+pub const PACE_MIN: usize = 32;
+/// See [`PACE_MAX`].
+pub const PACE_GROWTH: isize = 16;
+/// This many bytes of a request, or of a value that answers it, cost as much as a request.
+pub const REQUEST_BYTES: usize = 512;
+/// This many bytes of a path, to find or to compose, cost as much as a request.
+pub const REQUEST_PATH: usize = 64;
+/// What a request for the statistics costs, which are a long text.
+pub const STATS_COST: usize = 64;
+/// Places in the index of waits that the matching of all events of a turn may visit. The rest of the matching follows in later
+/// turns.
+pub const MATCHES_TURN: usize = 50_000;
 
 /// Cost of the answers that one turn composes for waiters that an event has woken, and for reads of large values: their bytes,
 /// [`ANSWER_COST`] for each answer, and [`SEND_COST`] for each connection. The last answer may exceed it.
@@ -95,11 +130,13 @@ pub const ANSWER_PIN_MS: u64 = 2_000;
 pub const CANCELS_TURN: usize = 4 << 10;
 
 const _: () = assert!(ANSWER_SMALL < OUTPUT_PIECE && OUTPUT_PIECE <= OUTPUT_TURN);
+const _: () = assert!(PACE_MIN >= FREE_TURN && PACE_MIN < PACE_MAX && SHARE_TURN < LIGHT_TURN);
 
 // ---- between servers ----
 
 /// Nodes that a cluster may have registered: members, standbys, and nodes that have been silent for a while. More are refused.
 pub const NODES_MAX: usize = 64;
+const _: () = assert!(SLOTS_MAX >= 4 * NODES_MAX);
 /// Connections reserved for nodes of the cluster; at most a quarter of all connections.
 pub const PEER_PLACES: usize = 2 * NODES_MAX;
 /// Open files reserved for other uses than connections: the log, snapshots, the ring.

@@ -9,7 +9,7 @@
 //!                     +- mutation -> gather -> turn: propose -> log -> written -> commit -> apply -> output
 //! ```
 //!
-//! Read in this order: [`session`] (connections), `requests` (what they ask), [`desk`] and `slots` (reads and waits), [`batch`]
+//! Read in this order: [`session`] (connections), `shares` (how much each may ask), `requests` (what they ask), [`desk`] and `slots` (reads and waits), [`batch`]
 //! (the proposed mutations), [`forward`] (sends them to the leader, and again if needed), [`group`] and [`entries`] (raft),
 //! [`machine`] and [`members`] (apply), [`snapshot`] (the state, to a file and back), [`rebuild`] (the state, from the disk),
 //! [`boot`] (what a start does with the data), `introduce` (the node's entries about itself). For the cluster: [`mesh`] and
@@ -51,6 +51,7 @@ pub mod rebuild;
 mod requests;
 pub mod routes;
 pub mod session;
+mod shares;
 mod slots;
 pub mod snapshot;
 pub mod stages;
@@ -244,6 +245,8 @@ pub struct Replica {
     pending: VecDeque<Pending>,
     /// The sequence number of the first pending mutation.
     pending_first: u64,
+    /// How many new slots clients have asked for since all earlier ones were applied, and the sequence number of the last.
+    new_slots: (usize, u64),
     /// Connections that wait because the batch had no room for their next mutation.
     stalled: Vec<Conn>,
     /// SYNCs of this turn.
@@ -367,6 +370,7 @@ impl Replica {
             gather: Gather::new(origin),
             pending: VecDeque::new(),
             pending_first: 1,
+            new_slots: (0, 0),
             stalled: Vec::new(),
             syncs: Vec::new(),
             asked: VecDeque::new(),
@@ -609,13 +613,13 @@ impl Replica {
                 }
                 Ok(frame::Split::Whole { body, consumed: size }) => {
                     let body = &bytes[consumed + body.start..consumed + body.end];
-                    if !self.desk.charge(conn, body.len()) {
-                        return Receipt { consumed, then: Then::Paused };
-                    }
                     let Ok(request) = Request::decode(body) else {
                         self.end_of_stream(conn);
                         return Receipt { consumed, then: Then::Close };
                     };
+                    if !self.desk.charge(&self.machine.store, conn, &request, body.len()) {
+                        return Receipt { consumed, then: Then::Paused };
+                    }
                     if !self.request(conn, &request) {
                         self.stalled.push(conn);
                         self.desk.sessions.pause(conn, Pause::Room);

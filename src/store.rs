@@ -258,6 +258,12 @@ impl Store {
         self.waiters.match_more(tree.first().max(1), budget, |rev, path| tree.event(rev, path).is_some());
     }
 
+    /// Limits the work of matching the events that are applied from now on, until the next call: this many places for all of them
+    /// together. What exceeds it is left for [`Store::match_more`].
+    pub fn limit_matches(&mut self, places: usize) {
+        self.waiters.limit(places);
+    }
+
     /// Moves up to `most` woken waiters to the end of `out`, in the order in which they fired.
     pub fn take_woken(&mut self, most: usize, out: &mut Vec<Woken>) {
         self.waiters.take_woken(most, out);
@@ -309,7 +315,7 @@ impl Store {
         &self,
         rev: i64,
         after: Option<&[u8]>,
-        budget: &mut usize,
+        budget: &mut isize,
         mut each: impl FnMut(&[u8], i64, &[u8]) -> bool,
     ) -> Option<Vec<u8>> {
         let mut walker = Walker::new(&self.tree, None, rev, after, budget);

@@ -17,28 +17,25 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::notes::Notes;
 use super::session::{Access, Conn, Pause, Sessions};
+use super::shares::{Shares, Weight};
 use super::slots::Slots;
 use crate::faults::{self, Fault};
 use crate::limits;
 use crate::store::{
     Event, Getdir, GetdirState, Glob, Kind, Lookup, PinId, Store, Wait, WaitState, WaiterId, Walk, WalkState, Woken,
 };
-use crate::wire::{ErrCode, FLAG_DEL, FLAG_SET, Response};
+use crate::wire::{ErrCode, FLAG_DEL, FLAG_SET, Request, Response, Verb};
 
-/// Requests and visited entries that one turn may cost, some milliseconds. Who comes later waits for the next.
-const TURN_BUDGET: usize = 8_192;
-/// Entries that a read may visit when it comes, before it is put aside.
-const FIRST_BUDGET: usize = 2_000;
-/// Entries that all reads that were put aside may visit in one turn.
-const SCAN_BUDGET: usize = 2_000;
-/// Places in the index of waits that the matching of events may visit in one turn, when it did not end at once.
-const MATCH_BUDGET: usize = 50_000;
-/// Entries that one of them may visit before it is another session's turn.
-const SCAN_SLICE: usize = 250;
-/// This many bytes of a value cost the turn's budget as much as a request.
-const CHARGED: usize = 512;
-/// This many bytes of a path, to find or to compose, cost as much as a request.
-const PATH_CHARGED: usize = 64;
+/// Entries that a read may visit when it comes, before it is put aside: the most, and the least.
+const FIRST_BUDGET: isize = 2_000;
+const FIRST_LEAST: isize = 32;
+/// Entries that a read that was put aside may visit before it is another session's turn.
+const SCAN_SLICE: isize = 250;
+/// The most and the least work of a turn for the answers to earlier requests.
+const LATE_MAX: isize = limits::LATE_WORK_TURN.cast_signed();
+const LATE_MIN: isize = 256;
+/// A turn of the least pace does this part of other work that proceeds in slices.
+const PACED_LEAST: usize = 16;
 /// This many of a session's parked requests are cancelled as soon as the session ends; the rest follow in slices.
 const CANCELS_AT_ONCE: usize = 256;
 /// What a parked request is taken to cost beside its path.
@@ -137,7 +134,7 @@ impl Deferred {
     fn size(&self, store: &Store, scratch: &mut Vec<u8>) -> (usize, usize) {
         match self {
             Deferred::Event { rev, .. } => match store.event(*rev, scratch) {
-                Some(event) => (event.value.len(), scratch.len() / PATH_CHARGED),
+                Some(event) => (event.value.len(), scratch.len() / limits::REQUEST_PATH),
                 None => (0, 0),
             },
             Deferred::Read { op: Op::Get, path, rev, .. } => {
@@ -145,7 +142,7 @@ impl Deferred {
                     Lookup::File { value, .. } => value.len(),
                     Lookup::Dir { .. } | Lookup::Missing => 0,
                 };
-                (size, path.len() / PATH_CHARGED)
+                (size, path.len() / limits::REQUEST_PATH)
             }
             Deferred::Read { op: Op::Walk(_), .. } => (limits::VALUE_MAX, 0),
             Deferred::Read { op: Op::Stat | Op::Getdir(_), .. } => (0, 0),
@@ -156,7 +153,7 @@ impl Deferred {
 /// Which budget pays for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Payer {
-    /// The budget of the requests that come in this turn.
+    /// The session's share of the turn: see [`Shares`].
     Fresh,
     /// [`limits::LATE_WORK_TURN`]: the request came in an earlier turn.
     Late,
@@ -278,15 +275,14 @@ pub struct Desk {
     left: BTreeMap<Conn, Left>,
     /// Ended sessions whose waits the desk still has to drop, and the number of their parked requests that it has not examined.
     ending: VecDeque<(Conn, usize)>,
-    /// The rest of the turn's budgets: for requests, for finding the answers to earlier ones, for bytes of answers, for waking.
-    budget: usize,
-    late: usize,
+    shares: Shares,
+    /// The rest of the turn's budgets: for scans that were put aside, for finding the answers to other earlier requests, for bytes
+    /// of answers, for waking. What a turn has spent too much, the next has less.
+    scans: isize,
+    late: isize,
     answers: usize,
     wakes: usize,
     now_ms: u64,
-    /// Connections that found the turn's budget used up, and those that go on with the next turn.
-    starved: Vec<Conn>,
-    next: Vec<Conn>,
     woken: Vec<Woken>,
     path: Vec<u8>,
 }
@@ -312,7 +308,7 @@ impl Desk {
     /// There is work for another turn although nothing happens.
     pub fn has_work(&self) -> bool {
         !self.runnable.is_empty()
-            || !self.next.is_empty()
+            || self.shares.has_waiting()
             || !self.owed.is_empty()
             || !self.left.is_empty()
             || !self.ending.is_empty()
@@ -327,23 +323,22 @@ impl Desk {
         self.held.move_pin(store);
     }
 
-    /// Begins a turn: its budget is there, and those go on that the turn before had starved. The shell lets what was
-    /// submitted leave in between.
+    /// Begins a turn: its budgets are there, and connections that wait for their turn continue.
     pub fn begin_turn(&mut self) {
-        self.budget = TURN_BUDGET;
-        self.late = limits::LATE_WORK_TURN;
+        self.shares.begin_turn(&mut self.sessions);
+        self.scans = self.scans.clamp(-limits::PACE_MAX.cast_signed(), 0) + self.shares.pace();
+        self.late = self.late.clamp(-LATE_MAX, 0) + self.late_turn();
         self.answers = limits::ANSWERS_TURN;
         self.wakes = limits::WAKES_TURN;
         self.sessions.begin_turn();
         if self.sessions.buffered() + limits::VALUE_MAX <= limits::OUTPUT_SOFT {
             self.owed.append(&mut self.crowded);
         }
-        if faults::is_armed(Fault::StarvedForEver) {
-            self.starved.clear();
-        }
-        for conn in std::mem::replace(&mut self.next, std::mem::take(&mut self.starved)) {
-            self.sessions.resume(conn, Pause::Turn);
-        }
+    }
+
+    /// Returns the work of a turn for the answers to earlier requests.
+    fn late_turn(&self) -> isize {
+        self.shares.pace().clamp(LATE_MIN, LATE_MAX)
     }
 
     /// Returns whether clients that read are owed answers that are not composed yet.
@@ -356,38 +351,53 @@ impl Desk {
         !self.crowded.is_empty()
     }
 
-    /// Charges a request of this many bytes to the turn's budget. Returns `false`, and pauses the connection, if the budget is used
-    /// up.
-    pub fn charge(&mut self, conn: Conn, bytes: usize) -> bool {
-        if self.budget == 0 {
+    /// Charges a request of this many bytes to its connection's share of the turn, with its path or glob, which may have thousands
+    /// of components. Returns `false`, and pauses the connection, if it has to wait for its turn.
+    pub fn charge(&mut self, store: &Store, conn: Conn, request: &Request<'_>, bytes: usize) -> bool {
+        let Some(session) = self.sessions.get(conn) else { return true };
+        // Longer paths are refused at a glance.
+        let path = request.path.map_or(0, |path| path.len().min(limits::PATH_MAX));
+        let mut cost = 1 + bytes / limits::REQUEST_BYTES + path / limits::REQUEST_PATH;
+        let weight = match request.verb.and_then(|verb| Verb::try_from(verb).ok()) {
+            // At a revision to come, there is nothing to search yet.
+            Some(Verb::Getdir | Verb::Walk | Verb::Wait) if request.rev.is_none_or(|rev| rev <= store.revision()) => {
+                Weight::Search
+            }
+            Some(Verb::Stats) => {
+                cost += limits::STATS_COST;
+                Weight::Light
+            }
+            _ => Weight::Light,
+        };
+        let may = self.shares.charge(&mut session.share, cost, weight);
+        if !may {
+            self.shares.wait(conn, &mut session.share);
             self.sessions.pause(conn, Pause::Turn);
-            self.starved.push(conn);
-            return false;
         }
-        self.budget = self.budget.saturating_sub(1 + bytes / CHARGED);
-        true
-    }
-
-    /// Charges the budget for finding a path or compiling a glob, which can have thousands of components.
-    pub fn charge_path(&mut self, path: &[u8]) {
-        self.pay(Payer::Fresh, path.len() / PATH_CHARGED);
+        may
     }
 
     /// Takes `cost` off a budget.
-    fn pay(&mut self, payer: Payer, cost: usize) {
-        let budget = match payer {
-            Payer::Fresh => &mut self.budget,
-            Payer::Late => &mut self.late,
-        };
-        *budget = budget.saturating_sub(cost);
+    fn pay(&mut self, conn: Conn, payer: Payer, cost: isize) {
+        match payer {
+            Payer::Late => self.late -= cost,
+            Payer::Fresh => {
+                if let Some(session) = self.sessions.get(conn) {
+                    self.shares.pay(&mut session.share, cost);
+                }
+            }
+        }
     }
 
     /// Returns how many entries a read may visit before it is put aside.
-    fn first_budget(&self, payer: Payer) -> usize {
+    fn first_budget(&mut self, conn: Conn, payer: Payer) -> isize {
         match payer {
-            Payer::Fresh => self.budget.min(FIRST_BUDGET),
-            // With less, many reads would become scans because they come at the end of a turn's budget.
-            Payer::Late => self.late.clamp(SCAN_SLICE, FIRST_BUDGET),
+            Payer::Fresh => {
+                let allowance = self.sessions.get(conn).map_or(0, |session| self.shares.allowance(&session.share));
+                allowance.clamp(FIRST_LEAST, FIRST_BUDGET)
+            }
+            // What that exceeds the turn is taken off the next. With less, many reads would become scans.
+            Payer::Late => FIRST_BUDGET,
         }
     }
 
@@ -405,7 +415,7 @@ impl Desk {
 
     /// Continues to drop what closed sessions have left behind, and the waits of ended ones.
     pub fn run_cancels(&mut self, store: &mut Store) {
-        let mut budget = limits::CANCELS_TURN;
+        let mut budget = self.paced(limits::CANCELS_TURN);
         self.drop_left(store, &mut budget);
         self.cancel_waits(store, &mut budget);
     }
@@ -463,7 +473,7 @@ impl Desk {
     /// rest is for the requests that this turn wakes.
     pub fn run_answers(&mut self, store: &mut Store) {
         while self.answers > limits::ANSWERS_TURN / 2
-            && self.late > limits::LATE_WORK_TURN / 2
+            && self.late > self.late_turn() / 2
             && let Some(conn) = self.owed.pop_front()
         {
             let Some(session) = self.sessions.get(conn) else { continue };
@@ -471,7 +481,7 @@ impl Desk {
             let full = session.full();
             let Some(note) = session.deferred.front().filter(|_| !full) else { continue };
             let (size, cost) = note.size(store, &mut self.path);
-            self.pay(Payer::Late, cost);
+            self.pay(conn, Payer::Late, cost.cast_signed());
             if !self.may_compose(conn, size) {
                 if let Some(session) = self.sessions.get(conn) {
                     session.owed = true;
@@ -549,7 +559,7 @@ impl Desk {
         if rev < store.first_revision() {
             self.fail(conn, tag, ErrCode::TooLate);
         } else {
-            self.pay(Payer::Late, path.len() / PATH_CHARGED);
+            self.pay(conn, Payer::Late, (path.len() / limits::REQUEST_PATH).cast_signed());
             self.read_at(store, conn, tag, op, path, rev, Payer::Late);
         }
     }
@@ -566,7 +576,7 @@ impl Desk {
         rev: i64,
         payer: Payer,
     ) {
-        let mut budget = self.first_budget(payer);
+        let mut budget = self.first_budget(conn, payer);
         let before = budget;
         match op {
             Op::Get if faults::is_armed(Fault::GetOfPastIsOfPresent) && rev < store.revision() => {
@@ -587,7 +597,7 @@ impl Desk {
                         }
                         self.spend(conn, value.len());
                     }
-                    budget = budget.saturating_sub(value.len() / CHARGED);
+                    budget -= (value.len() / limits::REQUEST_BYTES).cast_signed();
                     let response = Response { tag, rev: Some(written), value: Some(value), ..Response::default() };
                     self.sessions.reply(conn, &response);
                 }
@@ -628,7 +638,7 @@ impl Desk {
                 }
             }
         }
-        self.pay(payer, before - budget);
+        self.pay(conn, payer, before - budget);
     }
 
     /// Answers a WAIT, now or when it happens.
@@ -636,10 +646,10 @@ impl Desk {
         let Ok(glob) = Glob::new(path) else {
             return self.bad_glob(conn, tag, path);
         };
-        let mut budget = self.first_budget(Payer::Fresh);
+        let mut budget = self.first_budget(conn, Payer::Fresh);
         let before = budget;
         let answer = store.wait(&glob, rev, self.next_token() as u64, &mut budget);
-        self.pay(Payer::Fresh, before - budget);
+        self.pay(conn, Payer::Fresh, before - budget);
         match answer {
             // A fresh WAIT need not queue behind those that events have woken.
             Wait::Event { rev } => self.event_in_turn(store, conn, tag, rev, Payer::Fresh),
@@ -664,13 +674,21 @@ impl Desk {
         self.parked.len()
     }
 
-    /// Goes on with matching events against waits, where that was too much for once, and wakes what it finds.
+    /// Returns the part of a bound that is due to the pace of this turn.
+    fn paced(&self, most: usize) -> usize {
+        let least = most / PACED_LEAST;
+        (most * self.shares.pace().unsigned_abs() / limits::PACE_MAX).max(least)
+    }
+
+    /// Continues to match events against waits, where that was too much for one turn, and wakes what it finds. What is left of the
+    /// turn's budget is for the events that the turn applies.
     pub fn run_matches(&mut self, store: &mut Store) {
+        let mut budget = self.paced(limits::MATCHES_TURN);
         if store.has_pending_matches() {
-            let mut budget = MATCH_BUDGET;
             store.match_more(&mut budget);
             self.wake(store);
         }
+        store.limit_matches(budget);
     }
 
     /// Wakes the requests for which applied mutations have come, as many as the turn has room for; the others stay with the store.
@@ -697,7 +715,7 @@ impl Desk {
                     self.event_in_turn(store, conn, parked.tag, rev, Payer::Late);
                 }
                 (Work::Read { op, path, rev, .. }, Woken::Revision { .. }) => {
-                    if self.full(conn) || self.answers == 0 || self.late == 0 || self.owes(conn) {
+                    if self.full(conn) || self.answers == 0 || self.late <= 0 || self.owes(conn) {
                         self.defer(store, conn, Deferred::Read { tag: parked.tag, op, path, rev });
                     } else {
                         self.read_late(store, conn, parked.tag, op, &path, rev);
@@ -712,8 +730,7 @@ impl Desk {
     /// Goes on with the scans that were put aside: a slice of one, a slice of another session's, until the turn's share is
     /// used up. Those of a session whose output is full wait until it is sent.
     pub fn run_scans(&mut self, store: &mut Store) {
-        let mut budget = SCAN_BUDGET;
-        while budget > 0
+        while self.scans > 0
             && self.answers > 0
             && let Some(conn) = self.runnable.pop_front()
         {
@@ -725,11 +742,11 @@ impl Desk {
             if let Some(token) = session.scans.pop_front()
                 && self.parked.get(token).is_some_and(|parked| parked.conn == conn)
             {
-                let before = budget.min(SCAN_SLICE);
+                let before = self.scans.min(SCAN_SLICE);
                 let mut slice = before;
                 self.run_scan(store, token, &mut slice);
                 // A scan that ends at once has its cost too.
-                budget = budget.saturating_sub(before - slice + 1);
+                self.scans -= before - slice + 1;
             }
             self.queue_scans(conn);
         }
@@ -741,7 +758,7 @@ impl Desk {
         self.held.move_pin(store);
     }
 
-    fn run_scan(&mut self, store: &mut Store, token: usize, budget: &mut usize) {
+    fn run_scan(&mut self, store: &mut Store, token: usize, budget: &mut isize) {
         let parked = &mut self.parked[token];
         let (conn, tag) = (parked.conn, parked.tag);
         let left = match &mut parked.work {
@@ -848,7 +865,7 @@ impl Desk {
     /// Answers a WAIT as [`Desk::event`] does, but after the session's deferred answers: a client that asks for one event after the
     /// other gets them in this order.
     fn event_in_turn(&mut self, store: &mut Store, conn: Conn, tag: Option<i32>, rev: i64, payer: Payer) {
-        if self.owes(conn) || payer == Payer::Late && self.late == 0 {
+        if self.owes(conn) || payer == Payer::Late && self.late <= 0 {
             self.defer(store, conn, Deferred::Event { tag, rev });
         } else {
             self.event(store, conn, tag, rev, payer);
@@ -873,7 +890,7 @@ impl Desk {
         let mut path = std::mem::take(&mut self.path);
         let found = store.event(rev, &mut path);
         if found.is_some() {
-            self.pay(payer, path.len() / PATH_CHARGED);
+            self.pay(conn, payer, (path.len() / limits::REQUEST_PATH).cast_signed());
         }
         match found {
             None => {
@@ -925,10 +942,17 @@ impl Desk {
 
     /// Whether one more request may be parked; if not, it is answered with the reason.
     fn may_park(&mut self, conn: Conn, tag: Option<i32>, path: usize) -> bool {
-        if self.parked_bytes + path + PARKED_OVERHEAD <= limits::PARKED_MAX {
+        let cost = path + PARKED_OVERHEAD;
+        let own = cost + self.sessions.get(conn).map_or(0, |session| session.parked_bytes);
+        let most = if own <= limits::PARKED_FEW { limits::PARKED_MAX } else { limits::PARKED_SOFT };
+        let detail = if own > limits::PARKED_EACH {
+            "too many requests of this connection are waiting; wait for fewer paths, or for a glob that matches many"
+        } else if self.parked_bytes + cost > most {
+            "too many requests are waiting on this server; try another or later"
+        } else {
             return true;
-        }
-        self.fail_other(conn, tag, "too many requests are waiting on this server; try another or later");
+        };
+        self.fail_other(conn, tag, detail);
         false
     }
 
@@ -938,6 +962,7 @@ impl Desk {
         let place = session.parked.len();
         let token = self.parked.insert(Parked { conn, tag, place, cost, work });
         session.parked.push(token);
+        session.parked_bytes += cost;
         self.parked_bytes += cost;
         token
     }
@@ -954,7 +979,10 @@ impl Desk {
         let parked = self.parked.remove(token);
         self.parked_bytes -= parked.cost;
         let tokens = match self.sessions.get(parked.conn) {
-            Some(session) if !session.gone() => &mut session.parked,
+            Some(session) if !session.gone() => {
+                session.parked_bytes -= parked.cost;
+                &mut session.parked
+            }
             _ => {
                 let left = self.left.get_mut(&parked.conn);
                 &mut left.expect("what a session leaves behind is kept until it is dropped").parked

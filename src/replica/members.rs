@@ -5,14 +5,14 @@
 //! when it is applied, against the state at its place in the log: whether it takes effect is the same on every server.
 //!
 //! The slots, the files of `/ctl/cal`, are the face of it: a voter stands in one, an empty one is open. They are kept here beside
-//! the tree so that nobody has to search for them.
+//! the tree so that nobody has to search for them. A client may have made very many slots, so nothing here looks at all of them.
 //!
 //! Invariants:
 //! * there is always a voter: the last one is neither demoted nor put out of its slot;
 //! * a raft id that was removed has no entry here and is below `next`: that is how a node learns that it was taken out;
 //! * `conf` is what raft was told, at every applied index.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use raft::eraftpb::{ConfChangeSingle, ConfChangeType, ConfChangeV2, ConfState};
 
@@ -175,6 +175,8 @@ pub struct Members {
     nodes: BTreeMap<u64, Member>,
     next: u64,
     slots: BTreeMap<Vec<u8>, Slot>,
+    /// The slots that are not open: each with its holder and its path.
+    filled: BTreeSet<(Vec<u8>, Vec<u8>)>,
     /// Raised with every change.
     version: u64,
 }
@@ -193,17 +195,18 @@ impl Members {
 
     /// As a snapshot has them; the slots are in its tree.
     pub fn with(conf: ConfState, nodes: BTreeMap<u64, Member>, next: u64) -> Members {
-        Members { conf, nodes, next, slots: BTreeMap::new(), version: 0 }
+        Members { conf, nodes, next, slots: BTreeMap::new(), filled: BTreeSet::new(), version: 0 }
     }
 
     /// Finds the slots in the tree of a snapshot.
     pub fn find_slots(&mut self, store: &mut Store) {
         self.slots.clear();
+        self.filled.clear();
         if faults::is_armed(Fault::SlotsForgotten) {
             return;
         }
         let rev = store.revision();
-        let mut budget = usize::MAX;
+        let mut budget = isize::MAX;
         let mut name = Vec::new();
         for offset in 0.. {
             let found = store.getdir(b"/ctl/cal", rev, offset, &mut budget, &mut name);
@@ -212,9 +215,38 @@ impl Members {
             }
             let path = [SLOTS, &name].concat();
             if let Lookup::File { rev, value } = store.lookup(&path, rev) {
-                self.slots.insert(path, Slot { rev, holder: value.to_vec(), former: None });
+                let slot = Slot { rev, holder: value.to_vec(), former: None };
+                self.put_slot(path, slot);
             }
         }
+    }
+
+    fn put_slot(&mut self, path: Vec<u8>, slot: Slot) {
+        if !slot.holder.is_empty() {
+            self.filled.insert((slot.holder.clone(), path.clone()));
+        }
+        self.slots.insert(path, slot);
+    }
+
+    fn take_slot(&mut self, path: &[u8]) -> Option<Slot> {
+        let (path, slot) = self.slots.remove_entry(path)?;
+        if slot.holder.is_empty() {
+            return Some(slot);
+        }
+        let key = (slot.holder, path);
+        self.filled.remove(&key);
+        Some(Slot { holder: key.0, ..slot })
+    }
+
+    /// Returns whether a file at this path would be a slot that does not exist yet.
+    pub fn is_new_slot(&self, path: &[u8]) -> bool {
+        path.starts_with(SLOTS) && !self.slots.contains_key(path)
+    }
+
+    /// Returns the path of the first slot with this holder.
+    fn held_by(&self, holder: &[u8]) -> Option<&Vec<u8>> {
+        let (found, path) = self.filled.range((holder.to_vec(), Vec::new())..).next()?;
+        (found == holder).then_some(path)
     }
 
     /// Voters and learners, as raft knows them.
@@ -264,7 +296,7 @@ impl Members {
 
     /// The slot in which a node stands.
     pub fn slot_of(&self, node: &NodeId) -> Option<(&Vec<u8>, &Slot)> {
-        self.slots.iter().find(|(_, slot)| slot.holder == node)
+        self.slots.get_key_value(self.held_by(node)?)
     }
 
     /// Whether a raft id was given up.
@@ -349,11 +381,10 @@ impl Members {
         if !value.is_empty() {
             // The founder writes its own id into the first slot.
             let voter = self.nodes.iter().any(|(id, m)| m.node == *value && self.is_voter(*id));
-            let free = holder.is_empty() && !self.slots.values().any(|slot| slot.holder == value);
+            let free = holder.is_empty() && self.held_by(value).is_none();
             return (!(voter && free)).then_some(Denied::Filled);
         }
-        let held = self.slots.values().filter(|slot| !slot.holder.is_empty()).count();
-        (!holder.is_empty() && held == 1).then_some(Denied::LastMember)
+        (!holder.is_empty() && self.filled.len() == 1).then_some(Denied::LastMember)
     }
 
     /// Takes note of a mutation that was applied as `rev`.
@@ -365,12 +396,12 @@ impl Members {
         self.version += 1;
         match *mutation {
             Mutation::Set { value, .. } => {
-                let former = self.slots.remove(path).filter(|_| value.is_empty());
+                let former = self.take_slot(path).filter(|_| value.is_empty());
                 let former = former.and_then(|slot| if slot.holder.is_empty() { None } else { Some(slot.holder) });
-                self.slots.insert(path.to_vec(), Slot { rev, holder: value.to_vec(), former });
+                self.put_slot(path.to_vec(), Slot { rev, holder: value.to_vec(), former });
             }
             Mutation::Del { .. } | Mutation::Nop => {
-                self.slots.remove(path);
+                self.take_slot(path);
             }
         }
     }
@@ -527,6 +558,44 @@ mod tests {
         found.find_slots(&mut store);
         assert_eq!(found.slots(), members.slots());
         assert_eq!(found.voter_in(b"/ctl/cal/0"), Some(FOUNDER));
+    }
+
+    /// A client made sixty thousand slots, and each later change of a slot looked at all of them. They are found by their holder now,
+    /// and the index must always agree with the slots.
+    #[test]
+    fn the_holders_of_slots_are_lost() {
+        let (mut members, mut store) = two();
+        let check = |members: &Members| {
+            let filled = members.slots().iter().filter(|(_, slot)| !slot.holder.is_empty());
+            let filled: BTreeSet<_> = filled.map(|(path, slot)| (slot.holder.clone(), path.clone())).collect();
+            assert_eq!(members.filled, filled);
+            for node in [A, B] {
+                assert_eq!(members.slot_of(&node), members.slots().iter().find(|(_, slot)| slot.holder == node));
+            }
+        };
+        check(&members);
+        for (path, value) in [("1", &b""[..]), ("2", b""), ("1", b""), ("0", &A)] {
+            set(&mut members, &mut store, format!("/ctl/cal/{path}").as_bytes(), value).unwrap();
+            check(&members);
+        }
+        let rev = members.slots()[&b"/ctl/cal/2"[..]].rev;
+        for (path, value) in members.change(&Change::Promote(2, b"/ctl/cal/2".to_vec(), rev)).unwrap() {
+            assert_eq!(set(&mut members, &mut store, &path, &value.unwrap()), Ok(store.revision()));
+            check(&members);
+        }
+        // With two filled slots, one may be emptied, and the second may not.
+        set(&mut members, &mut store, b"/ctl/cal/0", b"").unwrap();
+        check(&members);
+        let del = Mutation::Del { path: b"/ctl/cal/2", rev: -1 };
+        assert_eq!(members.deny(&store, &del), Some(Denied::LastMember));
+        let del = Mutation::Del { path: b"/ctl/cal/1", rev: -1 };
+        assert_eq!(members.deny(&store, &del), None);
+        let rev = store.apply(del).unwrap();
+        members.applied(&del, rev);
+        check(&members);
+        let mut found = Members::with(members.conf().clone(), members.nodes().clone(), members.next());
+        found.find_slots(&mut store);
+        assert_eq!((found.slot_of(&B), found.slot_of(&A)), (members.slot_of(&B), None));
     }
 
     /// What raft carries must come back as it was proposed, or servers would differ.

@@ -8,6 +8,7 @@
 use super::group::Progress;
 use super::members::{Change, Members};
 use crate::faults::{self, Fault};
+use crate::log::NodeId;
 
 /// A standby is forgotten after a silence of this many times a member's limit.
 const STANDBY_PATIENCE: u64 = 10;
@@ -123,16 +124,22 @@ impl View<'_> {
     }
 
     fn promote(&self) -> Option<Step> {
+        let candidates = self.members.standbys().iter().copied().filter_map(|id| {
+            let member = self.members.nodes().get(&id)?;
+            let fits = self.members.slot_of(&member.node).is_none()
+                && !self.members.is_superseded(id)
+                && (faults::is_armed(Fault::PromotedUnseen) || self.live(id) && (self.fit)(id) && self.caught_up(id));
+            fits.then_some((id, &member.node))
+        });
+        let candidates: Vec<_> = candidates.collect();
+        if candidates.is_empty() {
+            // Clients may have made very many slots.
+            return None;
+        }
         self.members.slots().iter().filter(|(_, slot)| slot.holder.is_empty()).find_map(|(path, slot)| {
-            let id = self.members.standbys().iter().copied().find(|id| {
-                let Some(member) = self.members.nodes().get(id) else { return false };
-                self.members.slot_of(&member.node).is_none()
-                    && slot.former.as_deref() != Some(&member.node)
-                    && !self.members.is_superseded(*id)
-                    && (faults::is_armed(Fault::PromotedUnseen)
-                        || self.live(*id) && (self.fit)(*id) && self.caught_up(*id))
-            })?;
-            Some(Step::Propose(Change::Promote(id, path.clone(), slot.rev)))
+            let fits = |(_, node): &&(u64, &NodeId)| slot.former.as_deref() != Some(&node[..]);
+            let (id, _) = candidates.iter().find(fits)?;
+            Some(Step::Propose(Change::Promote(*id, path.clone(), slot.rev)))
         })
     }
 
@@ -177,7 +184,6 @@ pub fn objection(members: &Members, slot: &[u8], rev: i64, reaches: impl Fn(u64)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::NodeId;
     use crate::replica::batch::Registration;
     use crate::store::{Mutation, Store};
 

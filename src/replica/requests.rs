@@ -65,7 +65,6 @@ impl Replica {
             return true;
         }
         let (path, rev) = (request.path, request.rev);
-        self.desk.charge_path(path.unwrap_or_default());
         match verb {
             Verb::Set | Verb::Del | Verb::Nop => return self.mutation(conn, verb, request),
             Verb::Rev => {
@@ -204,6 +203,18 @@ impl Replica {
             self.desk.fail_other(conn, tag, &detail);
             return true;
         }
+        let new_slot = matches!(command, Mutation::Set { path, .. } if self.machine.members.is_new_slot(path));
+        if new_slot {
+            if self.pending_first > self.new_slots.1 {
+                self.new_slots.0 = 0;
+            }
+            if self.machine.members.slots().len() + self.new_slots.0 >= limits::SLOTS_MAX {
+                let detail =
+                    format!("refused: /ctl/cal has {} slots, no more are allowed; delete some", limits::SLOTS_MAX);
+                self.desk.fail_other(conn, tag, &detail);
+                return true;
+            }
+        }
         if !self.gather.fits(path, value, limits::BATCH_SOFT) {
             return false;
         }
@@ -215,7 +226,10 @@ impl Replica {
             return true;
         }
         let asker = Asker::Client { conn, tag, answer_rev: verb == Verb::Set };
-        self.enqueue(Pending { asker }, &command.into());
+        let seq = self.enqueue(Pending { asker }, &command.into());
+        if new_slot {
+            self.new_slots = (self.new_slots.0 + 1, seq);
+        }
         self.desk.asked(conn);
         true
     }

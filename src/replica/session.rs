@@ -16,6 +16,7 @@ use slab::Slab;
 
 use super::desk::Deferred;
 use super::notes::Notes;
+use super::shares::Share;
 use crate::faults::{self, Fault};
 use crate::limits;
 use crate::wire::Response;
@@ -55,6 +56,8 @@ pub struct Session {
     dirty: bool,
     /// Tokens of its parked requests; a parked request knows its place here.
     pub parked: Vec<usize>,
+    /// What its parked requests are taken to cost.
+    pub parked_bytes: usize,
     /// Answers that wait for room in the output.
     pub deferred: Notes<Deferred>,
     /// Tokens of its scans that were put aside, in order; a scan that is over may still be listed.
@@ -66,6 +69,8 @@ pub struct Session {
     /// Mutations that are not answered yet.
     pub unanswered: usize,
     paused: Option<Pause>,
+    /// What it may ask in a turn.
+    pub share: Share,
     ended: bool,
     gone: bool,
     /// True until the first bytes come.
@@ -181,12 +186,14 @@ impl Sessions {
             progress_ms: 0,
             dirty: false,
             parked: Vec::new(),
+            parked_bytes: 0,
             deferred: Notes::default(),
             scans: VecDeque::new(),
             queued: false,
             owed: false,
             unanswered: 0,
             paused: None,
+            share: Share::default(),
             ended: false,
             gone: false,
             fresh: true,

@@ -37,7 +37,7 @@ const FIRST: u8 = 2;
 const EVENT: u8 = 3;
 
 /// Files or events that are visited in one slice.
-const SLICE: usize = 250;
+const SLICE: isize = 250;
 
 /// Reads a state off a store, in slices, while the store goes on.
 #[derive(Debug)]

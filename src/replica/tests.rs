@@ -638,9 +638,12 @@ fn a_long_walk_lets_others_through() {
     }
     let walk = Request { path: Some(b"/d/*"), offset: Some(19_999), ..request(Verb::Walk, 1) };
     let getdir = Request { path: Some(b"/d"), offset: Some(19_999), ..request(Verb::Getdir, 2) };
-    node.send(conn, &[walk, getdir]);
+    let second = node.replica.open();
+    node.send(conn, &[walk]);
+    node.send(second, &[getdir]);
     node.replica.turn();
     assert_eq!(node.answers(conn).0, vec![], "it takes more than a turn");
+    assert_eq!(node.answers(second).0, vec![], "it takes more than a turn");
     assert!(node.replica.has_work());
     let other = node.replica.open();
     node.send(other, &[set(9, "/x", 0, b"")]);
@@ -648,10 +651,8 @@ fn a_long_walk_lets_others_through() {
     let write = node.replica.next_write().expect("the commit does not wait for the walk");
     node.replica.written(write);
     node.settle();
-    let (mut answers, _) = node.answers(conn);
-    answers.sort_by_key(|a| a.tag);
-    assert_eq!(answers[0].path.as_deref(), Some(&b"/d/19999"[..]));
-    assert_eq!(answers[1].path.as_deref(), Some(&b"19999"[..]));
+    assert_eq!(node.answers(conn).0[0].path.as_deref(), Some(&b"/d/19999"[..]));
+    assert_eq!(node.answers(second).0[0].path.as_deref(), Some(&b"19999"[..]));
 }
 
 /// The scan of a closed connection ends with it; its place may be taken by a wait, which the scan must not touch.
@@ -702,7 +703,7 @@ fn a_snapshot_is_the_state_at_its_beginning_though_commits_go_on() {
     let mut path = Vec::new();
     for rev in first..=last {
         let mut files = Vec::new();
-        store.files_at(rev, None, &mut usize::MAX.clone(), |path, rev, value| {
+        store.files_at(rev, None, &mut isize::MAX.clone(), |path, rev, value| {
             files.push((path.to_vec(), rev, value.to_vec()));
             true
         });
@@ -751,7 +752,7 @@ fn a_snapshot_is_the_state_at_its_beginning_though_commits_go_on() {
     assert_eq!((store.first_revision(), store.revision()), (first, last));
     for rev in first..=last {
         let mut files = Vec::new();
-        store.files_at(rev, None, &mut usize::MAX.clone(), |path, rev, value| {
+        store.files_at(rev, None, &mut isize::MAX.clone(), |path, rev, value| {
             files.push((path.to_vec(), rev, value.to_vec()));
             true
         });
@@ -905,7 +906,9 @@ fn the_scans_of_a_client_that_does_not_read_do_not_keep_the_loop_awake() {
     let conn = node.replica.open();
     let next = node.replica.revision() + 1;
     let future = Request { path: Some(b"/big"), rev: Some(next), ..request(Verb::Get, 1) };
-    node.send(conn, &[future, wait(2, "/q/?", 1), wait(3, "/q/?", 1)]);
+    node.send(conn, &[future, wait(2, "/q/?", 1)]);
+    node.replica.turn();
+    node.send(conn, &[wait(3, "/q/?", 1)]);
     assert!(node.replica.has_work());
     node.send(other, &[request(Verb::Nop, 0)]);
     for _ in 0..1000 {
@@ -1187,4 +1190,151 @@ fn writes_in_this_nodes_name_that_it_never_sent_use_up_their_numbers() {
     let conn = node.replica.open();
     let answer = node.call(conn, set(1, "/a", -1, b"body"));
     assert_eq!((answer.err, answer.rev), (None, Some(node.replica.revision())));
+}
+
+/// Connections that never stopped asking for the end of a listing kept a REV of another waiting for seconds, and each other for
+/// longer. However many they are: REV, GET, STAT and SET of others are carried out as they come, and each greedy connection gets its
+/// share.
+#[test]
+fn light_requests_wait_behind_the_searches_of_others() {
+    const EACH: usize = 40;
+    let mut node = Node::new(100_000);
+    let writer = node.replica.open();
+    for first in (0..3_000).step_by(500) {
+        let paths: Vec<_> = (first..first + 500).map(|i| format!("/d/{i:05}")).collect();
+        let sets: Vec<_> = paths.iter().map(|path| set(0, path, 0, b"")).collect();
+        assert_eq!(node.send(writer, &sets).then, Then::More { needed: None });
+        node.settle();
+        node.answers(writer);
+        node.replica.sent(writer);
+    }
+    let getdir = |tag, offset| Request { path: Some(b"/d"), offset: Some(offset), ..request(Verb::Getdir, tag) };
+    let walk = |tag, offset| Request { path: Some(b"/*/*"), offset: Some(offset), ..request(Verb::Walk, tag) };
+    let wait = |tag, _| wait(tag, "/*/x", 1);
+    type Ask<'a> = &'a dyn Fn(i32, i32) -> Request<'a>;
+    let kinds: [(&str, Ask<'_>); 3] = [("GETDIR", &getdir), ("WALK", &walk), ("WAIT", &wait)];
+    for (kind, ask) in kinds {
+        for count in [10, 100] {
+            let greedy: Vec<_> = (0..count).map(|_| node.replica.open()).collect();
+            let other = node.replica.open();
+            let mut bytes = Vec::new();
+            (0..EACH)
+                .for_each(|i| ask(i.try_into().unwrap(), 2_999 - i32::try_from(i % 7).unwrap()).encode(&mut bytes));
+            let mut used = BTreeMap::new();
+            let mut running = greedy.clone();
+            let mut turns = 0;
+            while !running.is_empty() || node.replica.has_work() {
+                for conn in running.drain(..) {
+                    let Some(at) = used.get(&conn).copied().or_else(|| greedy.contains(&conn).then_some(0)) else {
+                        continue;
+                    };
+                    let receipt = node.replica.receive(conn, &bytes[at..]);
+                    used.insert(conn, at + receipt.consumed);
+                    if node.answers(conn).1 == Output::Send {
+                        node.replica.sent(conn);
+                    }
+                }
+                let asked = [
+                    request(Verb::Rev, 1),
+                    Request { path: Some(b"/d/00000"), ..request(Verb::Get, 2) },
+                    Request { path: Some(b"/d"), ..request(Verb::Stat, 3) },
+                ];
+                if turns % 100 == 0 {
+                    let receipt = node.send(other, &asked);
+                    assert_eq!(
+                        receipt.then,
+                        Then::More { needed: None },
+                        "{kind} of {count}: a request waits in turn {turns}"
+                    );
+                    assert_eq!(node.answers(other).0.len(), 3);
+                    node.replica.sent(other);
+                }
+                node.replica.turn();
+                node.replica.take_resumed(&mut running);
+                turns += 1;
+                assert!(turns < 1_000_000, "{kind} of {count}: they are not answered");
+            }
+            assert_eq!(used.len(), count);
+            assert!(used.values().all(|used| *used == bytes.len()), "{kind} of {count}: all have asked everything");
+            for conn in greedy {
+                node.replica.close(conn);
+            }
+            node.settle();
+        }
+    }
+}
+
+/// One client could make all others' waits be refused, because it had used up what all may have. It is refused before, and told why.
+#[test]
+fn one_connection_takes_the_room_for_all_waits() {
+    let mut node = Node::new(100);
+    let path = format!("/{}", "w".repeat(4_000));
+    let next = node.replica.revision() + 1;
+    let waits = |node: &mut Node, conn: Conn| {
+        let mut refused = None;
+        for tag in 0..i32::MAX {
+            node.send(conn, &[wait(tag, &path, next)]);
+            node.replica.turn();
+            let (answers, _) = node.answers(conn);
+            if let Some(answer) = answers.into_iter().next() {
+                node.replica.sent(conn);
+                refused = answer.detail;
+                break;
+            }
+        }
+        refused.unwrap()
+    };
+    let mut greedy = Vec::new();
+    loop {
+        let conn = node.replica.open();
+        let refused = waits(&mut node, conn);
+        greedy.push(conn);
+        if !refused.contains("of this connection") {
+            assert!(refused.contains("on this server"), "{refused}");
+            break;
+        }
+    }
+    assert!((3..=4).contains(&greedy.len()), "{}", greedy.len());
+    let few = node.replica.open();
+    node.send(few, &[wait(1, "/a", next)]);
+    assert!(node.answers(few).0.is_empty(), "a client with few waits still has room");
+    for conn in greedy {
+        node.replica.close(conn);
+    }
+    while node.replica.has_work() {
+        node.replica.turn();
+    }
+    assert_eq!(node.replica.desk.parked(), 1);
+}
+
+/// A client made sixty thousand slots, and each later change of one cost a third of a millisecond.
+#[test]
+fn the_slots_are_bounded() {
+    let mut node = Node::new(100_000);
+    let conn = node.replica.open();
+    let before = node.replica.machine.members.slots().len();
+    let paths: Vec<_> = (0..limits::SLOTS_MAX + 10).map(|i| format!("/ctl/cal/x{i}")).collect();
+    let mut refused = 0;
+    // Many in one batch, before any of them is applied.
+    for chunk in paths.chunks(500) {
+        let sets: Vec<_> = chunk.iter().map(|path| set(1, path, -1, b"")).collect();
+        assert_eq!(node.send(conn, &sets).then, Then::More { needed: None });
+        node.replica.turn();
+    }
+    node.settle();
+    let (answers, _) = node.answers(conn);
+    for answer in &answers {
+        if let Some(detail) = &answer.detail {
+            assert!(detail.contains("/ctl/cal has 1024 slots"), "{detail}");
+            refused += 1;
+        }
+    }
+    node.replica.sent(conn);
+    assert_eq!((node.replica.machine.members.slots().len(), refused), (limits::SLOTS_MAX, 10 + before));
+    // Those that exist may be changed, and one that is deleted makes room.
+    assert_eq!(node.call(conn, set(2, "/ctl/cal/x1", -1, b"")).err, None);
+    assert!(node.call(conn, set(3, "/ctl/cal/new", -1, b"")).err.is_some());
+    let del = Request { path: Some(b"/ctl/cal/x1"), rev: Some(-1), ..request(Verb::Del, 4) };
+    assert_eq!(node.call(conn, del).err, None);
+    assert_eq!(node.call(conn, set(5, "/ctl/cal/new", -1, b"")).err, None);
 }

@@ -18,7 +18,7 @@
 use super::glob::Glob;
 use super::path::{Path, walk_order};
 use super::tree::Tree;
-use super::walk::charge;
+use super::walk::{charge, climbed};
 use crate::faults::{self, Fault};
 use std::cmp::Ordering;
 
@@ -30,17 +30,17 @@ const KEEP: u64 = 128;
 const MARKS: usize = 256;
 const NEAR: u64 = 8;
 /// Most events that counts are corrected by in one call, and most work on those of them that changed what exists: 1 for
-/// each, and what matching its path costs beside. It is taken off the call's budget, but may be more than that: going without
-/// the cursor would cost still more.
+/// each, and what matching its path costs beside. All of it is taken off the call's budget, which may end below zero: going
+/// without the cursor would cost still more.
 const REPLAY: i64 = 65_536;
 const REPLAY_WORK: usize = 4096;
 /// Composing or finding this many bytes of a path costs as much as looking at one entry.
 const PATH: usize = 64;
-/// A correction composes the paths of some of the events. This many bytes of them cost as much as looking at one entry: few enough
+/// A correction composes the paths of some of the events. This many bytes of them count as one unit of [`REPLAY_WORK`]: few enough
 /// for a correction of a few hundred events with the longest paths.
 const CORRECTED: usize = 1024;
 /// So many events are passed over for what it costs to look at one entry.
-const PASSED: i64 = 256;
+const PASSED: i64 = 32;
 /// Most cursors whose count is corrected for one call.
 const TRIES: usize = 8;
 
@@ -121,13 +121,13 @@ impl Cursors {
         listing: Listing<'_>,
         rev: i64,
         target: u64,
-        budget: &mut usize,
+        budget: &mut isize,
     ) -> Option<Start> {
-        let mut left = Replay { events: REPLAY, work: REPLAY_WORK };
+        let mut left = Replay { events: REPLAY, work: REPLAY_WORK, composed: 0 };
         let start = self.nearest(tree, listing, rev, target, &mut left);
         let passed = usize::try_from((REPLAY - left.events) / PASSED).unwrap_or(0);
         let position = start.as_ref().map_or(0, |start| start.position.len() / PATH);
-        charge(budget, REPLAY_WORK - left.work + passed + position);
+        charge(budget, REPLAY_WORK - left.work + left.composed + passed + position);
         start
     }
 
@@ -272,6 +272,8 @@ enum Slot {
 struct Replay {
     events: i64,
     work: usize,
+    /// What composing paths has cost.
+    composed: usize,
 }
 
 /// A cursor's count at another revision; `None` if the events between are gone or too many.
@@ -299,6 +301,7 @@ fn recount(
                 }
                 left.work = left.work.checked_sub(1)?;
                 tree.arena.path(entry.node, path);
+                left.composed += climbed(path);
                 left.work = left.work.checked_sub(path.len() / CORRECTED)?;
                 let in_bytes = faults::is_armed(Fault::CursorInByteOrder);
                 let order =
@@ -321,6 +324,7 @@ fn recount(
                 left.work = left.work.checked_sub(1)?;
                 let entry = tree.entry(r)?;
                 tree.arena.path(entry.node, path);
+                left.composed += climbed(path);
                 left.work = left.work.checked_sub(path.len() / CORRECTED)?;
                 let name = path.get(base + 1..)?.split(|b| *b == b'/').next()?;
                 if *name <= *cursor.position {

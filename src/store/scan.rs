@@ -1,16 +1,17 @@
 //! Work that may take long, cut into slices: WALK, GETDIR, and WAIT's look into the history.
 //!
 //! Each takes a budget, the number of entries that it may look at, and takes off what it used: more for an entry whose path is
-//! long when the pattern is, since that is what looking at it costs. When the budget is used up the
-//! answer is `More` with a state that owns all it needs; in between anything may be applied, also trimmed. A
-//! listing whose revision has left the history meanwhile ends with `TooLate`.
+//! long when the pattern is, since that is what looking at it costs. A slice that needs much preparation (a deep path to go down
+//! again, a cursor to correct) takes off more than there was: the budget is below zero then, and the caller takes the difference
+//! from the next. When the budget is used up the answer is `More` with a state that owns all it needs; in between anything may be
+//! applied, also trimmed. A listing whose revision has left the history meanwhile ends with `TooLate`.
 
 use super::cursor::{Listing, Start, is_mark};
 use super::glob::Glob;
 use super::path::Path;
 use super::tree::Tree;
 use super::waiters::WaiterId;
-use super::walk::{Step, Walker, charge};
+use super::walk::{Step, Walker, charge, climbed, end_of_slice};
 use super::{Kind, Lookup, Store};
 use crate::faults::{self, Fault};
 use std::ops::Bound;
@@ -105,14 +106,14 @@ impl Store {
     /// path in the place of `path`'s content. A negative `offset` is `Range`, whatever `rev` is.
     ///
     /// `rev` must not be above [`Store::revision`]. `budget` is the number of entries to look at; what was used is taken off.
-    pub fn walk(&mut self, glob: &Glob, rev: i64, offset: i32, budget: &mut usize, path: &mut Vec<u8>) -> Walk<'_> {
+    pub fn walk(&mut self, glob: &Glob, rev: i64, offset: i32, budget: &mut isize, path: &mut Vec<u8>) -> Walk<'_> {
         let Ok(target) = u64::try_from(offset) else { return Walk::Range };
         if rev < self.first_revision() {
             return Walk::TooLate;
         }
         let rev = if faults::is_armed(Fault::WalkOfPastIsOfPresent) { self.revision() } else { rev };
         if let Some(exact) = glob.exact() {
-            *budget = budget.saturating_sub(1);
+            charge(budget, 1);
             return match self.tree.lookup(exact.as_bytes(), rev) {
                 Lookup::File { rev, value } if offset == 0 => {
                     path.clear();
@@ -129,7 +130,7 @@ impl Store {
             && let Some(id) = Path::parse(&start.position).and_then(|path| self.tree.find(path))
             && self.tree.arena[id].file_at(rev).is_some()
         {
-            *budget = budget.saturating_sub(1);
+            charge(budget, 1);
             path.clear();
             path.extend_from_slice(&start.position);
             let count = start.count;
@@ -143,7 +144,7 @@ impl Store {
     }
 
     /// Continues a walk.
-    pub fn resume_walk(&mut self, state: WalkState, budget: &mut usize, path: &mut Vec<u8>) -> Walk<'_> {
+    pub fn resume_walk(&mut self, state: WalkState, budget: &mut isize, path: &mut Vec<u8>) -> Walk<'_> {
         if state.rev < self.first_revision() {
             return Walk::TooLate;
         }
@@ -159,7 +160,7 @@ impl Store {
         rev: i64,
         target: u64,
         start: Option<Start>,
-        budget: &mut usize,
+        budget: &mut isize,
         path: &mut Vec<u8>,
     ) -> Walk<'_> {
         let mut count = start.as_ref().map_or(0, |start| start.count);
@@ -194,7 +195,7 @@ impl Store {
     /// in the place of `name`'s content. Anything that is not a path is `NoEnt`.
     ///
     /// `rev` must not be above [`Store::revision`]. `budget` is the number of entries to look at; what was used is taken off.
-    pub fn getdir(&mut self, path: &[u8], rev: i64, offset: i32, budget: &mut usize, name: &mut Vec<u8>) -> Getdir {
+    pub fn getdir(&mut self, path: &[u8], rev: i64, offset: i32, budget: &mut isize, name: &mut Vec<u8>) -> Getdir {
         if rev < self.first_revision() {
             return Getdir::TooLate;
         }
@@ -210,7 +211,7 @@ impl Store {
         if let Some(start) = &start
             && start.count == target + 1
         {
-            *budget = budget.saturating_sub(1);
+            charge(budget, 1);
             name.clear();
             name.extend_from_slice(&start.position);
             let count = start.count;
@@ -221,7 +222,7 @@ impl Store {
     }
 
     /// Continues a search in a directory.
-    pub fn resume_getdir(&mut self, state: GetdirState, budget: &mut usize, name: &mut Vec<u8>) -> Getdir {
+    pub fn resume_getdir(&mut self, state: GetdirState, budget: &mut isize, name: &mut Vec<u8>) -> Getdir {
         if state.rev < self.first_revision() {
             return Getdir::TooLate;
         }
@@ -236,22 +237,24 @@ impl Store {
         rev: i64,
         target: u64,
         start: Option<Start>,
-        budget: &mut usize,
+        budget: &mut isize,
         name: &mut Vec<u8>,
     ) -> Getdir {
         let mut count = start.as_ref().map_or(0, |start| start.count);
         let after = start.as_ref().and_then(|start| std::str::from_utf8(&start.position).ok()).unwrap_or("");
+        let before = *budget;
         charge(budget, path.components().count());
+        let until = end_of_slice(before, *budget);
         let Some(dir) = self.tree.find(path) else { return Getdir::NoEnt };
         // No name is empty: nothing lies at or before "".
         let Some(children) = self.tree.children(dir, Bound::Excluded(after)) else { return Getdir::Range };
         let mut last = None;
         for id in children {
-            if *budget == 0 {
+            if *budget <= until {
                 let after = last.map_or(after, |id| self.tree.arena[id].name.as_str()).into();
                 return Getdir::More(GetdirState { path: path.as_bytes().into(), rev, target, count, after });
             }
-            *budget -= 1;
+            charge(budget, 1);
             last = Some(id);
             let node = &self.tree.arena[id];
             if !node.alive_at(rev) && !faults::is_armed(Fault::DeletedListed) {
@@ -275,7 +278,7 @@ impl Store {
     /// registers a waiter, which fires once and is known to the caller as `token`. `from` may be any revision to come.
     ///
     /// `budget` is the number of events to look at; what was used is taken off.
-    pub fn wait(&mut self, glob: &Glob, from: i64, token: u64, budget: &mut usize) -> Wait {
+    pub fn wait(&mut self, glob: &Glob, from: i64, token: u64, budget: &mut isize) -> Wait {
         let from = from.max(1);
         if from < self.first_revision() {
             return Wait::TooLate;
@@ -289,7 +292,7 @@ impl Store {
     }
 
     /// Continues a search in the history.
-    pub fn resume_wait(&mut self, mut state: WaitState, budget: &mut usize) -> Wait {
+    pub fn resume_wait(&mut self, mut state: WaitState, budget: &mut isize) -> Wait {
         if state.next < self.first_revision() {
             return Wait::TooLate;
         }
@@ -319,7 +322,7 @@ impl Store {
 }
 
 /// The glob of a search that is taken up again.
-fn recompile(pattern: &[u8], budget: &mut usize) -> Glob {
+fn recompile(pattern: &[u8], budget: &mut isize) -> Glob {
     charge(budget, pattern.len() / COMPILED);
     Glob::new(pattern).expect("the text of a glob")
 }
@@ -338,22 +341,23 @@ const COMPILED: usize = 64;
 /// How many verdicts a search remembers: a history often names the same few nodes again and again.
 const VERDICTS: usize = 64;
 
-fn search(tree: &Tree, glob: &Glob, from: i64, budget: &mut usize) -> Search {
+fn search(tree: &Tree, glob: &Glob, from: i64, budget: &mut isize) -> Search {
     if let Some(exact) = glob.exact()
         && !exact.is_root()
     {
-        *budget = budget.saturating_sub(1);
+        charge(budget, 1);
         let found = tree.find(exact).and_then(|id| tree.arena[id].file.first_from(from));
         return found.map_or(Search::None, Search::Event);
     }
     let nops = glob.matches(b"/");
     let mut path = Vec::new();
     let mut verdicts = [None; VERDICTS];
+    let until = end_of_slice(*budget, *budget);
     for rev in from..=tree.revision() {
-        if *budget == 0 {
+        if *budget <= until {
             return Search::More(rev);
         }
-        *budget -= 1;
+        charge(budget, 1);
         let Some(entry) = tree.entry(rev) else { continue };
         let matches = if entry.kind == Kind::Nop {
             nops
@@ -363,7 +367,7 @@ fn search(tree: &Tree, glob: &Glob, from: i64, budget: &mut usize) -> Search {
                 Some((node, matches)) if node == entry.node => matches,
                 _ => {
                     tree.arena.path(entry.node, &mut path);
-                    charge(budget, glob.cost(&path));
+                    charge(budget, climbed(&path) + glob.cost(&path));
                     let matches = glob.matches(&path);
                     *verdict = Some((entry.node, matches));
                     matches

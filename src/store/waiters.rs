@@ -4,8 +4,8 @@
 //! in the [`Trie`] names, so cancelling it needs no search. A waiter from a future revision is parked under that revision until it
 //! comes, and costs nothing before. A waiter for a revision itself is parked likewise.
 //!
-//! An event is matched against the index as soon as it is applied, but only within a budget, because very many hostile patterns can
-//! make a match take seconds. The rest of the match is [`Pending`], and continues in slices. The index stays unchanged until the
+//! An event is matched against the index as soon as it is applied, but only within a budget for each event and one for all events
+//! of a turn, because very many hostile patterns can make a match take seconds, and a turn may apply thousands of events. The rest of the match is [`Pending`], and continues in slices. The index stays unchanged until the
 //! match is done: later events wait for their turn, with their paths in the history; new waiters are parked under the revision from
 //! which they wait, and enter the index when that revision's turn comes; the nodes of cancelled waiters are removed after the
 //! match. So each waiter still fires by the first event that concerns it. If the history is trimmed beyond an event that waits for
@@ -116,6 +116,8 @@ pub(super) struct Waiters {
     /// Nodes to prune when the pending match is done.
     pruned: Vec<TrieId>,
     at_once: usize,
+    /// How many places the events that are applied may still visit, together.
+    turn: usize,
     lists: Chunks<List>,
     free_list: Option<u32>,
     /// Waiters that have fired, in the order in which they fired.
@@ -160,6 +162,7 @@ impl Waiters {
             pending: None,
             pruned: Vec::new(),
             at_once: AT_ONCE,
+            turn: usize::MAX,
             lists: Chunks::new(),
             free_list: None,
             due: VecDeque::new(),
@@ -221,8 +224,11 @@ impl Waiters {
         if let Some(pending) = &mut self.pending {
             pending.latest = rev;
         } else if !self.trie.is_empty() || self.parked.first_key_value().is_some_and(|((at, _), _)| *at <= rev) {
-            let (mut budget, mut stage) = (self.at_once, Stage::Unpark);
-            if !self.match_event(rev, path, &mut stage, &mut budget) {
+            let most = self.at_once.min(self.turn);
+            let (mut budget, mut stage) = (most, Stage::Unpark);
+            let is_done = self.match_event(rev, path, &mut stage, &mut budget);
+            self.turn -= most - budget;
+            if !is_done {
                 self.pending = Some(Box::new(Pending { rev, path: path.to_vec(), stage, latest: rev }));
             }
         }
@@ -245,8 +251,13 @@ impl Waiters {
         self.pending.is_some()
     }
 
-    /// Continues what [`Waiters::applied`] left undone. `path_of` writes the path of an event in the history, which begins at
-    /// `first`; it returns false if there is no such event.
+    /// Limits the places that the matches of events applied from now on visit, until the next call.
+    pub(super) fn limit(&mut self, places: usize) {
+        self.turn = places;
+    }
+
+    /// Continues what [`Waiters::applied`] left undone. `path_of` writes the path of an event in the history, which
+    /// begins at `first`; it returns false if there is no such event.
     pub(super) fn match_more(
         &mut self,
         first: i64,

@@ -4,6 +4,9 @@
 //! one it looked at. That stays a position whatever happens to the tree meanwhile, and a walk is taken up again from
 //! it by going down its components once. The stack is a vector, so that no depth can overflow it.
 //!
+//! Going down costs as much as the path has components, in each slice. It is charged like everything else, and a slice then goes on
+//! for at least as long, so that a walk below the deepest path costs at most twice as much as one that is never interrupted.
+//!
 //! With a glob, the automaton's states are kept for each level, and a subtree is left out when none is left. The entries
 //! that are looked at at all are those that begin as the glob's literal text does.
 
@@ -23,6 +26,8 @@ pub(super) struct Walker<'a> {
     /// A set of states for each frame: those after its directory's path. And room for one more.
     states: Vec<u64>,
     words: usize,
+    /// The slice ends when this much of the budget is left.
+    until: isize,
 }
 
 struct Frame<'a> {
@@ -40,10 +45,25 @@ pub(super) enum Step {
     Paused,
 }
 
-/// Takes `cost` off for what has to be done before the next entry can be looked at, but leaves the budget for one: however small
-/// the slices are, each gets on.
-pub(super) fn charge(budget: &mut usize, cost: usize) {
-    *budget = budget.saturating_sub(cost).max(usize::from(*budget > 0));
+/// Takes `cost` off a budget. The budget falls below zero if the work has cost more than was left of it.
+pub(super) fn charge(budget: &mut isize, cost: usize) {
+    *budget = budget.saturating_sub_unsigned(cost);
+}
+
+/// Returns what composing the path of a node costs, in entries that could be looked at instead: one for each node on the way up.
+pub(super) fn climbed(path: &[u8]) -> usize {
+    path.iter().filter(|byte| **byte == b'/').count() + path.len() / COPIED
+}
+
+/// Copying so many bytes of a path costs what looking at one entry does.
+const COPIED: usize = 1024;
+
+/// Returns what is left of a budget when a slice ends that had `before` to begin with: nothing, unless preparing the slice has
+/// used up most of it. Then the slice does as much work as the preparation has cost, or looks at one entry: however small the
+/// budget is, each slice makes progress.
+pub(super) fn end_of_slice(before: isize, budget: isize) -> isize {
+    let preparation = before.saturating_sub(budget).max(1);
+    budget.saturating_sub(preparation).min(0)
 }
 
 impl<'a> Walker<'a> {
@@ -53,18 +73,20 @@ impl<'a> Walker<'a> {
         glob: Option<&'a Glob>,
         rev: i64,
         after: Option<&[u8]>,
-        budget: &mut usize,
+        budget: &mut isize,
     ) -> Walker<'a> {
+        let before = *budget;
         let words = glob.map_or(0, Glob::words);
         let mut states = vec![0; words];
         if let Some(glob) = glob {
             glob.start(&mut states);
         }
-        let mut walker = Walker { tree, glob, rev, frames: Vec::new(), path: Vec::new(), states, words };
+        let mut walker = Walker { tree, glob, rev, frames: Vec::new(), path: Vec::new(), states, words, until: 0 };
         match after.and_then(Path::parse) {
             Some(after) => walker.resume(after, budget),
             None => walker.enter(ROOT, None),
         }
+        walker.until = end_of_slice(before, *budget);
         walker
     }
 
@@ -77,10 +99,10 @@ impl<'a> Walker<'a> {
         self.path
     }
 
-    fn resume(&mut self, after: Path<'_>, budget: &mut usize) {
+    fn resume(&mut self, after: Path<'_>, budget: &mut isize) {
         let mut id = ROOT;
         for name in after.components() {
-            charge(budget, 1);
+            charge(budget, 1 + self.words * name.len() / WORD_STEPS);
             let (head, exact) = self.head();
             self.enter(id, Some(name));
             self.path.push(b'/');
@@ -127,10 +149,10 @@ impl<'a> Walker<'a> {
         glob.advance(states, b"/") && glob.advance(states, name.as_bytes())
     }
 
-    pub(super) fn next(&mut self, budget: &mut usize) -> Step {
+    pub(super) fn next(&mut self, budget: &mut isize) -> Step {
         loop {
             let Some(frame) = self.frames.last_mut() else { return Step::Done };
-            if *budget == 0 {
+            if *budget <= self.until {
                 return Step::Paused;
             }
             let child = frame.children.next().filter(|child| {
@@ -144,8 +166,7 @@ impl<'a> Walker<'a> {
             };
             let node = &self.tree.arena[id];
             // Long patterns cost more at each byte.
-            *budget -= 1;
-            charge(budget, self.words * node.name.len() / WORD_STEPS);
+            charge(budget, 1 + self.words * node.name.len() / WORD_STEPS);
             self.path.truncate(frame.base);
             self.path.push(b'/');
             self.path.extend_from_slice(node.name.as_bytes());

@@ -151,7 +151,7 @@ fn compare(store: &Store, known: &Known, acknowledged: i64) -> Result<(), String
     }
     let mut files = known.files_at(last);
     let mut wrong = Vec::new();
-    store.files_at(rev, None, &mut usize::MAX.clone(), |path, rev, value| {
+    store.files_at(rev, None, &mut isize::MAX.clone(), |path, rev, value| {
         let path = String::from_utf8_lossy(path).into_owned();
         let expected = files.remove(path.as_str());
         if !expected.is_some_and(|(at, was)| i64::try_from(at) == Ok(rev) && *was == Value::of(value)) {

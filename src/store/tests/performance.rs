@@ -22,16 +22,16 @@ fn listing_by_offsets_costs_one_walk() {
     let glob = Glob::new(b"/**").unwrap();
     let (mut used, mut path) = (0, Vec::new());
     for offset in 0..5000 {
-        let mut budget = usize::MAX;
+        let mut budget = isize::MAX;
         assert!(matches!(store.walk(&glob, rev, offset, &mut budget, &mut path), Walk::Found { .. }));
-        used += usize::MAX - budget;
+        used += isize::MAX - budget;
     }
     assert!(used < 5000 * 10, "{used}");
     used = 0;
     for offset in 0..700 {
-        let mut budget = usize::MAX;
+        let mut budget = isize::MAX;
         assert!(matches!(store.getdir(b"/d0", rev, offset, &mut budget, &mut path), Getdir::Found));
-        used += usize::MAX - budget;
+        used += isize::MAX - budget;
     }
     assert!(used < 700 * 10, "{used}");
 }
@@ -49,21 +49,21 @@ fn listing_backwards_costs_little_more_than_forwards() {
                 set(&mut store, if offset % 30 == 0 { "/d0/f000000" } else { "/d3/f000003" });
             }
             let rev = store.revision();
-            let mut budget = usize::MAX;
+            let mut budget = isize::MAX;
             assert!(matches!(store.walk(&glob, rev, offset, &mut budget, &mut path), Walk::Found { .. }));
-            walked += usize::MAX - budget;
+            walked += isize::MAX - budget;
             if offset % 1000 == 0 {
                 let mut at = -1;
-                store.files_at(rev, None, &mut usize::MAX.clone(), |file, _, _| {
+                store.files_at(rev, None, &mut isize::MAX.clone(), |file, _, _| {
                     at += 1;
                     assert!(at != offset || file == path);
                     true
                 });
             }
             if offset < 714 {
-                let mut budget = usize::MAX;
+                let mut budget = isize::MAX;
                 assert!(matches!(store.getdir(b"/d3", rev, offset, &mut budget, &mut path), Getdir::Found));
-                listed += usize::MAX - budget;
+                listed += isize::MAX - budget;
             }
         }
         assert!(walked < 5000 * 20, "{walked}");
@@ -86,20 +86,20 @@ fn listing_by_offsets_costs_one_walk_under_writes() {
         }
         let rev = store.revision();
         for behind in 0..20 {
-            let mut budget = usize::MAX;
+            let mut budget = isize::MAX;
             let offset = step - behind * 50;
             if offset >= 0 {
                 assert!(matches!(store.walk(&glob, rev, offset, &mut budget, &mut path), Walk::Found { .. }));
             }
-            used += usize::MAX - budget;
+            used += isize::MAX - budget;
         }
         let mut files = Vec::new();
         if step % 500 == 250 {
-            drop(store.files_at(rev, None, &mut usize::MAX.clone(), |path, _, _| {
+            drop(store.files_at(rev, None, &mut isize::MAX.clone(), |path, _, _| {
                 files.push(path.to_vec());
                 true
             }));
-            assert!(matches!(store.walk(&glob, rev, step - 1, &mut usize::MAX.clone(), &mut path), Walk::Found { .. }));
+            assert!(matches!(store.walk(&glob, rev, step - 1, &mut isize::MAX.clone(), &mut path), Walk::Found { .. }));
             assert_eq!(path, files[usize::try_from(step - 1).unwrap()]);
         }
     }
@@ -191,7 +191,7 @@ fn a_search_of_the_history_is_charged_for_its_work() {
     let glob = Glob::new(format!("/{}b", "*a".repeat(600)).as_bytes()).unwrap();
     let mut budget = 1000;
     let Wait::More(mut state) = store.wait(&glob, 1, 1, &mut budget) else { panic!() };
-    assert_eq!(budget, 0);
+    assert!(budget <= 0, "{budget}");
     let mut slices = 1;
     loop {
         let mut budget = 1000;
@@ -204,7 +204,7 @@ fn a_search_of_the_history_is_charged_for_its_work() {
     }
     assert!(slices > 10, "{slices}");
     // A usual pattern pays for the length of the paths only.
-    let mut budget = 2000;
+    let mut budget = 2500;
     assert!(matches!(store.wait(&Glob::new(b"/*/b").unwrap(), 1, 1, &mut budget), Wait::Waiting(_)));
     assert!(budget > 0);
 }
@@ -219,15 +219,15 @@ fn correcting_a_count_is_charged_for_its_work() {
         let glob = Glob::new(pattern.as_bytes()).unwrap();
         let mut path = Vec::new();
         let rev = store.revision();
-        assert!(matches!(store.walk(&glob, rev, 0, &mut usize::MAX.clone(), &mut path), Walk::Found { .. }));
+        assert!(matches!(store.walk(&glob, rev, 0, &mut isize::MAX.clone(), &mut path), Walk::Found { .. }));
         for i in 0..100 {
             store.apply(Mutation::Set { path: long(i).as_bytes(), rev: -1, value: b"v" }).unwrap();
             store.apply(Mutation::Del { path: long(i).as_bytes(), rev: -1 }).unwrap();
         }
-        let mut budget = usize::MAX;
+        let mut budget = isize::MAX;
         let start =
             store.cursors.find(&store.tree, crate::store::cursor::Listing::Walk(&glob), rev + 200, 0, &mut budget);
-        let used = usize::MAX - budget;
+        let used = isize::MAX - budget;
         assert!((200..5000).contains(&used), "{used}");
         assert_eq!(start.is_none(), hostile, "too much work for the first, little for the second");
     }
@@ -278,7 +278,7 @@ fn hostile_waiters_are_matched_in_slices() {
             3 => set(&mut store, "/other/aaaaaaaab"),
             // These come too late for the first event, and for the second.
             4 => {
-                let found = store.wait(&Glob::new(b"/o*/**").unwrap(), 1, 1000, &mut 9);
+                let found = store.wait(&Glob::new(b"/o*/**").unwrap(), 1, 1000, &mut 1_000);
                 assert!(matches!(found, Wait::Event { rev: 2 }));
                 let after = store.wait(&Glob::new(b"/**b").unwrap(), 3, 1001, &mut 9);
                 assert!(matches!(after, Wait::Waiting(_)));
@@ -369,7 +369,7 @@ fn the_smallest_budget_makes_progress() {
 
     fn store_path(store: &mut Store, glob: &Glob, rev: i64, offset: i32) -> Vec<u8> {
         let mut path = Vec::new();
-        assert!(matches!(store.walk(glob, rev, offset, &mut usize::MAX.clone(), &mut path), Walk::Found { .. }));
+        assert!(matches!(store.walk(glob, rev, offset, &mut isize::MAX.clone(), &mut path), Walk::Found { .. }));
         path
     }
 }
@@ -419,4 +419,102 @@ fn those_who_are_woken_are_taken_a_few_at_a_time() {
         set(&mut store, "/b");
     }
     assert_eq!(store.revision() - store.first_revision(), 1, "and trimmed then");
+}
+
+/// A walk below a path of two thousand components went down all of them again in each slice, and was charged for a slice only: a
+/// request of 24 bytes cost as much as four million entries.
+#[test]
+fn a_slice_of_a_deep_walk_is_charged_for_going_down() {
+    let mut store = Store::new(10_000);
+    let deep = "/a".repeat(2_000);
+    for i in 0..1_000 {
+        set(&mut store, &format!("{deep}/{i}"));
+    }
+    let (glob, rev) = (Glob::new(b"/a/**/*x").unwrap(), store.revision());
+    let (mut used, mut slices) = (0, 0);
+    let mut path = Vec::new();
+    let mut budget = 250;
+    let mut walk = store.walk(&glob, rev, 0, &mut budget, &mut path);
+    loop {
+        used += 250 - budget;
+        slices += 1;
+        assert!(250 - budget <= 2 * 2_100, "a slice of {}", 250 - budget);
+        budget = 250;
+        match walk {
+            Walk::More(state) => walk = store.resume_walk(state, &mut budget, &mut path),
+            Walk::Range => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    // What it costs without a pause is 3,000 entries; going down costs as much again.
+    assert!((3_000..8_000).contains(&used) && slices < 20, "{used} in {slices} slices");
+    // The same for a directory that deep.
+    let (mut used, mut budget) = (0, 250);
+    let mut getdir = store.getdir(deep.as_bytes(), rev, 999, &mut budget, &mut path);
+    loop {
+        used += 250 - budget;
+        budget = 250;
+        match getdir {
+            Getdir::More(state) => getdir = store.resume_getdir(state, &mut budget, &mut path),
+            Getdir::Found => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!((3_000..8_000).contains(&used), "{used}");
+}
+
+/// Twenty thousand woken walks each counted sixty thousand events again, and were charged for a few hundred entries: the events that
+/// a correction passes over are paid for.
+#[test]
+fn a_correction_is_charged_for_the_events_that_it_passes_over() {
+    let mut store = Store::new(100_000);
+    set(&mut store, "/k");
+    let glob = Glob::new(b"/**").unwrap();
+    let mut path = Vec::new();
+    assert!(matches!(store.walk(&glob, 1, 0, &mut isize::MAX.clone(), &mut path), Walk::Found { .. }));
+    for _ in 0..60_000 {
+        set(&mut store, "/m");
+    }
+    for _ in 0..2 {
+        let mut budget = 250;
+        let rev = store.revision();
+        let mut walk = store.walk(&glob, rev, i32::MAX, &mut budget, &mut path);
+        assert!(budget < 250 - 60_000 / 64, "{budget}");
+        while let Walk::More(state) = walk {
+            walk = store.resume_walk(state, &mut 250, &mut path);
+        }
+        assert!(matches!(walk, Walk::Range));
+    }
+}
+
+/// Eight thousand intricate globs made each SET cost a tenth of a millisecond, and a turn applies thousands of SETs. All events that
+/// a turn applies are matched within one budget, the rest later, and nobody's event is lost.
+#[test]
+fn the_events_of_a_turn_share_a_budget() {
+    let mut store = Store::new(100_000);
+    for i in 0..4_096u64 {
+        let glob: String = (0..12).map(|bit| if i >> bit & 1 == 1 { '?' } else { 'a' }).collect();
+        let glob = Glob::new(format!("/{glob}zz").as_bytes()).unwrap();
+        assert!(matches!(store.wait(&glob, 1, i, &mut 9), Wait::Waiting(_)));
+    }
+    assert!(matches!(store.wait(&Glob::new(b"/other").unwrap(), 1, 9_999, &mut 9), Wait::Waiting(_)));
+    store.limit_matches(20_000);
+    let mut steps = 0;
+    for _ in 0..1_000 {
+        let before = store.has_pending_matches();
+        set(&mut store, "/aaaaaaaaaaaa");
+        // An event that finds another pending is not matched.
+        steps += if before { 0 } else { store.waiters.steps() };
+    }
+    set(&mut store, "/other");
+    assert!(steps <= 20_000 && store.has_pending_matches(), "{steps}");
+    let mut turns = 0;
+    while store.has_pending_matches() {
+        store.match_more(&mut 20_000);
+        turns += 1;
+    }
+    assert!(turns > 100, "{turns}");
+    let mut woken = Vec::new();
+    store.take_woken(usize::MAX, &mut woken);
+    assert_eq!(woken, [Woken::Event { token: 9_999, rev: 1_001 }]);
 }

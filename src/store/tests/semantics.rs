@@ -306,11 +306,11 @@ fn the_deepest_path_needs_no_stack() {
         assert_eq!(store.lookup(b"/a/a/a", 1), Lookup::Dir { entries: 1 });
         let mut found = Vec::new();
         assert!(matches!(
-            store.walk(&glob("/**a"), 1, 0, &mut usize::MAX.clone(), &mut found),
+            store.walk(&glob("/**a"), 1, 0, &mut isize::MAX.clone(), &mut found),
             Walk::Found { rev: 1, .. }
         ));
         assert_eq!(found, path.as_bytes());
-        assert!(matches!(store.walk(&glob("/**a"), 1, 1, &mut usize::MAX.clone(), &mut found), Walk::Range));
+        assert!(matches!(store.walk(&glob("/**a"), 1, 1, &mut isize::MAX.clone(), &mut found), Walk::Range));
         for at in [1, 2000] {
             assert!(matches!(store.wait(&glob(&"/*".repeat(at)), 2, 0, &mut 9), Wait::Waiting(_)));
         }
@@ -360,7 +360,7 @@ fn large_directories_stay_in_order() {
 
     fn check(store: &Store, names: &std::collections::BTreeSet<String>) {
         let mut found = Vec::new();
-        let rest = store.files_at(store.revision(), None, &mut usize::MAX.clone(), |path, _, _| {
+        let rest = store.files_at(store.revision(), None, &mut isize::MAX.clone(), |path, _, _| {
             found.push(String::from_utf8(path[3..].to_vec()).unwrap());
             true
         });

@@ -460,7 +460,7 @@ fn read(store: &mut Store, asks: &Asks) -> Option<Says> {
     if rev > store.revision() {
         return None;
     }
-    let (mut budget, mut buffer, offset) = (usize::MAX, Vec::new(), asks.offset.unwrap_or_default());
+    let (mut budget, mut buffer, offset) = (isize::MAX, Vec::new(), asks.offset.unwrap_or_default());
     Some(match (verb, store.lookup(path, rev)) {
         (Verb::Get, Lookup::Dir { .. }) => Says::error(ErrCode::Isdir),
         (Verb::Get, Lookup::Missing) => Says { rev: Some(0), value: Some(vec![]), ..Says::default() },
