@@ -111,6 +111,8 @@ pub const SEND_COST: usize = 4 << 10;
 /// Work of one turn for finding and composing the answers to requests of earlier turns: 1 for each entry that a read visits, and 1
 /// for each 64 bytes of a path. The last answer may exceed it. [`ANSWERS_TURN`] bounds the answers themselves.
 pub const LATE_WORK_TURN: usize = 2_000;
+/// A value of at least this size is not copied for each client that is sent it.
+pub const SHARED_MIN: usize = 64 << 10;
 /// A value up to this size is answered at once, even if other answers wait.
 pub const ANSWER_SMALL: usize = 4 << 10;
 /// Work of the committed entries that one turn applies: 1 for each command, and 1 for each [`APPLY_BYTES`] of an entry. The last
@@ -129,7 +131,7 @@ pub const ANSWER_PIN_MS: u64 = 2_000;
 /// Waits and notes of closed connections that one turn drops.
 pub const CANCELS_TURN: usize = 4 << 10;
 
-const _: () = assert!(ANSWER_SMALL < OUTPUT_PIECE && OUTPUT_PIECE <= OUTPUT_TURN);
+const _: () = assert!(ANSWER_SMALL < SHARED_MIN && SHARED_MIN <= OUTPUT_PIECE && OUTPUT_PIECE <= OUTPUT_TURN);
 const _: () = assert!(PACE_MIN >= FREE_TURN && PACE_MIN < PACE_MAX && SHARE_TURN < LIGHT_TURN);
 
 // ---- between servers ----

@@ -62,6 +62,7 @@ pub mod vetting;
 
 use std::collections::{BTreeMap, VecDeque};
 
+use bytes::Bytes;
 use raft::eraftpb::{Entry, EntryType, HardState};
 
 use backoff::Backoff;
@@ -270,6 +271,8 @@ pub struct Replica {
     open: bool,
     ticks: u64,
     now_ms: u64,
+    /// When the search for a connection that takes nothing last found none.
+    looked_ms: Option<u64>,
     mesh: Mesh,
     forward: Forward,
     registrations: Quota,
@@ -384,6 +387,7 @@ impl Replica {
             open: false,
             ticks: 0,
             now_ms: 0,
+            looked_ms: None,
             forward: Forward::default(),
             registrations: Quota::default(),
             sending: Vec::new(),
@@ -635,12 +639,20 @@ impl Replica {
         }
     }
 
-    /// Moves the output of a connection into `into`, which must be empty.
-    pub fn output(&mut self, conn: Conn, into: &mut Vec<u8>) -> Output {
+    /// Moves the output of a connection into `into`, which must be empty, or returns a piece of a large output, which other
+    /// connections may share.
+    pub fn next_output(&mut self, conn: Conn, into: &mut Vec<u8>) -> (Output, Bytes) {
         let output = self.desk.sessions.output(conn, into);
-        if output == Output::Send && !self.is_peer(conn) {
+        if output.0 == Output::Send && !self.is_peer(conn) {
             self.stages.handed_out();
         }
+        output
+    }
+
+    /// Moves the output of a connection into `into`, which must be empty. This copies pieces of a large output.
+    pub fn output(&mut self, conn: Conn, into: &mut Vec<u8>) -> Output {
+        let (output, piece) = self.next_output(conn, into);
+        into.extend_from_slice(&piece);
         output
     }
 
@@ -662,10 +674,15 @@ impl Replica {
     /// Returns the connection to close because of too much unsent output, if there is one. While answers wait for room, or the
     /// total exceeds [`limits::OUTPUT_MAX`], that is a connection whose client has taken nothing for long. If the total exceeds the
     /// limit and there is no such connection, it is the one with the most output.
-    pub fn over_output_limit(&self) -> Option<Conn> {
+    pub fn over_output_limit(&mut self) -> Option<Conn> {
         let sessions = &self.desk.sessions;
         let over = sessions.buffered() > limits::OUTPUT_MAX;
-        let stuck = if over || self.desk.is_crowded() { sessions.stuck() } else { None };
+        // The search looks at all connections, and its result changes with the time.
+        let looked = self.looked_ms == Some(self.now_ms);
+        let stuck = if over || self.desk.is_crowded() && !looked { sessions.stuck() } else { None };
+        if stuck.is_none() {
+            self.looked_ms = Some(self.now_ms);
+        }
         if over { stuck.or_else(|| sessions.fattest()) } else { stuck }
     }
 

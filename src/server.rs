@@ -449,7 +449,7 @@ async fn turns(shell: &Rc<Shell>) {
         if let Some(Fate::Rejoin) = fate {
             rejoin(shell).await;
         }
-        let fat = shell.replica.borrow().over_output_limit();
+        let fat = shell.replica.borrow_mut().over_output_limit();
         if let Some(link) = fat.and_then(|conn| shell.links.borrow().get(&conn).cloned()) {
             shell.say("closed a connection: the unsent output of all has reached its limit, and it took nothing, or had the most");
             link.close(shell);

@@ -15,6 +15,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use bytes::Bytes;
+
 use super::notes::Notes;
 use super::session::{Access, Conn, Pause, Sessions};
 use super::shares::{Shares, Weight};
@@ -283,6 +285,8 @@ pub struct Desk {
     answers: usize,
     wakes: usize,
     now_ms: u64,
+    /// The large value that was answered last, and the revision that wrote it: often many clients are sent the same.
+    shared: Option<(i64, Bytes)>,
     woken: Vec<Woken>,
     path: Vec<u8>,
 }
@@ -331,6 +335,9 @@ impl Desk {
         self.answers = limits::ANSWERS_TURN;
         self.wakes = limits::WAKES_TURN;
         self.sessions.begin_turn();
+        if self.shared.as_ref().is_some_and(|(_, value)| value.is_unique()) {
+            self.shared = None;
+        }
         if self.sessions.buffered() + limits::VALUE_MAX <= limits::OUTPUT_SOFT {
             self.owed.append(&mut self.crowded);
         }
@@ -599,7 +606,7 @@ impl Desk {
                     }
                     budget -= (value.len() / limits::REQUEST_BYTES).cast_signed();
                     let response = Response { tag, rev: Some(written), value: Some(value), ..Response::default() };
-                    self.sessions.reply(conn, &response);
+                    reply(&mut self.sessions, &mut self.shared, conn, &response);
                 }
             },
             Op::Stat => {
@@ -625,7 +632,7 @@ impl Desk {
                 };
                 let large = self.may_compose(conn, limits::VALUE_MAX);
                 let answer = store.walk(&glob, rev, offset, &mut budget, &mut self.path);
-                match answer_walk(&mut self.sessions, &self.path, conn, tag, large, answer) {
+                match answer_walk(&mut self.sessions, &mut self.shared, &self.path, conn, tag, large, answer) {
                     Walked::Answered(size) if size > limits::ANSWER_SMALL => self.spend(conn, size),
                     Walked::Answered(_) => {}
                     // The path is remembered, so finding it again costs little.
@@ -783,7 +790,7 @@ impl Desk {
             Work::Walk(state) => {
                 let state = state.take().expect("a state that is not being continued");
                 let answer = store.resume_walk(state, budget, &mut self.path);
-                match answer_walk(&mut self.sessions, &self.path, conn, tag, true, answer) {
+                match answer_walk(&mut self.sessions, &mut self.shared, &self.path, conn, tag, true, answer) {
                     Walked::More(state) => Some(Work::Walk(Some(state))),
                     Walked::Answered(size) => {
                         self.spend(conn, size);
@@ -915,7 +922,7 @@ impl Desk {
                     value: Some(value),
                     ..Response::default()
                 };
-                self.sessions.reply(conn, &response);
+                reply(&mut self.sessions, &mut self.shared, conn, &response);
             }
         }
         self.path = path;
@@ -1026,6 +1033,21 @@ impl Desk {
     }
 }
 
+/// Answers with a file's value, which was written by the response's revision. A large value is not copied again if it was the last.
+fn reply(sessions: &mut Sessions, shared: &mut Option<(i64, Bytes)>, conn: Conn, response: &Response<'_>) {
+    let (Some(value), Some(written)) = (response.value, response.rev) else {
+        return sessions.reply(conn, response);
+    };
+    if value.len() < limits::SHARED_MIN {
+        return sessions.reply(conn, response);
+    }
+    let value = match shared {
+        Some((rev, known)) if *rev == written => known.clone(),
+        _ => shared.insert((written, Bytes::copy_from_slice(value))).1.clone(),
+    };
+    sessions.reply_shared(conn, response, value);
+}
+
 /// The outcome of a WALK.
 enum Walked {
     /// The WALK was answered, with a value of this many bytes.
@@ -1039,6 +1061,7 @@ enum Walked {
 /// Answers a WALK whose match is at `path`, unless the scan has to continue, or the answer is large and `large` is false.
 fn answer_walk(
     sessions: &mut Sessions,
+    shared: &mut Option<(i64, Bytes)>,
     path: &[u8],
     conn: Conn,
     tag: Option<i32>,
@@ -1059,6 +1082,6 @@ fn answer_walk(
             ..Response::default()
         },
     };
-    sessions.reply(conn, &response);
+    reply(sessions, shared, conn, &response);
     Walked::Answered(response.value.map_or(0, <[u8]>::len))
 }

@@ -8,10 +8,12 @@
 //! pauses, the longer the more often it does that.
 //!
 //! A client's large output is handed out in pieces, with a limit for each turn, because handing output to the kernel takes the
-//! loop's time. Output for peers is handed out first, and whole.
+//! loop's time. Output for peers is handed out first, and whole. Small answers are copied one after the other. A large value is a
+//! part of its own, which the outputs of all who are sent it share, and so do the pieces that are being sent.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use bytes::Bytes;
 use slab::Slab;
 
 use super::desk::Deferred;
@@ -46,9 +48,10 @@ pub struct Session {
     serial: u64,
     /// The session's present rights.
     pub access: Access,
-    /// Output; the first `taken` bytes were handed out.
+    /// Output that was not handed out: parts, with their length together, and what comes after them.
+    parts: VecDeque<Bytes>,
+    parts_len: usize,
     out: Vec<u8>,
-    taken: usize,
     /// Bytes handed out last and still being sent.
     sending: usize,
     /// When output was last handed out or sent, in milliseconds.
@@ -124,7 +127,31 @@ impl Session {
 
     /// Returns how many bytes of output were not handed out.
     fn waiting(&self) -> usize {
-        self.out.len() - self.taken
+        self.parts_len + self.out.len()
+    }
+
+    fn push_part(&mut self, part: Bytes) {
+        self.parts_len += part.len();
+        self.parts.push_back(part);
+    }
+
+    /// Makes what was copied last a part, behind which others may be added.
+    fn close_part(&mut self) {
+        if !self.out.is_empty() {
+            let part = std::mem::take(&mut self.out).into();
+            self.push_part(part);
+        }
+    }
+
+    /// Takes the next piece of the parts.
+    fn next_piece(&mut self) -> Bytes {
+        let Some(first) = self.parts.front_mut() else { return Bytes::new() };
+        let piece = first.split_to(first.len().min(limits::OUTPUT_PIECE));
+        if first.is_empty() {
+            self.parts.pop_front();
+        }
+        self.parts_len -= piece.len();
+        piece
     }
 
     /// Returns how many bytes of output wait or are being sent.
@@ -133,7 +160,7 @@ impl Session {
     }
 
     fn finished(&self) -> bool {
-        self.ended && self.unanswered == 0 && self.deferred.is_empty() && self.parked.is_empty() && self.out.is_empty()
+        self.ended && self.unanswered == 0 && self.deferred.is_empty() && self.parked.is_empty() && self.waiting() == 0
     }
 }
 
@@ -142,7 +169,7 @@ impl Session {
 pub enum Output {
     /// Nothing at the moment.
     Nothing,
-    /// The bytes in the buffer.
+    /// The bytes in the buffer, or the part that is returned beside.
     Send,
     /// Nothing, ever again: everything is answered, and the client will ask no more. Close the connection.
     Finish,
@@ -180,8 +207,9 @@ impl Sessions {
         let slot = self.slab.insert(Session {
             serial,
             access,
+            parts: VecDeque::new(),
+            parts_len: 0,
             out: Vec::new(),
-            taken: 0,
             sending: 0,
             progress_ms: 0,
             dirty: false,
@@ -379,6 +407,21 @@ impl Sessions {
         self.append(conn, |out| response.encode(out));
     }
 
+    /// Adds an answer whose value is shared with other outputs.
+    pub fn reply_shared(&mut self, conn: Conn, response: &Response<'_>, value: Bytes) {
+        self.append(conn, |out| response.encode_before_value(out));
+        if let Some(session) = self.get(conn)
+            && !session.gone
+        {
+            let size = value.len();
+            session.close_part();
+            session.push_part(value);
+            if !session.peer {
+                self.buffered += size;
+            }
+        }
+    }
+
     /// Adds what `write` appends to a connection's output, unless the connection is gone.
     pub fn append(&mut self, conn: Conn, write: impl FnOnce(&mut Vec<u8>)) {
         let Some(session) = self.slab.get_mut(conn.slot).filter(|s| s.serial == conn.serial) else {
@@ -426,45 +469,41 @@ impl Sessions {
         into.append(&mut self.aborted);
     }
 
-    /// Moves output into `into`, which must be empty; its capacity is reused. Large output moves in pieces. If the turn's limit is
-    /// used up, the connection comes again in the next turn.
-    pub fn output(&mut self, conn: Conn, into: &mut Vec<u8>) -> Output {
+    /// Moves output into `into`, which must be empty and whose capacity is reused, or returns a piece of a larger output. If the
+    /// turn's limit is used up, the connection comes again in the next turn.
+    pub fn output(&mut self, conn: Conn, into: &mut Vec<u8>) -> (Output, Bytes) {
+        let mut piece = Bytes::new();
         let Some(session) = self.slab.get_mut(conn.slot).filter(|s| s.serial == conn.serial) else {
-            return Output::Finish;
+            return (Output::Finish, piece);
         };
         session.dirty = false;
         if session.finished() {
-            return Output::Finish;
+            return (Output::Finish, piece);
         }
         let waiting = session.waiting();
         if waiting == 0 {
-            return Output::Nothing;
+            return (Output::Nothing, piece);
         }
-        if !session.peer && waiting > limits::ANSWER_SMALL {
-            if self.handed >= limits::OUTPUT_TURN {
-                session.dirty = true;
-                self.late.push(conn);
-                return Output::Nothing;
-            }
-            self.handed += waiting.min(limits::OUTPUT_PIECE);
+        if !session.peer && waiting > limits::ANSWER_SMALL && self.handed >= limits::OUTPUT_TURN {
+            session.dirty = true;
+            self.late.push(conn);
+            return (Output::Nothing, piece);
         }
-        if session.taken == 0 && (session.peer || waiting <= limits::OUTPUT_PIECE) {
+        if session.parts.is_empty() && (session.peer || waiting <= limits::OUTPUT_PIECE) {
             std::mem::swap(&mut session.out, into);
         } else {
-            let end = session.taken + waiting.min(limits::OUTPUT_PIECE);
-            into.extend_from_slice(&session.out[session.taken..end]);
-            session.taken = end;
-            if end == session.out.len() {
-                (session.out, session.taken) = (Vec::new(), 0);
-            } else if end > session.out.len() / 2 {
-                // Drop the bytes that were handed out before they accumulate.
-                session.out.drain(..end);
-                session.taken = 0;
+            if session.parts.is_empty() {
+                session.close_part();
             }
+            piece = session.next_piece();
         }
-        session.sending += into.len();
+        let size = into.len() + piece.len();
+        if !session.peer && waiting > limits::ANSWER_SMALL {
+            self.handed += size;
+        }
+        session.sending += size;
         session.progress_ms = self.now_ms;
-        Output::Send
+        (Output::Send, piece)
     }
 
     /// The output last taken has been sent: its memory is free, and the connection may continue.
@@ -485,7 +524,8 @@ impl Sessions {
         let Some(session) = self.get(conn) else { return };
         (session.gone, session.delayed) = (true, false);
         let unsent = session.waiting();
-        (session.out, session.taken) = (Vec::new(), 0);
+        (session.out, session.parts_len) = (Vec::new(), 0);
+        session.parts.clear();
         if !session.peer {
             self.buffered -= unsent;
         }

@@ -1338,3 +1338,52 @@ fn the_slots_are_bounded() {
     assert_eq!(node.call(conn, del).err, None);
     assert_eq!(node.call(conn, set(5, "/ctl/cal/new", -1, b"")).err, None);
 }
+
+/// Thousands of clients that were sent one large file took as many copies of it. They share one, however they have asked, and so do
+/// the pieces that are being sent.
+#[test]
+fn the_answers_to_many_hold_a_copy_of_the_value_each() {
+    const CONNS: usize = 60;
+    let (mut node, waiting, big) = many_wait(100, CONNS);
+    let writer = node.replica.open();
+    node.call(writer, set(0, "/big", -1, &big));
+    let get = Request { path: Some(b"/big"), ..request(Verb::Get, 1) };
+    let walk = Request { path: Some(b"/b*"), offset: Some(0), ..request(Verb::Walk, 1) };
+    let mut conns = waiting;
+    for asked in [get, walk] {
+        for _ in 0..CONNS {
+            let conn = node.replica.open();
+            node.send(conn, &[asked]);
+            conns.push(conn);
+        }
+    }
+    node.settle();
+    assert!(node.replica.buffered() >= conns.len() * big.len(), "all of them are answered");
+    // The first piece of each value, kept as if it were being sent.
+    let mut pieces = Vec::new();
+    let mut turns = 0;
+    while !conns.is_empty() {
+        node.replica.turn();
+        turns += 1;
+        assert!(turns < 10_000);
+        conns.retain(|conn| {
+            let mut bytes = Vec::new();
+            let (output, piece) = node.replica.next_output(*conn, &mut bytes);
+            if output == Output::Nothing {
+                return true;
+            }
+            assert!(bytes.is_empty(), "what is large is not copied");
+            if piece.len() < limits::OUTPUT_PIECE {
+                // What comes before the value.
+                node.replica.sent(*conn);
+                return true;
+            }
+            pieces.push(piece);
+            false
+        });
+    }
+    assert_eq!(pieces.len(), 3 * CONNS);
+    let copies: std::collections::BTreeSet<_> = pieces.iter().map(|piece| piece.as_ptr()).collect();
+    assert_eq!(copies.len(), 1, "all pieces are of one copy");
+    assert!(pieces.iter().all(|piece| piece[..] == big[..limits::OUTPUT_PIECE]));
+}

@@ -11,7 +11,7 @@ use std::net::Shutdown;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio_uring::buf::BoundedBuf;
+use tokio_uring::buf::{BoundedBuf, IoBuf};
 use tokio_uring::net::TcpStream;
 
 use super::buffer::Buffer;
@@ -201,16 +201,21 @@ impl Link {
                 if self.closed.get() {
                     return;
                 }
-                let output = shell.replica.borrow_mut().output(self.conn, &mut buffer);
+                let (output, piece) = shell.replica.borrow_mut().next_output(self.conn, &mut buffer);
                 match output {
                     Output::Nothing => break,
                     Output::Finish => return self.close(shell),
                     Output::Send => {
                         shell.sending.set(shell.sending.get() + 1);
-                        let (sent, mut sent_buffer) = self.write(shell, buffer).await;
+                        let sent = if piece.is_empty() {
+                            let (sent, mut sent_buffer) = self.write(shell, buffer).await;
+                            sent_buffer.clear();
+                            buffer = if sent_buffer.capacity() > KEEP { Vec::new() } else { sent_buffer };
+                            sent
+                        } else {
+                            self.write(shell, piece).await.0
+                        };
                         shell.sending.set(shell.sending.get() - 1);
-                        sent_buffer.clear();
-                        buffer = if sent_buffer.capacity() > KEEP { Vec::new() } else { sent_buffer };
                         if sent.is_err() {
                             return self.close(shell);
                         }
@@ -223,9 +228,9 @@ impl Link {
     }
 
     /// Sends all bytes, and counts each part that a client takes.
-    async fn write(&self, shell: &Shell, mut buffer: Vec<u8>) -> (io::Result<()>, Vec<u8>) {
-        let mut at = 0;
-        while at < buffer.len() {
+    async fn write<B: IoBuf>(&self, shell: &Shell, mut buffer: B) -> (io::Result<()>, B) {
+        let (mut at, len) = (0, buffer.bytes_init());
+        while at < len {
             let (written, slice) = self.stream.0.write(buffer.slice(at..)).submit().await;
             buffer = slice.into_inner();
             match written {

@@ -191,10 +191,16 @@ pub fn put_int64(out: &mut Vec<u8>, number: u32, value: Option<i64>) {
 #[inline]
 pub fn put_bytes(out: &mut Vec<u8>, number: u32, value: Option<&[u8]>) {
     if let Some(value) = value {
-        put_varint(out, u64::from(number << 3 | 2));
-        put_varint(out, value.len() as u64);
+        put_bytes_head(out, number, value.len());
         out.extend_from_slice(value);
     }
+}
+
+/// Appends what precedes the bytes of a field of `len` bytes.
+#[inline]
+pub fn put_bytes_head(out: &mut Vec<u8>, number: u32, len: usize) {
+    put_varint(out, u64::from(number << 3 | 2));
+    put_varint(out, len as u64);
 }
 
 #[inline]

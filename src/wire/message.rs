@@ -9,7 +9,9 @@
 //! numbers, a whole frame at once, so that the header and the body of an answer leave together.
 
 use super::code::{ErrCode, Verb};
-use super::fields::{Malformed, Payload, Reader, bytes_len, int_len, int32, put_bytes, put_int32, put_int64};
+use super::fields::{
+    Malformed, Payload, Reader, bytes_len, int_len, int32, put_bytes, put_bytes_head, put_int32, put_int64,
+};
 use super::frame::HEADER;
 use crate::faults::{self, Fault};
 
@@ -160,6 +162,25 @@ impl<'a> Response<'a> {
             + int_len(8, self.len.map(i64::from))
             + int_len(100, self.err_code.map(i64::from))
             + bytes_len(101, self.err_detail)
+    }
+
+    /// Appends the frame to `out`, except its value, which the caller sends after it.
+    ///
+    /// # Panics
+    /// If the response has no value, or a field that comes after the value.
+    pub fn encode_before_value(&self, out: &mut Vec<u8>) {
+        let value = self.value.map_or(0, <[u8]>::len);
+        assert!(self.value.is_some() && self.len.is_none() && self.err_code.is_none() && self.err_detail.is_none());
+        let len = self.frame_len();
+        out.reserve(len - value);
+        let (end, body) = (out.len() + len, i32::try_from(len - HEADER).expect("a frame's length fits 31 bits"));
+        out.extend_from_slice(&body.to_be_bytes());
+        put_int32(out, 1, self.tag);
+        put_int32(out, 2, self.flags);
+        put_int64(out, 3, self.rev);
+        put_bytes(out, 5, self.path);
+        put_bytes_head(out, 6, value);
+        assert_eq!(out.len() + value, end, "a response's length is what was announced");
     }
 
     /// Appends the whole frame to `out`.
