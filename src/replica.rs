@@ -9,15 +9,16 @@
 //!                     +- mutation -> gather -> turn: propose -> log -> written -> commit -> apply -> output
 //! ```
 //!
-//! Read in this order: [`session`] (connections), `shares` (how much each may ask), `requests` (what they ask), [`desk`] and `slots` (reads and waits), [`batch`]
-//! (the proposed mutations), [`forward`] (sends them to the leader, and again if needed), [`group`] and [`entries`] (raft),
-//! [`machine`] and [`members`] (apply), [`snapshot`] (the state, to a file and back), [`rebuild`] (the state, from the disk),
-//! [`boot`] (what a start does with the data), `introduce` (the node's entries about itself). For the cluster: [`mesh`] and
-//! [`routes`] (links), `peers` (the frames of peers), [`vetting`] (what of them is believed), `quorum` (who leads, and whether writes are accepted), [`membership`] and
-//! `stewardship` (how the leader manages the members), `disk_watch` and `readiness` (whether the others can rely on this node),
-//! [`transfer`], `catch_up` and `backoff` (snapshots to peers), [`join`] and `quota` (how a node gets its raft id). Against strangers:
-//! [`handshake`] (how nodes prove the secret to each other) and `strangers` (what the log says about the others). Beside all of them:
-//! [`stages`] (where a commit spends its time) and `figures` (the statistics).
+//! Read in this order: [`session`] (connections), `shares` (how much each may ask), `requests` (what they ask), [`desk`] and
+//! `slots` (reads and waits), [`batch`] (the proposed mutations), [`forward`] (sends them to the leader, and again if needed),
+//! [`group`] and [`entries`] (raft), [`machine`] and [`members`] (apply), [`snapshot`] (the state, to a file and back), [`rebuild`]
+//! (the state, from the disk), [`boot`] (what a start does with the data), `introduce` (the node's entries about itself). For the
+//! cluster: [`mesh`] and [`routes`] (links), `peers` (the frames of peers), [`vetting`] (what of them is believed), `quorum` (who
+//! leads, and whether writes are accepted), [`membership`] and `stewardship` (how the leader manages the members), `disk_watch` and
+//! `readiness` (whether the others can rely on this node), [`transfer`], `catch_up` and `backoff` (snapshots to peers), [`join`]
+//! and `quota` (how a node gets its raft id). Against strangers: [`handshake`] (how nodes prove the secret to each other) and
+//! `strangers` (what the log says about the others). Beside all of them: [`stages`] (where a commit spends its time) and `figures`
+//! (the statistics).
 //!
 //! Invariants:
 //! * the replica answers nothing before the data behind the answer is durable: the log says what is ([`crate::log::Durable`]), and
