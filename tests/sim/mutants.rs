@@ -54,7 +54,7 @@ const CAUGHT: &[(Fault, Climate, u64)] = &[
     (Fault::TornTailForgetsVote, Climate::Crashes, 30),
     (Fault::EpochOfLogOnly, Climate::Crashes, 20),
     (Fault::RecoveredNotSynced, Climate::Crashes, 20),
-    (Fault::SegmentsReleasedEarly, Climate::Crashes, 20),
+    (Fault::SegmentsReleasedEarly, Climate::Crashes, 60),
     (Fault::AnswerBeforeDurable, Climate::Crashes, 40),
     (Fault::AckBeforeDurable, Climate::Crashes, 50),
     (Fault::VoteNotPersisted, Climate::Elections, 150),
