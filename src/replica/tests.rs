@@ -10,6 +10,7 @@ use super::*;
 use crate::limits;
 use crate::log::{Params, Piece, SnapshotReader};
 use crate::store::Lookup;
+use crate::wire::peer;
 use crate::wire::{ErrCode, Verb};
 
 mod strangers;
@@ -33,7 +34,7 @@ struct Answer {
     detail: Option<String>,
 }
 
-fn config() -> Config {
+pub(super) fn config() -> Config {
     Config {
         id: String::from_utf8(NODE.to_vec()).unwrap(),
         node: *NODE,
@@ -993,14 +994,10 @@ fn a_standby_is_remembered_as_a_member() {
     assert_eq!(members(&mut node, Change::Demote(1, own)), Some(standing(1, false, peers)));
 }
 
-/// A node that starts slowly finds connections that its peers have dialed one after the other, and given up. Their greetings are
-/// old: the log said of each link that it was up, and then that it was lost.
-#[test]
-fn a_link_is_up_that_was_given_up_long_ago() {
-    use crate::wire::peer::{self, Frame, Hello, Links, PREAMBLE, Route, VERSION};
-    let mut node = Node::new(10);
-    let hello = Hello {
-        version: VERSION,
+/// What the peer with raft id 2 says of itself, with this in the place of the secret.
+fn peers_hello(secret: &[u8]) -> peer::Hello<'_> {
+    peer::Hello {
+        version: peer::VERSION,
         cluster: "local",
         node: *b"PEERPEERPEERPEER",
         raft_id: 2,
@@ -1008,12 +1005,34 @@ fn a_link_is_up_that_was_given_up_long_ago() {
         life: 4,
         incarnation: 0,
         cluster_id: 77,
-        secret: b"",
+        secret,
         addr: "127.0.0.1:8047",
-    };
-    let route = Route { from: 2, to: 0, hops: 0 };
-    let mut greeting = PREAMBLE.to_vec();
-    peer::encode(route, &Frame::Hello(hello), &mut greeting);
+    }
+}
+
+/// What that peer sends first on a connection that it has dialed.
+fn peers_greeting() -> Vec<u8> {
+    let mut bytes = peer::PREAMBLE.to_vec();
+    peer::encode(PEERS_ROUTE, &peer::Frame::Hello(peers_hello(b"")), &mut bytes);
+    bytes
+}
+
+/// What that peer sends once it has heard the node.
+fn peers_links() -> Vec<u8> {
+    let links = peer::Links { node: 2, epoch: 3, version: 1, flags: 0, peers: vec![1] };
+    let mut bytes = Vec::new();
+    peer::encode(PEERS_ROUTE, &peer::Frame::Links(links), &mut bytes);
+    bytes
+}
+
+const PEERS_ROUTE: peer::Route = peer::Route { from: 2, to: 0, hops: 0 };
+
+/// A node that starts slowly finds connections that its peers have dialed one after the other, and given up. Their greetings are
+/// old: the log said of each link that it was up, and then that it was lost.
+#[test]
+fn a_link_is_up_that_was_given_up_long_ago() {
+    let mut node = Node::new(10);
+    let greeting = peers_greeting();
     let lines = |node: &mut Node| {
         let mut lines = Vec::new();
         node.replica.take_lines(&mut lines);
@@ -1031,10 +1050,7 @@ fn a_link_is_up_that_was_given_up_long_ago() {
     // A peer that continues to talk has heard the answer.
     let conn = node.replica.open();
     node.replica.receive(conn, &greeting);
-    let mut more = Vec::new();
-    let links = Links { node: 2, epoch: 3, version: 1, flags: 0, peers: vec![1] };
-    peer::encode(route, &Frame::Links(links), &mut more);
-    node.replica.receive(conn, &more);
+    node.replica.receive(conn, &peers_links());
     node.settle();
     let said = lines(&mut node);
     assert!(said.len() == 1 && said[0].ends_with("is up"), "{said:?}");
@@ -1049,36 +1065,17 @@ struct Peer {
 
 impl Peer {
     fn linked(node: &mut Node) -> Peer {
-        use crate::wire::peer::{self, Frame, Hello, Links, PREAMBLE, Route, VERSION};
-        let hello = Hello {
-            version: VERSION,
-            cluster: "local",
-            node: *b"PEERPEERPEERPEER",
-            raft_id: 2,
-            epoch: 3,
-            life: 4,
-            incarnation: 0,
-            cluster_id: 77,
-            secret: b"",
-            addr: "127.0.0.1:8047",
-        };
-        let route = Route { from: 2, to: 0, hops: 0 };
         let conn = node.replica.open();
-        let mut bytes = PREAMBLE.to_vec();
-        peer::encode(route, &Frame::Hello(hello), &mut bytes);
-        let links = Links { node: 2, epoch: 3, version: 1, flags: 0, peers: vec![1] };
-        peer::encode(route, &Frame::Links(links), &mut bytes);
-        node.replica.receive(conn, &bytes);
+        node.replica.receive(conn, &[peers_greeting(), peers_links()].concat());
         node.settle();
         assert!(node.replica.mesh.reaches(2));
         Peer { conn }
     }
 
     /// Sends a frame, and returns whether the link stays.
-    fn says(&self, node: &mut Node, frame: &crate::wire::peer::Frame<'_>) -> bool {
-        use crate::wire::peer::{self, Route};
+    fn says(&self, node: &mut Node, frame: &peer::Frame<'_>) -> bool {
         let mut bytes = Vec::new();
-        peer::encode(Route { from: 2, to: 1, hops: 8 }, frame, &mut bytes);
+        peer::encode(peer::Route { from: 2, to: 1, hops: 8 }, frame, &mut bytes);
         let receipt = node.replica.receive(self.conn, &bytes);
         node.settle();
         receipt.then != Then::Close
@@ -1136,22 +1133,7 @@ fn a_peer_that_violates_the_protocol_loses_its_link() {
     assert_eq!(said.count(), 1, "{lines:?}");
     // It gets no other link for a while.
     let again = node.replica.open();
-    let mut bytes = crate::wire::peer::PREAMBLE.to_vec();
-    let hello = crate::wire::peer::Hello {
-        version: crate::wire::peer::VERSION,
-        cluster: "local",
-        node: *b"PEERPEERPEERPEER",
-        raft_id: 2,
-        epoch: 3,
-        life: 4,
-        incarnation: 0,
-        cluster_id: 77,
-        secret: b"",
-        addr: "127.0.0.1:8047",
-    };
-    let route = crate::wire::peer::Route { from: 2, to: 0, hops: 0 };
-    crate::wire::peer::encode(route, &Frame::Hello(hello), &mut bytes);
-    node.replica.receive(again, &bytes);
+    node.replica.receive(again, &peers_greeting());
     assert!(!node.replica.knows_peer(again));
 }
 

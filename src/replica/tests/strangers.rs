@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::replica::join::{self, Joiner};
-use crate::wire::peer::{self, Frame, Hello, PREAMBLE, Refusal, Route, UNPROVED, VERSION};
+use crate::wire::peer::{self, Frame, Hello, PREAMBLE, Refusal, Route, UNPROVED};
 
 const SECRET: &str = "open sesame";
 
@@ -12,21 +12,6 @@ fn guarded() -> Node {
     let mut node = Node::with(Config { secrets, ..config() }, 10);
     node.settle();
     node
-}
-
-fn hello(secret: &[u8]) -> Hello<'_> {
-    Hello {
-        version: VERSION,
-        cluster: "local",
-        node: *b"PEERPEERPEERPEER",
-        raft_id: 2,
-        epoch: 3,
-        life: 4,
-        incarnation: 0,
-        cluster_id: 77,
-        secret,
-        addr: "127.0.0.1:8047",
-    }
 }
 
 fn encoded(frame: &Frame<'_>) -> Vec<u8> {
@@ -77,14 +62,14 @@ fn pass(node: &mut Node, from_ms: u64, to_ms: u64) {
 fn a_refused_peer_is_read_from() {
     let none = || Node::new(10);
     for (mut node, first) in [
-        (guarded(), Frame::Hello(hello(b"wrong"))),
-        (guarded(), Frame::Hello(hello(SECRET.as_bytes()))),
-        (guarded(), Frame::Hello(hello(b""))),
+        (guarded(), Frame::Hello(peers_hello(b"wrong"))),
+        (guarded(), Frame::Hello(peers_hello(SECRET.as_bytes()))),
+        (guarded(), Frame::Hello(peers_hello(b""))),
         (guarded(), Frame::Proof([0; 32])),
         (guarded(), Frame::Join { incarnation: 0, addr: "127.0.0.1:1" }),
-        (none(), Frame::Hello(Hello { cluster_id: 78, ..hello(b"") })),
-        (none(), Frame::Hello(hello(b"wrong"))),
-        (none(), Frame::Hello(Hello { version: 9, ..hello(b"") })),
+        (none(), Frame::Hello(Hello { cluster_id: 78, ..peers_hello(b"") })),
+        (none(), Frame::Hello(peers_hello(b"wrong"))),
+        (none(), Frame::Hello(Hello { version: 9, ..peers_hello(b"") })),
         (none(), Frame::Challenge([1; 32])),
     ] {
         let conn = accepted(&mut node);
@@ -107,12 +92,12 @@ fn a_refused_peer_is_read_from() {
 fn a_stranger_learns_who_the_node_is() {
     let (challenge, ping) = (Frame::Challenge([9; 32]), Frame::Ping);
     let sayings: [&[Frame<'_>]; 7] = [
-        &[Frame::Hello(hello(b"wrong"))],
-        &[Frame::Hello(Hello { version: 7, ..hello(b"") })],
-        &[Frame::Hello(Hello { node: *NODE, ..hello(b"") })],
+        &[Frame::Hello(peers_hello(b"wrong"))],
+        &[Frame::Hello(Hello { version: 7, ..peers_hello(b"") })],
+        &[Frame::Hello(Hello { node: *NODE, ..peers_hello(b"") })],
         &[ping],
         &[challenge, Frame::Proof([0; 32])],
-        &[Frame::Challenge([9; 32]), Frame::Hello(hello(SECRET.as_bytes()))],
+        &[Frame::Challenge([9; 32]), Frame::Hello(peers_hello(SECRET.as_bytes()))],
         &[Frame::Challenge([9; 32]), Frame::Challenge([9; 32])],
     ];
     for frames in sayings {
@@ -182,7 +167,7 @@ fn a_node_attaches_without_the_secret() {
 fn an_earlier_version_is_refused_without_a_word_of_the_remedy() {
     let mut node = guarded();
     let conn = accepted(&mut node);
-    node.replica.receive(conn, &encoded(&Frame::Hello(hello(SECRET.as_bytes()))));
+    node.replica.receive(conn, &encoded(&Frame::Hello(peers_hello(SECRET.as_bytes()))));
     let said = lines(&mut node);
     let line = said.iter().find(|line| line.contains("PEERPEERPEERPEER")).unwrap_or_else(|| panic!("{said:?}"));
     assert!(line.contains("earlier version") && line.contains("stop all nodes"), "{line}");
@@ -195,7 +180,7 @@ fn frames_keep_a_connection_that_is_not_linked() {
     // Bytes of a frame that never ends.
     let mut node = Node::new(10);
     let conn = accepted(&mut node);
-    let half = encoded(&Frame::Hello(hello(b"")));
+    let half = encoded(&Frame::Hello(peers_hello(b"")));
     pass(&mut node, 0, limits::GREETING_MS);
     assert_eq!(node.replica.receive(conn, &half[..half.len() - 1]).consumed, 0);
     assert_eq!(aborted(&mut node), []);
@@ -204,7 +189,7 @@ fn frames_keep_a_connection_that_is_not_linked() {
     // A node that attaches, and only pings.
     let mut node = Node::new(10);
     let conn = accepted(&mut node);
-    node.replica.receive(conn, &encoded(&Frame::Hello(Hello { raft_id: 0, cluster_id: 0, ..hello(b"") })));
+    node.replica.receive(conn, &encoded(&Frame::Hello(Hello { raft_id: 0, cluster_id: 0, ..peers_hello(b"") })));
     for now in (0..=limits::ATTACHING_MS).step_by(50) {
         node.replica.tick(now);
         assert!(!matches!(node.replica.receive(conn, &encoded(&Frame::Ping)).then, Then::Close), "at {now}");
@@ -220,8 +205,8 @@ fn frames_keep_a_connection_that_is_not_linked() {
 fn a_link_greets_twice() {
     let mut node = Node::new(10);
     let conn = accepted(&mut node);
-    assert_eq!(node.replica.receive(conn, &encoded(&Frame::Hello(hello(b"")))).then, Then::More { needed: None });
-    let again = Hello { node: *b"QEERQEERQEERQEER", ..hello(b"") };
+    assert_eq!(node.replica.receive(conn, &encoded(&Frame::Hello(peers_hello(b"")))).then, Then::More { needed: None });
+    let again = Hello { node: *b"QEERQEERQEERQEER", ..peers_hello(b"") };
     assert_eq!(node.replica.receive(conn, &encoded(&Frame::Hello(again))).then, Then::Close);
 }
 
@@ -231,20 +216,27 @@ fn without_a_secret_a_node_greets_otherwise_than_before() {
     let mut node = Node::new(10);
     let conn = node.replica.dialed("10.0.0.2:8046");
     let (said, _) = output(&mut node, conn);
-    let own =
-        Hello { node: *NODE, raft_id: 1, epoch: 1, life: 7, cluster_id: 77, addr: "127.0.0.1:8046", ..hello(b"") };
+    let own = Hello {
+        node: *NODE,
+        raft_id: 1,
+        epoch: 1,
+        life: 7,
+        cluster_id: 77,
+        addr: "127.0.0.1:8046",
+        ..peers_hello(b"")
+    };
     let mut expected = PREAMBLE.to_vec();
     peer::encode(Route { from: 1, to: 0, hops: 0 }, &Frame::Hello(own), &mut expected);
     assert_eq!(said, expected);
     let conn = accepted(&mut node);
-    node.replica.receive(conn, &encoded(&Frame::Hello(hello(b""))));
+    node.replica.receive(conn, &encoded(&Frame::Hello(peers_hello(b""))));
     assert_eq!(output(&mut node, conn).0, expected[PREAMBLE.len()..]);
 }
 
 /// One who listens at an address that a node dials gets a challenge and a proof, and its refusals change nothing: the node does not
 /// take the address for its own, does not give up its data, and repeats nobody's words in its log.
 #[test]
-fn a_node_believes_whoever_listens_where_it_dials() {
+fn a_node_believes_a_stranger_that_listens_where_it_dials() {
     for answers in [0, 1] {
         for reason in [Refusal::Myself, Refusal::Retired, Refusal::Cluster, Refusal::Secret] {
             let mut node = guarded();

@@ -1,4 +1,4 @@
-//! Numbers that nobody wrote, behind checksums that are right: whoever can write into the data directory can make them.
+//! Numbers that nobody wrote, behind checksums that are right: a process that can write into the data directory can make them.
 //!
 //! Each field of each header is set to extreme values, at each offset and in each width, so that no field is left out, and every
 //! checksum around it is mended. The node then refuses the directory, or salvages what precedes, or runs on. It must not panic, read
@@ -13,7 +13,6 @@ use super::super::*;
 use crate::limits::{BLOCK, COUNT_MAX};
 use crate::log::{Erase, NodeId, Step, bytes_of};
 use crate::replica::batch::{Command, Gather, Origin, Registration};
-use crate::replica::desk::Secrets;
 use crate::replica::members::Change;
 use crate::replica::snapshot::{Part as Piece, Snapshots};
 use crate::replica::{Config, Replica};
@@ -326,22 +325,11 @@ fn config(identity: &Identity) -> Config {
         incarnation: identity.incarnation,
         cluster: identity.cluster.clone(),
         cluster_id: identity.cluster_id,
-        seeds: vec![],
         earlier: identity.peers.clone(),
-        heartbeat_ms: 50,
-        election_ms: 400,
-        timeout_ms: 60_000,
-        history: 100,
         addr: "127.0.0.1:1".into(),
-        hostname: "host".into(),
-        version: "1".into(),
-        secrets: Secrets::default(),
-        challenges: [3; 32],
-        readers: 1_000,
-        pulse_ms: 0,
+        history: 100,
         segment: PARAMS.segment_size,
-        dir: "/data".into(),
-        stopwatch: || 0,
+        ..crate::replica::tests::config()
     }
 }
 
