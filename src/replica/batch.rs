@@ -226,14 +226,13 @@ pub fn parcel(batch: &[u8]) -> Result<Parcel, BadBatch> {
 /// # Errors
 /// What is wrong with the first that is not.
 pub fn verify(batch: &[u8]) -> Result<(Parcel, usize), BadBatch> {
-    let parcel = parcel(batch)?;
-    let registrations = examine(batch)?;
+    let (parcel, registrations) = examine(batch)?;
     let fits = batch.len() <= limits::BATCH_SOFT + limits::PATH_MAX + limits::VALUE_MAX + 1024;
     if fits { Ok((parcel, registrations)) } else { Err(BadBatch::Count) }
 }
 
-/// Checks that every node can apply a batch of any number of parcels, before it is stored. A path that is none is refused when the
-/// batch is applied, by all nodes alike.
+/// Checks that every node can apply a batch of any number of parcels, before it is stored. All nodes alike refuse
+/// a malformed path when they apply the batch.
 ///
 /// # Errors
 /// What is wrong with the first parcel or command that cannot be applied.
@@ -276,12 +275,12 @@ fn are_whole(mut rest: &[u8], count: u32) -> bool {
     rest.is_empty()
 }
 
-/// Checks all commands of a batch with one parcel as this server checks those of its clients, and returns how many of them are
-/// registrations.
-fn examine(batch: &[u8]) -> Result<usize, BadBatch> {
+/// Checks all commands of a batch with one parcel as this server checks those of its clients. Returns the parcel, and how many of the
+/// commands are registrations.
+fn examine(batch: &[u8]) -> Result<(Parcel, usize), BadBatch> {
     let mut rest = check(batch)?;
     let (parcel, mut commands) = head(&mut rest)?;
-    let mut sane = is_numbered(&parcel);
+    let mut sane = is_numbered(&parcel) && rest.is_empty();
     let mut registrations = 0;
     for _ in 0..parcel.count {
         let command = command(&mut commands)?;
@@ -295,7 +294,7 @@ fn examine(batch: &[u8]) -> Result<usize, BadBatch> {
         };
         registrations += usize::from(matches!(command, Command::Register(_)));
     }
-    if sane && commands.is_empty() { Ok(registrations) } else { Err(BadBatch::Count) }
+    if sane && commands.is_empty() { Ok((parcel, registrations)) } else { Err(BadBatch::Count) }
 }
 
 /// Returns a verified batch with one parcel in which the registrations that `admit` refuses take no effect. Their places stay, so the
