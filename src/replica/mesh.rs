@@ -252,8 +252,18 @@ impl Mesh {
     /// Returns the last boot that a node has announced; 0 if none is known. What it says on its own link counts before what others
     /// pass on.
     pub fn epoch(&self, raft_id: u64) -> u64 {
-        let link = self.up.get(&raft_id).and_then(|conn| self.links.get(conn)?.peer.as_ref());
-        link.map_or_else(|| self.routes.epoch(raft_id), |peer| peer.epoch)
+        let peer = self.up.get(&raft_id).and_then(|conn| self.peer_of(*conn));
+        peer.map_or_else(|| self.routes.epoch(raft_id), |peer| peer.epoch)
+    }
+
+    /// Returns the peer at the other end of a connection, once it has said who it is.
+    fn peer_of(&self, conn: Conn) -> Option<&Peer> {
+        self.links.get(&conn)?.peer.as_ref()
+    }
+
+    /// Returns whether a report that came on this connection is the node's own word.
+    fn is_own_word(&self, came: Conn, node: u64) -> bool {
+        self.peer_of(came).is_some_and(|peer| peer.raft_id == node)
     }
 
     /// Returns whether a node speaks for itself here, on a link on which it was heard lately. Then nobody passes on its frames.
@@ -265,12 +275,12 @@ impl Mesh {
     /// A frame in the name of a node violates the protocol. Returns whether the link on which the frame came must end: a node that
     /// passes on a frame has not read it.
     pub fn accuse(&mut self, members: &Members, conn: Conn, from: u64, what: impl std::fmt::Display) -> bool {
-        let Some(peer) = self.links.get(&conn).and_then(|link| link.peer.as_ref()) else { return true };
-        let is_direct = peer.raft_id == from;
+        let Some(peer) = self.peer_of(conn) else { return true };
+        let (node, through, is_direct) = (peer.node, peer.name(), peer.raft_id == from);
+        let name = self.name(members, from);
         if is_direct {
-            self.shunned.insert(peer.node, self.now_ms + SHUNNED_MS);
+            self.shunned.insert(node, self.now_ms + SHUNNED_MS);
         }
-        let (name, through) = (self.name(members, from), peer.name());
         let line = if is_direct {
             format!("closed the link to {name}: it sent {what}; does it run this program?")
         } else {
@@ -496,14 +506,13 @@ impl Mesh {
     /// A peer reports its own links, or passes on another node's report. Returns `false` if the peer lies about itself.
     fn hear_links(&mut self, sessions: &mut Sessions, members: &Members, came: Conn, links: Links) -> bool {
         let node = links.node;
-        let peer = self.links.get(&came).and_then(|link| link.peer.as_ref());
-        let is_direct = peer.is_some_and(|peer| peer.raft_id == node);
-        if is_direct && let Some(peer) = peer {
-            if peer.epoch != links.epoch {
+        let is_direct = self.is_own_word(came, node);
+        if is_direct && let Some(&Peer { epoch, node, .. }) = self.peer_of(came) {
+            if epoch != links.epoch {
                 return false;
             }
             // A node that tells this one about its links has not taken it out.
-            if self.retired_by.remove(&peer.node) && self.retired_by.is_empty() {
+            if self.retired_by.remove(&node) && self.retired_by.is_empty() {
                 self.retired_since = None;
             }
         }
@@ -548,8 +557,7 @@ impl Mesh {
     fn pass_on_late(&mut self, sessions: &mut Sessions) {
         self.reports.clear();
         for (node, (links, came)) in std::mem::take(&mut self.late_reports) {
-            let peer = self.links.get(&came).and_then(|link| link.peer.as_ref());
-            let is_direct = peer.is_some_and(|peer| peer.raft_id == node);
+            let is_direct = self.is_own_word(came, node);
             let is_now = self.routes.others().any(|known| *known == links);
             if is_now || self.routes.hear(links.clone(), is_direct) {
                 self.pass_on(sessions, came, links);
@@ -776,9 +784,9 @@ impl Mesh {
         sessions.end(conn);
         if reason == Refusal::Retired
             && trusted
-            && let Some(peer) = self.links.get(&conn).and_then(|link| link.peer.as_ref())
+            && let Some(node) = self.peer_of(conn).map(|peer| peer.node)
         {
-            self.retired_by.insert(peer.node);
+            self.retired_by.insert(node);
             self.retired_since.get_or_insert(self.now_ms);
             if self.is_retired(members) {
                 return Outcome::Retired;
@@ -1156,8 +1164,7 @@ mod tests {
     /// has no state yet, and so no members. Nobody says again what has not changed.
     #[test]
     fn a_new_node_forgets_whom_its_neighbour_reaches() {
-        let timing = Timing { ping_ms: 100, silence_ms: 1_000 };
-        let mut mesh = Mesh::new(me(), Challenges::new(&[1; 32]), timing, &[SEED.to_owned()], Vec::new());
+        let mut mesh = unlinked();
         let mut neighbour = Neighbour::of(&mut mesh);
         neighbour.greets(&mut mesh);
         neighbour.links(&mut mesh, 1, &[2]);
@@ -1188,9 +1195,13 @@ mod tests {
         conn
     }
 
-    fn linked() -> (Mesh, Neighbour) {
+    fn unlinked() -> Mesh {
         let timing = Timing { ping_ms: 100, silence_ms: 1_000 };
-        let mut mesh = Mesh::new(me(), Challenges::new(&[1; 32]), timing, &[SEED.to_owned()], Vec::new());
+        Mesh::new(me(), Challenges::new(&[1; 32]), timing, &[SEED.to_owned()], Vec::new())
+    }
+
+    fn linked() -> (Mesh, Neighbour) {
+        let mut mesh = unlinked();
         let mut neighbour = Neighbour::of(&mut mesh);
         neighbour.greets(&mut mesh);
         neighbour.links(&mut mesh, 2, &[3]);
@@ -1255,8 +1266,7 @@ mod tests {
     /// A node that asks again and again on one link makes a log entry each time.
     #[test]
     fn a_link_asks_once_for_a_raft_id() {
-        let timing = Timing { ping_ms: 100, silence_ms: 1_000 };
-        let mut mesh = Mesh::new(me(), Challenges::new(&[1; 32]), timing, &[], Vec::new());
+        let mut mesh = unlinked();
         let mut neighbour = Neighbour::of(&mut mesh);
         neighbour.says(&mut mesh, &Frame::Hello(Hello { raft_id: 0, ..greeting() }));
         let mut bytes = Vec::new();
