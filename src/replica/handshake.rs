@@ -139,6 +139,9 @@ impl Unproved {
     }
 }
 
+/// Why a node without a secret gets no link with one that has a secret, for the operator of the former.
+pub const ONLY_THE_OTHER: &str = "it has a DOOZER_RWSECRET, and this node has none: set the same on all nodes";
+
 /// One side of the handshake on one connection.
 #[derive(Debug)]
 pub struct Handshake {
@@ -437,7 +440,7 @@ mod tests {
             assert!(outcome.is_err(), "frame {n} of another connection");
         }
         for (n, m) in (0..now.len()).flat_map(|n| (0..now.len()).map(move |m| (n, m))).filter(|(n, m)| n != m) {
-            // A challenge is anybody's to choose: what answers it must be of no use.
+            // A stranger chooses any challenge, so the answer to it must not help the stranger.
             let reflect = |at: usize, _: &Sent| (at == n).then(|| now[m].clone());
             let outcome = run(&mut End::dialer("s", 3), &mut End::acceptor("s", 4), reflect).1;
             assert!(outcome.is_err(), "frame {m} in the place of {n}");

@@ -4,7 +4,7 @@
 //! it ([`super::handshake`]). Then the node asks to be registered. The answer comes when the cluster has committed the registration.
 //! Asked twice, the cluster gives the same raft id: so whatever gets lost on the way, the node asks again.
 
-use super::handshake::{Handshake, Key, Step, Unproved};
+use super::handshake::{Handshake, Key, ONLY_THE_OTHER, Step, Unproved};
 use crate::limits::GREETING_MAX;
 use crate::log::NodeId;
 use crate::wire::peer::{self, BadFrame, Challenge, Frame, Hello, PREAMBLE, Refusal, Route, Split, VERSION};
@@ -185,8 +185,8 @@ impl Attempt {
     fn refused(&self, reason: Refusal, detail: &str) -> Answer {
         if reason == Refusal::Secret {
             let why = match self.joiner.key {
-                Some(_) => "it has another DOOZER_RWSECRET than this node: set the same on all nodes",
-                None => "it has a DOOZER_RWSECRET, and this node has none: set the same on all nodes",
+                Some(_) => Unproved::Secret.line(),
+                None => ONLY_THE_OTHER,
             };
             return Answer::Refused(why.into());
         }

@@ -1,6 +1,6 @@
 //! The greeting of a link: who the other side is, and with a secret the handshake before that.
 
-use super::super::handshake::{Handshake, Step, Unproved};
+use super::super::handshake::{Handshake, ONLY_THE_OTHER, Step, Unproved};
 use super::{Mesh, Outcome, printable};
 use crate::limits;
 use crate::replica::members::Members;
@@ -85,10 +85,7 @@ impl Mesh {
         let (Some(key), Some(handshake)) = (&me.key, &mut link.handshake) else {
             return match received.frame {
                 Frame::Hello(hello) => self.greeted(sessions, members, conn, &hello),
-                Frame::Challenge(_) => {
-                    let why = "it has a DOOZER_RWSECRET, and this node has none: set the same on all nodes";
-                    self.turn_down(sessions, conn, None, why)
-                }
+                Frame::Challenge(_) => self.turn_down(sessions, conn, None, ONLY_THE_OTHER),
                 _ => Outcome::End,
             };
         };
@@ -159,7 +156,7 @@ impl Mesh {
     /// Returns why a node that has not proved the secret has refused this one, as far as this node can know.
     pub(super) fn refused_unproved(&self, reason: Refusal) -> &'static str {
         match (reason, self.me.key.is_some()) {
-            (Refusal::Secret, true) => "it has another DOOZER_RWSECRET than this node: set the same on all nodes",
+            (Refusal::Secret, true) => Unproved::Secret.line(),
             (Refusal::Secret, false) => {
                 "it has a DOOZER_RWSECRET, and this node has none, or one of the two runs an earlier version of this program"
             }
