@@ -561,7 +561,7 @@ impl Replica {
         self.desk.sessions.strangers()
     }
 
-    /// Closes the oldest stranger that has had the time that each has. Returns false if there is none.
+    /// Closes the oldest stranger whose guaranteed time is over. Returns false if no stranger's is.
     pub fn evict_stranger(&mut self) -> bool {
         self.desk.sessions.evict_stranger()
     }

@@ -346,7 +346,7 @@ impl Sessions {
         self.strangers.len()
     }
 
-    /// Closes the oldest stranger that has had the time that each has. Returns false if there is none.
+    /// Closes the oldest stranger whose guaranteed time is over. Returns false if no stranger's is.
     pub fn evict_stranger(&mut self) -> bool {
         let oldest = self.strangers.iter().find(|(_, (slot, opened))| {
             let silent = self.slab.get(*slot).is_none_or(|session| session.fresh);

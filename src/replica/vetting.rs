@@ -128,7 +128,7 @@ pub fn message(message: &Message, from: u64, view: &View) -> Result<Verdict, Vio
     {
         return Err(Violation::Kind);
     }
-    // Reads are sent to whoever leads, without a term.
+    // A node sends a read to the leader without a term.
     if (message.term == 0) != (kind == MsgReadIndex) || message.term > view.term.saturating_add(TERMS_AHEAD) {
         return Err(Violation::Term);
     }
@@ -395,7 +395,7 @@ mod tests {
         }
     }
 
-    /// An entry that cannot be applied ends the process of whoever stores it, at this start and at every later one.
+    /// An entry that cannot be applied ends the process of each node that stores it, at this start and at every later one.
     #[test]
     fn only_what_can_be_applied_is_stored() {
         let normal = |data: Bytes| Entry { data, ..Entry::default() };

@@ -5,7 +5,7 @@
 //! damaged/  what --salvage and recovery have set aside
 //! others    see crate::log
 //! ```
-//! Whoever can write into the directory can put a link, a FIFO or a huge file under each of these names. Invariants:
+//! A process that can write into the directory can put a link, a FIFO or a huge file under each of these names. Invariants:
 //! * the server opens regular files of this directory, and nothing else (`files`); it refuses to start beside anything odd;
 //! * it reads no more of a file than can be valid, and writes into a file only when it has recognised what the file holds.
 

@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(check(&dir, "damaged", &meta, Wanted::Directory).unwrap_err().found, Finding::Link);
     }
 
-    /// A file may be of any length: no more of it is read than can be valid.
+    /// A file may have any length: the server reads only what can be valid.
     #[test]
     fn a_long_file_is_read_whole() {
         let mut file = tempfile::tempfile().unwrap();

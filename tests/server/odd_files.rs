@@ -82,7 +82,7 @@ fn put(odd: &str, path: &Path, elsewhere: &Path) -> bool {
     true
 }
 
-/// Whoever may write into the directory must not make the server read, empty, overwrite or move what lies elsewhere, nor hang it.
+/// A process that may write into the directory must not make the server read, empty, overwrite or move what lies elsewhere, nor hang it.
 #[test]
 fn something_odd_in_the_place_of_a_file_is_opened() {
     let setup = written();
@@ -165,7 +165,7 @@ fn a_data_directory_that_is_a_link_is_refused() {
     assert!(!home.join("missing").exists());
 }
 
-/// A file of a TiB costs whoever makes it nothing, and would cost an hour to read: no more of it is read than can be valid.
+/// A sparse file of a TiB costs its maker nothing, and would take an hour to read. The server reads only what can be valid.
 #[test]
 fn a_huge_file_is_read_to_its_end() {
     const HUGE: u64 = 1 << 40;

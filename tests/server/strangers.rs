@@ -82,7 +82,7 @@ fn a_peer_that_is_refused_takes_memory_and_fills_the_log() {
     assert_eq!(answer, encoded(&UNPROVED));
 }
 
-/// Whoever takes the address of a node, here of one to attach to, was sent the secret. It gets a challenge, and a proof that is good
+/// A stranger that took the address of a node, here of one to attach to, was sent the secret. It gets a challenge, and a proof that is good
 /// for this connection only; whatever it answers, it gets no more.
 #[test]
 fn one_who_listens_where_a_node_dials_is_sent_the_secret() {

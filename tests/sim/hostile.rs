@@ -309,7 +309,7 @@ impl Hostile {
         batch
     }
 
-    /// A state that nobody asked for, or what is none.
+    /// A state that nobody asked for, or a malformed one.
     fn state(&self, chance: &mut Chance) -> Vec<u8> {
         let mut state = Vec::new();
         for number in [0, 0] {

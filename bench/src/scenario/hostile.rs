@@ -48,7 +48,7 @@ const MEMORY_MORE: f64 = 1.1;
 /// Reads the name of an attack.
 ///
 /// # Errors
-/// There is none of this name.
+/// If no attack has this name.
 pub fn named(name: &str) -> Result<&'static str, String> {
     let names = || ATTACKS.iter().map(|attack| attack.name);
     names().find(|known| *known == name).ok_or_else(|| format!("one of: {}", names().collect::<Vec<_>>().join(", ")))

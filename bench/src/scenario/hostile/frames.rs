@@ -30,7 +30,7 @@ pub fn set(path: &[u8]) -> Vec<u8> {
 /// A frame of a peer, with a right checksum.
 fn peer(kind: u8, body: &[u8]) -> Vec<u8> {
     let mut rest = vec![kind, 0, 0, 0];
-    // From and to: whoever is at the other end.
+    // From and to: the node at the other end.
     rest.extend_from_slice(&[0; 16]);
     rest.extend_from_slice(body);
     let length = u32::try_from(rest.len() + 4).unwrap_or(u32::MAX);

@@ -195,7 +195,7 @@ mod tests {
         assert!(begun.into_inner() >= 6);
     }
 
-    /// An attacker that waits for one of its connections is none for the others.
+    /// An attacker that waits for one of its connections does not attack with the others.
     #[test]
     fn a_connection_that_takes_nothing_does_not_stop_the_others() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
