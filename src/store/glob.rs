@@ -17,7 +17,7 @@
 //! Before any of it, literal text is compared as such: a pattern without wildcards has no automaton at all, and the
 //! components before the first `**` tell a walk which names it has to look at (`Glob::head`).
 
-use super::path::{self, Path};
+use super::path::{self, Alphabet, Path};
 use crate::faults::{self, Fault};
 
 /// A compiled glob.
@@ -50,6 +50,9 @@ pub(super) const ONE: u8 = b'?';
 pub(super) const STAR: u8 = b'*';
 /// Token of `**`; a byte that no path and no glob holds.
 pub(super) const STARS: u8 = b'+';
+
+/// The bytes of globs.
+static GLOB_BYTES: Alphabet = path::alphabet(b"*?");
 
 #[derive(Clone, Copy, Debug)]
 struct Head {
@@ -96,7 +99,7 @@ impl Glob {
     /// # Errors
     /// [`BadGlob`] if it is not a path with wildcards, or longer than a path may be.
     pub fn new(pattern: &[u8]) -> Result<Glob, BadGlob> {
-        if !path::is_path_of(pattern, |b| path::is_name_byte(b) || b == b'*' || b == b'?') {
+        if !path::is_path_of(pattern, &GLOB_BYTES) {
             return Err(BadGlob);
         }
         let text: Box<str> = std::str::from_utf8(pattern).map_err(|_| BadGlob)?.into();

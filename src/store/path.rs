@@ -20,7 +20,7 @@ impl<'a> Path<'a> {
     /// Checks `bytes`. `None` for anything that is not a path: empty, relative, with an empty component (a trailing slash
     /// is one), with another character, or longer than [`PATH_MAX`].
     pub fn parse(bytes: &'a [u8]) -> Option<Path<'a>> {
-        if !is_path_of(bytes, is_name_byte) {
+        if !is_path_of(bytes, &PATH_BYTES) {
             return None;
         }
         std::str::from_utf8(bytes).ok().map(Path)
@@ -66,33 +66,51 @@ impl<'a> Iterator for Components<'a> {
     }
 }
 
-/// Whether `byte` may stand in a component.
-pub(super) fn is_name_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'-'
+/// What each byte is in a path or a glob: [`NAME`], [`SLASH`] or [`OTHER`].
+pub(super) type Alphabet = [u8; 256];
+
+/// A byte of a component.
+const NAME: u8 = 1;
+/// The byte in front of a component.
+const SLASH: u8 = 2;
+/// A byte that is not allowed.
+const OTHER: u8 = 4;
+
+/// The bytes of paths.
+static PATH_BYTES: Alphabet = alphabet(b"");
+
+/// The bytes of paths, and others that a component may contain.
+pub(super) const fn alphabet(others: &[u8]) -> Alphabet {
+    let mut of = [OTHER; 256];
+    let mut byte: u8 = 0;
+    while byte < 128 {
+        if byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'-' {
+            of[byte as usize] = NAME;
+        }
+        byte += 1;
+    }
+    let mut i = 0;
+    while i < others.len() {
+        of[others[i] as usize] = NAME;
+        i += 1;
+    }
+    of[b'/' as usize] = SLASH;
+    of
 }
 
-/// The shape that paths and globs share; they differ in what a component may hold.
-pub(super) fn is_path_of(bytes: &[u8], allowed: impl Fn(u8) -> bool) -> bool {
-    if bytes == b"/" {
-        return true;
-    }
+/// Returns whether `bytes` have the shape that paths and globs share; they differ in their alphabet.
+pub(super) fn is_path_of(bytes: &[u8], alphabet: &Alphabet) -> bool {
     if bytes.len() > PATH_MAX || bytes.first() != Some(&b'/') {
         return false;
     }
-    let mut slash = false;
+    // Nearly every request comes here, so the loop has no branches: the bit of a slash stays if two follow each other.
+    let (mut before, mut wrong) = (NAME, 0);
     for &byte in bytes {
-        if byte == b'/' {
-            if slash {
-                return false;
-            }
-            slash = true;
-        } else if allowed(byte) {
-            slash = false;
-        } else {
-            return false;
-        }
+        let this = alphabet[usize::from(byte)];
+        wrong |= this & (before | OTHER);
+        before = this;
     }
-    !slash
+    wrong & (SLASH | OTHER) == 0 && (before == NAME || bytes.len() == 1)
 }
 
 /// Compares two paths by the order in which a walk visits them; a directory comes before what it holds.
