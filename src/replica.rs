@@ -79,7 +79,7 @@ use mesh::{Me, Mesh, Timing};
 use quorum::Urgent;
 use quota::Quota;
 use readiness::Readiness;
-use requests::{Asker, Pending, answer};
+use requests::{Asker, Pending, Taken, answer};
 use session::Pause;
 pub use session::{Access, Conn, Output};
 use stages::{Stages, Stopwatch};
@@ -618,19 +618,21 @@ impl Replica {
                 }
                 Ok(frame::Split::Whole { body, consumed: size }) => {
                     let body = &bytes[consumed + body.start..consumed + body.end];
-                    let Ok(request) = Request::decode(body) else {
+                    let request = Request::decode(body);
+                    // By reference: moving the request out would copy it.
+                    let Ok(request) = &request else {
                         self.end_of_stream(conn);
                         return Receipt { consumed, then: Then::Close };
                     };
-                    if !self.desk.charge(&self.machine.store, conn, &request, body.len()) {
-                        return Receipt { consumed, then: Then::Paused };
+                    match self.request(conn, request, body.len()) {
+                        Taken::Yes => consumed += size,
+                        Taken::NoTurn => return Receipt { consumed, then: Then::Paused },
+                        Taken::NoRoom => {
+                            self.stalled.push(conn);
+                            self.desk.sessions.pause(conn, Pause::Room);
+                            return Receipt { consumed, then: Then::Paused };
+                        }
                     }
-                    if !self.request(conn, &request) {
-                        self.stalled.push(conn);
-                        self.desk.sessions.pause(conn, Pause::Room);
-                        return Receipt { consumed, then: Then::Paused };
-                    }
-                    consumed += size;
                 }
                 Err(_) => {
                     self.end_of_stream(conn);
@@ -860,22 +862,22 @@ impl Replica {
         let Replica { machine, desk, pending, pending_first, gather, origin, mesh, config, .. } = self;
         let outcome = machine.apply(&entry.data, |store, from, seq, outcome| {
             commands += 1;
-            if from == *origin && pending.is_empty() {
-                // Somebody else wrote in this node's name. The number is used up, and nobody waits for the outcome.
-                *pending_first = seq + 1;
-                gather.skip_to(seq + 1);
-            } else if from == *origin {
-                assert_eq!(seq, *pending_first, "own mutations come back in order");
+            if from == *origin {
                 if faults::is_armed(Fault::AnswersSwapped) && pending.len() > 1 {
                     pending.swap(0, 1);
                 }
-                *pending_first += 1;
-                let own = pending.pop_front().expect("a pending one for each");
-                match own.asker {
-                    Asker::Joiner(conn) => requests::welcome(mesh, &mut desk.sessions, conn, config, outcome),
-                    Asker::Client { conn, tag, answer_rev } => answer(desk, conn, tag, answer_rev, outcome),
-                    Asker::Own => {}
+                if let Some(own) = pending.pop_front() {
+                    assert_eq!(seq, *pending_first, "own mutations come back in order");
+                    match own.asker {
+                        Asker::Joiner(conn) => requests::welcome(mesh, &mut desk.sessions, conn, config, outcome),
+                        Asker::Client { conn, tag, answer_rev } => answer(desk, conn, tag, answer_rev, outcome),
+                        Asker::Own => {}
+                    }
+                } else {
+                    // Somebody else wrote in this node's name. The number is used up, and nobody waits for the outcome.
+                    gather.skip_to(seq + 1);
                 }
+                *pending_first = seq + 1;
             }
             desk.wake(store);
         });

@@ -161,6 +161,22 @@ enum Payer {
     Late,
 }
 
+/// What [`Desk::charge`] says of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Charged {
+    /// It may be carried out, with these rights of the session. `gone` tells whether the client has gone.
+    Paid {
+        /// The session's.
+        access: Access,
+        /// See [`super::session::Session::gone`].
+        gone: bool,
+    },
+    /// It has to come again in a later turn.
+    Waits,
+    /// The connection is closed.
+    Closed,
+}
+
 /// The revisions of the history that the notes need, and the pin that keeps them.
 #[derive(Debug, Default)]
 struct Held {
@@ -359,13 +375,21 @@ impl Desk {
     }
 
     /// Charges a request of this many bytes to its connection's share of the turn, with its path or glob, which may have thousands
-    /// of components. Returns `false`, and pauses the connection, if it has to wait for its turn.
-    pub fn charge(&mut self, store: &Store, conn: Conn, request: &Request<'_>, bytes: usize) -> bool {
-        let Some(session) = self.sessions.get(conn) else { return true };
+    /// of components. If the connection has to wait for its turn, this pauses it.
+    #[inline]
+    pub fn charge(
+        &mut self,
+        store: &Store,
+        conn: Conn,
+        verb: Option<Verb>,
+        request: &Request<'_>,
+        bytes: usize,
+    ) -> Charged {
+        let Some(session) = self.sessions.get(conn) else { return Charged::Closed };
         // Longer paths are refused at a glance.
         let path = request.path.map_or(0, |path| path.len().min(limits::PATH_MAX));
         let mut cost = 1 + bytes / limits::REQUEST_BYTES + path / limits::REQUEST_PATH;
-        let weight = match request.verb.and_then(|verb| Verb::try_from(verb).ok()) {
+        let weight = match verb {
             // At a revision to come, there is nothing to search yet.
             Some(Verb::Getdir | Verb::Walk | Verb::Wait) if request.rev.is_none_or(|rev| rev <= store.revision()) => {
                 Weight::Search
@@ -376,18 +400,19 @@ impl Desk {
             }
             _ => Weight::Light,
         };
-        let may = self.shares.charge(&mut session.share, cost, weight);
-        if !may {
-            self.shares.wait(conn, &mut session.share);
-            self.sessions.pause(conn, Pause::Turn);
+        if self.shares.charge(&mut session.share, cost, weight) {
+            return Charged::Paid { access: session.access, gone: session.gone() };
         }
-        may
+        self.shares.wait(conn, &mut session.share);
+        self.sessions.pause(conn, Pause::Turn);
+        Charged::Waits
     }
 
     /// Takes `cost` off a budget.
     fn pay(&mut self, conn: Conn, payer: Payer, cost: isize) {
         match payer {
             Payer::Late => self.late -= cost,
+            Payer::Fresh if cost == 0 => {}
             Payer::Fresh => {
                 if let Some(session) = self.sessions.get(conn) {
                     self.shares.pay(&mut session.share, cost);
@@ -583,8 +608,7 @@ impl Desk {
         rev: i64,
         payer: Payer,
     ) {
-        let mut budget = self.first_budget(conn, payer);
-        let before = budget;
+        let mut cost = 0;
         match op {
             Op::Get if faults::is_armed(Fault::GetOfPastIsOfPresent) && rev < store.revision() => {
                 return self.read_at(store, conn, tag, op, path, store.revision(), payer);
@@ -604,7 +628,7 @@ impl Desk {
                         }
                         self.spend(conn, value.len());
                     }
-                    budget -= (value.len() / limits::REQUEST_BYTES).cast_signed();
+                    cost = (value.len() / limits::REQUEST_BYTES).cast_signed();
                     let response = Response { tag, rev: Some(written), value: Some(value), ..Response::default() };
                     reply(&mut self.sessions, &mut self.shared, conn, &response);
                 }
@@ -619,7 +643,10 @@ impl Desk {
                 self.sessions.reply(conn, &response);
             }
             Op::Getdir(offset) => {
+                let mut budget = self.first_budget(conn, payer);
+                let before = budget;
                 let answer = store.getdir(path, rev, offset, &mut budget, &mut self.path);
+                cost = before - budget;
                 if let Some(state) = self.answer_getdir(conn, tag, answer)
                     && self.may_park(conn, tag, path.len())
                 {
@@ -630,8 +657,11 @@ impl Desk {
                 let Ok(glob) = Glob::new(path) else {
                     return self.bad_glob(conn, tag, path);
                 };
+                let mut budget = self.first_budget(conn, payer);
+                let before = budget;
                 let large = self.may_compose(conn, limits::VALUE_MAX);
                 let answer = store.walk(&glob, rev, offset, &mut budget, &mut self.path);
+                cost = before - budget;
                 match answer_walk(&mut self.sessions, &mut self.shared, &self.path, conn, tag, large, answer) {
                     Walked::Answered(size) if size > limits::ANSWER_SMALL => self.spend(conn, size),
                     Walked::Answered(_) => {}
@@ -645,7 +675,7 @@ impl Desk {
                 }
             }
         }
-        self.pay(conn, payer, before - budget);
+        self.pay(conn, payer, cost);
     }
 
     /// Answers a WAIT, now or when it happens.
@@ -699,10 +729,15 @@ impl Desk {
     }
 
     /// Wakes the requests for which applied mutations have come, as many as the turn has room for; the others stay with the store.
+    #[inline]
     pub fn wake(&mut self, store: &mut Store) {
-        if self.wakes == 0 || !store.has_woken() {
-            return;
+        // Nearly all mutations wake nobody.
+        if self.wakes > 0 && store.has_woken() {
+            self.wake_some(store);
         }
+    }
+
+    fn wake_some(&mut self, store: &mut Store) {
         let mut woken = std::mem::take(&mut self.woken);
         // All at once: on the way there, each doubling would be the first touch of fresh memory.
         woken.reserve(limits::WAKES_TURN);

@@ -25,7 +25,7 @@ use crate::store::{Lookup, Mutation, Store};
 /// The founder's raft id.
 pub const FOUNDER: u64 = 1;
 /// Where the slots are.
-const SLOTS: &[u8] = b"/ctl/cal/";
+pub(super) const SLOTS: &[u8] = b"/ctl/cal/";
 
 /// A node that was registered.
 #[derive(Clone, Debug, PartialEq, Eq)]

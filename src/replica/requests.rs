@@ -5,9 +5,9 @@
 //! was taken is answered, a request for which there is no room is not taken, and comes again.
 
 use super::batch::Command;
-use super::desk::{Desk, Op};
+use super::desk::{Charged, Desk, Op};
 use super::machine::Rejected;
-use super::members::Denied;
+use super::members::{Denied, SLOTS};
 use super::membership;
 use super::mesh::{FLAG_FULL, Mesh};
 use super::quorum::no_quorum;
@@ -42,18 +42,33 @@ pub(super) enum Asker {
     Joiner(Conn),
 }
 
+/// What has become of a request that came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It is carried out, or begun.
+    Yes,
+    /// There is no room for it now: it has to come again once the connection is resumed.
+    NoRoom,
+    /// Its connection has had its share of the turn, and is paused: the request has to come again.
+    NoTurn,
+}
+
 impl Replica {
-    /// Carries out a request, or begins to. `false`: there is no room for it now, it is to come again.
-    pub(super) fn request(&mut self, conn: Conn, request: &Request<'_>) -> bool {
+    /// Carries out a request of this many bytes, or begins to.
+    pub(super) fn request(&mut self, conn: Conn, request: &Request<'_>, bytes: usize) -> Taken {
         let tag = request.tag;
-        let Some(verb) = request.verb.and_then(|v| Verb::try_from(v).ok()) else {
-            self.desk.fail(conn, tag, ErrCode::UnknownVerb);
-            return true;
+        let verb = request.verb.and_then(|verb| Verb::try_from(verb).ok());
+        let (access, gone) = match self.desk.charge(&self.machine.store, conn, verb, request, bytes) {
+            Charged::Paid { access, gone } => (access, gone),
+            Charged::Waits => return Taken::NoTurn,
+            Charged::Closed => return Taken::Yes,
         };
-        let Some(session) = self.desk.sessions.get(conn) else { return true };
-        let access = session.access;
-        if session.gone() && !matches!(verb, Verb::Set | Verb::Del | Verb::Nop) {
-            return true;
+        let Some(verb) = verb else {
+            self.desk.fail(conn, tag, ErrCode::UnknownVerb);
+            return Taken::Yes;
+        };
+        if gone && !matches!(verb, Verb::Set | Verb::Del | Verb::Nop) {
+            return Taken::Yes;
         }
         let allowed = match verb {
             Verb::Set | Verb::Del | Verb::Nop => access.write,
@@ -62,7 +77,7 @@ impl Replica {
         };
         if !allowed {
             self.desk.fail_other(conn, tag, "permission denied");
-            return true;
+            return Taken::Yes;
         }
         let (path, rev) = (request.path, request.rev);
         match verb {
@@ -106,7 +121,7 @@ impl Replica {
                 _ => self.desk.fail(conn, tag, ErrCode::MissingArg),
             },
         }
-        true
+        Taken::Yes
     }
 
     fn read(&mut self, conn: Conn, tag: Option<i32>, op: Op, path: &[u8], rev: Option<i64>) {
@@ -147,32 +162,32 @@ impl Replica {
     }
 
     /// Takes a mutation into the batch. The access has been checked.
-    fn mutation(&mut self, conn: Conn, verb: Verb, request: &Request<'_>) -> bool {
+    fn mutation(&mut self, conn: Conn, verb: Verb, request: &Request<'_>) -> Taken {
         let tag = request.tag;
         if self.is_stuck() {
             self.disk_full(conn, tag);
-            return true;
+            return Taken::Yes;
         }
         if self.disk_stuck {
             let reason = self.disk.reason(&self.config.dir, self.now_ms);
             let refusal = Response::error(tag, ErrCode::Readonly, Some(reason.as_bytes()));
             self.desk.sessions.reply(conn, &refusal);
-            return true;
+            return Taken::Yes;
         }
         if self.is_closed() {
             self.desk.fail(conn, tag, ErrCode::Readonly);
-            return true;
+            return Taken::Yes;
         }
         let command = if verb == Verb::Nop {
             Mutation::Nop
         } else {
             let (Some(path), Some(rev)) = (request.path, request.rev) else {
                 self.desk.fail(conn, tag, ErrCode::MissingArg);
-                return true;
+                return Taken::Yes;
             };
             if Path::parse(path).is_none() {
                 self.desk.fail(conn, tag, ErrCode::BadPath);
-                return true;
+                return Taken::Yes;
             }
             match verb {
                 Verb::Del => Mutation::Del { path, rev },
@@ -185,7 +200,7 @@ impl Replica {
             && (0..now).contains(&rev)
         {
             self.desk.fail(conn, tag, ErrCode::RevMismatch);
-            return true;
+            return Taken::Yes;
         }
         let (path, value) = match command {
             Mutation::Set { path, value, .. } => (path.len(), value.len()),
@@ -195,35 +210,27 @@ impl Replica {
         if value > limits::VALUE_MAX {
             let detail = format!("value too large: {value} bytes, the limit is {}", limits::VALUE_MAX);
             self.desk.fail_other(conn, tag, &detail);
-            return true;
+            return Taken::Yes;
         }
-        if let Mutation::Set { path: slot, value: &[], rev } | Mutation::Del { path: slot, rev } = command
-            && let Some(detail) = membership::objection(&self.machine.members, slot, rev, |id| self.mesh.reaches(id))
-        {
-            self.desk.fail_other(conn, tag, &detail);
-            return true;
-        }
-        let new_slot = matches!(command, Mutation::Set { path, .. } if self.machine.members.is_new_slot(path));
-        if new_slot {
-            if self.pending_first > self.new_slots.1 {
-                self.new_slots.0 = 0;
-            }
-            if self.machine.members.slots().len() + self.new_slots.0 >= limits::SLOTS_MAX {
-                let detail =
-                    format!("refused: /ctl/cal has {} slots, no more are allowed; delete some", limits::SLOTS_MAX);
-                self.desk.fail_other(conn, tag, &detail);
-                return true;
+        let mut new_slot = false;
+        if request.path.is_some_and(|path| path.starts_with(SLOTS)) {
+            match self.slot(&command) {
+                Ok(new) => new_slot = new,
+                Err(detail) => {
+                    self.desk.fail_other(conn, tag, &detail);
+                    return Taken::Yes;
+                }
             }
         }
         if !self.gather.fits(path, value, limits::BATCH_SOFT) {
-            return false;
+            return Taken::NoRoom;
         }
         if !self.log_takes(path + value) {
             if !self.is_full() {
-                return false;
+                return Taken::NoRoom;
             }
             self.disk_full(conn, tag);
-            return true;
+            return Taken::Yes;
         }
         let asker = Asker::Client { conn, tag, answer_rev: verb == Verb::Set };
         let seq = self.enqueue(Pending { asker }, &command.into());
@@ -231,7 +238,30 @@ impl Replica {
             self.new_slots = (self.new_slots.0 + 1, seq);
         }
         self.desk.asked(conn);
-        true
+        Taken::Yes
+    }
+
+    /// Returns whether a mutation below `/ctl/cal` makes a new slot, or the reason why it is refused.
+    fn slot(&mut self, mutation: &Mutation<'_>) -> Result<bool, String> {
+        let members = &self.machine.members;
+        if let Mutation::Set { path, value: &[], rev } | Mutation::Del { path, rev } = *mutation
+            && let Some(detail) = membership::objection(members, path, rev, |id| self.mesh.reaches(id))
+        {
+            return Err(detail);
+        }
+        let new = matches!(mutation, Mutation::Set { path, .. } if members.is_new_slot(path));
+        if new {
+            if self.pending_first > self.new_slots.1 {
+                self.new_slots.0 = 0;
+            }
+            if members.slots().len() + self.new_slots.0 >= limits::SLOTS_MAX {
+                return Err(format!(
+                    "refused: /ctl/cal has {} slots, no more are allowed; delete some",
+                    limits::SLOTS_MAX
+                ));
+            }
+        }
+        Ok(new)
     }
 
     fn disk_full(&mut self, conn: Conn, tag: Option<i32>) {

@@ -116,8 +116,15 @@ impl Shares {
             self.first.clear();
             self.rotation.clear();
         }
+        if self.has_waiting() {
+            self.grant(sessions);
+        }
+    }
+
+    /// Grants shares to those who have waited longest, as many as the turn has room for. They continue.
+    fn grant(&mut self, sessions: &mut Sessions) {
         let waiting = self.first.len() + self.rotation.len();
-        let grant = (self.pace / waiting.max(1).cast_signed()).max(PACE_MIN);
+        let grant = (self.pace / waiting.cast_signed()).max(PACE_MIN);
         let mut left = self.granted;
         for _ in 0..waiting {
             if left <= 0 {
