@@ -6,6 +6,7 @@
 mod log;
 mod replica;
 mod store;
+mod turn;
 mod waiters;
 mod wire;
 
@@ -21,7 +22,7 @@ pub struct Operation {
 
 /// All operations, in the order of the table.
 pub fn all() -> Vec<Operation> {
-    [wire::OPERATIONS, store::OPERATIONS, waiters::OPERATIONS, replica::OPERATIONS, log::OPERATIONS]
+    [wire::OPERATIONS, store::OPERATIONS, waiters::OPERATIONS, replica::OPERATIONS, log::OPERATIONS, turn::OPERATIONS]
         .into_iter()
         .flatten()
         .map(|(name, times, prepare)| Operation { name, times: *times, prepare: *prepare })
