@@ -10,7 +10,7 @@
 //! * `attach`, `boot`: how a new node finds its cluster. `dial`: connections to peers. `original`: servers that cannot be joined.
 //! * `ring`: whether io_uring works, and if not, why.
 //! * `pin`, `poll`: the core, and how it waits.
-//! * `accept`: who may connect. `farewell`: what a stopping server waits for.
+//! * `accept`: who may connect. `closing`: how many connections are closed at a time. `farewell`: what a stopping server waits for.
 //! * `lines`, `repeats`: the operator's log. `stop`: signals. Each of the two has a thread of its own, for which the loop never
 //!   waits.
 //! * [`boot`]: the name service of another cluster, where the nodes of this one find each other.
@@ -24,6 +24,7 @@ mod advertise;
 mod attach;
 pub mod boot;
 mod buffer;
+mod closing;
 mod dial;
 pub mod directory;
 mod disk;
@@ -58,6 +59,7 @@ use crate::log::Identity;
 use crate::replica::desk::Secrets;
 use crate::replica::{Conn, Fate, Replica};
 use buffer::Budget;
+use closing::Closing;
 pub use lines::{finish, say};
 use link::{Link, Trial};
 pub use ring::try_ring;
@@ -205,6 +207,7 @@ struct Shell {
     election: Duration,
     busy_poll: Duration,
     dialer: dial::Dialer,
+    closing: Closing,
     /// Bytes have come, or a write has ended.
     came: Signal,
     disk: disk::Disk,
@@ -306,6 +309,7 @@ pub fn run(options: Options) -> Result<(), StartError> {
             election: options.election,
             busy_poll: options.busy_poll,
             dialer: dial::Dialer::new(&options.attach, &opened.identity.peers),
+            closing: Closing::default(),
             came: Signal::default(),
             disk: opened.disk,
             _lock: opened.lock,
@@ -334,6 +338,8 @@ async fn serve(
     disk::start(&shell);
     let s = Rc::clone(&shell);
     tokio_uring::spawn(async move { turns(&s).await });
+    let s = Rc::clone(&shell);
+    tokio_uring::spawn(async move { s.closing.run(|most| close_aborted(&s, most)).await });
     let s = Rc::clone(&shell);
     tokio_uring::spawn(async move { clock(&s).await });
     let s = Rc::clone(&shell);
@@ -422,19 +428,15 @@ async fn turns(shell: &Rc<Shell>) {
             if replica.wants_snapshot() {
                 shell.snapshot.set();
             }
-            replica.take_aborted(&mut conns);
+            if replica.has_aborted() {
+                shell.closing.look();
+            }
             replica.take_dials(&mut dials);
             replica.take_lines(&mut said);
             replica.has_work()
         };
         for line in said.drain(..) {
             lines::log(&line);
-        }
-        for conn in conns.drain(..) {
-            let link = shell.links.borrow().get(&conn).cloned();
-            if let Some(link) = link {
-                link.close(shell);
-            }
         }
         for addr in dials.drain(..) {
             let s = Rc::clone(shell);
@@ -460,6 +462,19 @@ async fn turns(shell: &Rc<Shell>) {
             shell.turn.set();
         }
     }
+}
+
+/// Closes up to `most` connections that the replica has given up, and returns how many.
+fn close_aborted(shell: &Shell, most: usize) -> usize {
+    let mut conns = Vec::new();
+    shell.replica.borrow_mut().take_aborted(most, &mut conns);
+    for conn in &conns {
+        let link = shell.links.borrow().get(conn).cloned();
+        if let Some(link) = link {
+            link.close(shell);
+        }
+    }
+    conns.len()
 }
 
 async fn clock(shell: &Rc<Shell>) {

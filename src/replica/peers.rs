@@ -51,9 +51,14 @@ impl Replica {
         self.mesh.knows(conn)
     }
 
-    /// Connections that are to be closed at once, whatever is still to be sent.
-    pub fn take_aborted(&mut self, into: &mut Vec<Conn>) {
-        self.desk.sessions.take_aborted(into);
+    /// Moves up to `most` of the connections that must be closed, even with unsent output, into `into`.
+    pub fn take_aborted(&mut self, most: usize, into: &mut Vec<Conn>) {
+        self.desk.sessions.take_aborted(most, into);
+    }
+
+    /// Returns whether there are connections for [`Replica::take_aborted`].
+    pub fn has_aborted(&self) -> bool {
+        self.desk.sessions.has_aborted()
     }
 
     /// The first bytes of a connection are those of a peer: `None` if not.

@@ -459,14 +459,19 @@ impl Sessions {
         }
     }
 
-    /// Marks a connection to be closed at once, even with unsent output.
+    /// Marks a connection to be closed soon, even with unsent output.
     pub fn abort(&mut self, conn: Conn) {
         self.aborted.push(conn);
     }
 
-    /// Moves the connections to close at once into `into`.
-    pub fn take_aborted(&mut self, into: &mut Vec<Conn>) {
-        into.append(&mut self.aborted);
+    /// Moves up to `most` of the connections to close into `into`, in the order in which they were marked.
+    pub fn take_aborted(&mut self, most: usize, into: &mut Vec<Conn>) {
+        into.extend(self.aborted.drain(..most.min(self.aborted.len())));
+    }
+
+    /// Returns whether there are connections to close.
+    pub fn has_aborted(&self) -> bool {
+        !self.aborted.is_empty()
     }
 
     /// Moves output into `into`, which must be empty and whose capacity is reused, or returns a piece of a larger output. If the

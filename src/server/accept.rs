@@ -8,6 +8,10 @@
 //! Where a secret is set, every connection begins as a stranger's, with a limit in time and number: see
 //! [`crate::limits::STRANGERS_MAX`]. The replica keeps the time; a new stranger takes the place of an old one here. A stranger that
 //! gets access becomes a client, and is closed if clients have all of their places.
+//!
+//! Each connection is accepted by a submission of its own, which the kernel gets when the runtime parks. So each pass of the loop
+//! accepts one connection, however many wait in the kernel's backlog, and serves the others in between. How many connections are
+//! closed in a pass is limited likewise: see `closing`.
 
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
@@ -198,7 +202,36 @@ pub fn turn_away(shell: &Shell, link: &Link) {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    /// Others must be served between the connections of a full backlog.
+    #[test]
+    fn a_full_backlog_is_accepted_in_one_go() {
+        const MANY: usize = 100;
+        tokio_uring::start(async {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let addr = listener.local_addr().unwrap();
+            let _waiting: Vec<_> = (0..MANY).map(|_| std::net::TcpStream::connect(addr).unwrap()).collect();
+            let listener = TcpListener::from_std(listener);
+            let accepted = Rc::new(Cell::new(0));
+            let count = Rc::clone(&accepted);
+            tokio_uring::spawn(async move {
+                loop {
+                    let _stream = listener.accept().await.unwrap();
+                    count.set(count.get() + 1);
+                }
+            });
+            let mut passes = 0;
+            while accepted.get() < MANY {
+                // It is submitted, and done, once in a pass.
+                tokio_uring::no_op().await.unwrap();
+                passes += 1;
+                assert!(accepted.get() <= passes + 1, "{} in {passes} passes", accepted.get());
+            }
+        });
+    }
 
     /// Few open files must not all go to clients, and many must not raise the peers' share.
     #[test]

@@ -38,6 +38,8 @@ pub struct Link {
     /// The share of the receive budget that this connection uses, in bytes.
     pub held: Cell<usize>,
     closed: Cell<bool>,
+    /// The connection has had its turn to be closed: see `closing`.
+    may_close: Cell<bool>,
     trial: Cell<Trial>,
     /// Number of tasks that have not ended.
     tasks: Cell<u8>,
@@ -72,6 +74,7 @@ impl Link {
             resume: Signal::default(),
             held: Cell::new(0),
             closed: Cell::new(false),
+            may_close: Cell::new(false),
             trial: Cell::new(trial),
             tasks: Cell::new(2),
             stream: Stream(stream),
@@ -127,6 +130,14 @@ impl Link {
         shell.turn.set();
     }
 
+    /// Waits until it is the connection's turn to be closed, unless it was before. A link to a known peer need not wait.
+    async fn turn_to_close(&self, shell: &Shell) {
+        if !self.may_close.get() && !self.closed.get() && !shell.replica.borrow().knows_peer(self.conn) {
+            shell.closing.turn().await;
+            self.may_close.set(true);
+        }
+    }
+
     async fn receive(&self, shell: &Shell) {
         let mut buffer = Buffer::new(&shell.receive_budget);
         loop {
@@ -140,13 +151,18 @@ impl Link {
             let got = match received {
                 _ if self.closed.get() && buffer.bytes().len() == room => return,
                 Ok(0) => {
+                    self.turn_to_close(shell).await;
                     shell.replica.borrow_mut().end_of_stream(self.conn);
                     return shell.turn.set();
                 }
                 Ok(got) => got,
-                Err(_) => return self.close(shell),
+                Err(_) => {
+                    self.turn_to_close(shell).await;
+                    return self.close(shell);
+                }
             };
             if self.on_probation() && is_client(buffer.bytes()) {
+                self.turn_to_close(shell).await;
                 return accept::turn_away(shell, self);
             }
             shell.came.set();
@@ -165,6 +181,7 @@ impl Link {
                 return;
             }
             if self.trial.get() != Trial::Over && !self.stands_trial(shell) {
+                self.turn_to_close(shell).await;
                 return accept::turn_away(shell, self);
             }
             while buffer.make_room(used, got, needed).is_err() {
@@ -204,7 +221,10 @@ impl Link {
                 let (output, piece) = shell.replica.borrow_mut().next_output(self.conn, &mut buffer);
                 match output {
                     Output::Nothing => break,
-                    Output::Finish => return self.close(shell),
+                    Output::Finish => {
+                        self.turn_to_close(shell).await;
+                        return self.close(shell);
+                    }
                     Output::Send => {
                         shell.sending.set(shell.sending.get() + 1);
                         let sent = if piece.is_empty() {
@@ -217,6 +237,7 @@ impl Link {
                         };
                         shell.sending.set(shell.sending.get() - 1);
                         if sent.is_err() {
+                            self.turn_to_close(shell).await;
                             return self.close(shell);
                         }
                         shell.replica.borrow_mut().sent(self.conn);

@@ -11,7 +11,7 @@ use crate::common::wire::*;
 use crate::common::{Random, eventually};
 use doozer::limits::{FRAME_MAX, OUTPUT_MAX, RECEIVE_MAX, VALUE_MAX};
 use doozer::wire::{Request, Verb};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 
 /// Those tests that take much memory or many connections go one after the other.
 fn alone() -> MutexGuard<'static, ()> {
@@ -231,6 +231,31 @@ fn a_crowd_of_idle_connections_locks_others_out() {
     drop(crowd);
     forgets_them(&server, few + 5);
     serves(server.addr());
+}
+
+/// A process that ends closes thousands of connections at once, and to close one takes some 30 µs: others were answered only after
+/// all of them. The server stands still until it has all of that before it, and a request too.
+#[test]
+fn thousands_that_leave_at_once_hold_up_an_answer() {
+    let _alone = alone();
+    let count = files(3_000);
+    let server = Setup::new().start();
+    let mut c = server.connect();
+    c.ask(&bare(Verb::Rev));
+    let open = server.open_files();
+    // Where another process takes the core from this one after the answer, it sees how many were open later only.
+    eventually("an answer comes while most are still open", || {
+        let crowd: Vec<Client> = (0..count).map(|_| server.connect()).collect();
+        eventually("all are accepted", || (server.open_files() >= open + count).then_some(()));
+        server.signal(Signal::STOP);
+        drop(crowd);
+        c.send(&bare(Verb::Rev));
+        server.signal(Signal::CONT);
+        c.recv();
+        let left = server.open_files() - open;
+        forgets_them(&server, open);
+        (left > count / 2).then_some(())
+    });
 }
 
 /// Connections beyond the limit of open files are closed; those that are there, and the log, which needs files of its own, go

@@ -723,7 +723,7 @@ impl Process<'_, '_> {
         self.see_to_snapshot();
         let replica = &mut self.running.replica;
         let (mut aborted, mut dials, mut said) = (Vec::new(), Vec::new(), Vec::new());
-        replica.take_aborted(&mut aborted);
+        replica.take_aborted(usize::MAX, &mut aborted);
         replica.take_dials(&mut dials);
         replica.take_lines(&mut said);
         let more = replica.has_work();

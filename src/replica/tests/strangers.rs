@@ -44,7 +44,7 @@ fn lines(node: &mut Node) -> Vec<String> {
 
 fn aborted(node: &mut Node) -> Vec<Conn> {
     let mut conns = Vec::new();
-    node.replica.take_aborted(&mut conns);
+    node.replica.take_aborted(usize::MAX, &mut conns);
     conns
 }
 
