@@ -8,7 +8,7 @@ use std::time::Duration;
 use doozer::limits::{FRAME_MAX, OUTPUT_MAX, PARKED_MAX, RECEIVE_MAX, VALUE_MAX};
 use doozer::wire::{Request, Verb};
 
-use super::frames::{PREAMBLE, hello, join, request, set};
+use super::frames::{PREAMBLE, challenge, hello, join, proof, request, set};
 use super::innocent::Door;
 use super::swarm::{Stop, Swarm, connect, end, reset};
 use crate::client::Client;
@@ -117,6 +117,46 @@ pub const ATTACKS: &[Attack] = &[
                     output.extend_from_slice(&hello(id, b"local", b"wrong"));
                 }
             });
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Attack {
+        name: "challenge flood",
+        what: "Strangers challenge a server twice, which is once more than it answers, and come back when they are refused.",
+        secret: true,
+        act: |target, stop| {
+            peers_that_come_back(target, stop, &challenge().repeat(2));
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Attack {
+        name: "proof flood",
+        what: "Strangers challenge the leader, answer its own challenge with a wrong proof, and come back when they are refused.",
+        on: On::Leader,
+        secret: true,
+        act: |target, stop| {
+            peers_that_come_back(target, stop, &[challenge(), proof().repeat(AT_ONCE)].concat());
+            Ok(())
+        },
+        ..PLAIN
+    },
+    Attack {
+        name: "connections at once",
+        what: "15,000 connections open at once, say nothing, and close at once, and again.",
+        holds: 4 * LITTLE,
+        act: |target, stop| {
+            while !stop.is_set() {
+                let opened = (0..target.count(15_000, 100)).take_while(|_| !stop.is_set());
+                let streams: Vec<_> = opened.map_while(|_| connect(target.door.addr, true).ok()).collect();
+                stop.rest(Duration::from_millis(100));
+                // Half as a process that is killed, half in order.
+                for (number, stream) in streams.into_iter().enumerate() {
+                    if number % 2 == 0 { reset(stream) } else { drop(stream) }
+                }
+                stop.rest(Duration::from_millis(500));
+            }
             Ok(())
         },
         ..PLAIN
@@ -382,6 +422,17 @@ fn end_of_listing(target: Target, stop: &Stop, conns: usize) -> Result<(), Failu
     let last = i32::try_from(files(target) - 100).unwrap_or(0);
     again(target, stop, conns, &request(Verb::Getdir, b"/attack/list", |request| request.offset = Some(last)));
     Ok(())
+}
+
+/// Connections that begin as peers do, and come back when they are closed.
+fn peers_that_come_back(target: Target, stop: &Stop, frames: &[u8]) {
+    let swarm = Swarm { conns: CONNS, reads: true, returns: true };
+    swarm.run(target.door.addr, stop, |_, turn, output| {
+        if turn == 0 {
+            output.extend_from_slice(PREAMBLE);
+            output.extend_from_slice(frames);
+        }
+    });
 }
 
 /// A wait for a glob, from a revision on.

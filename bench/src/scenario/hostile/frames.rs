@@ -9,6 +9,8 @@ use doozer::wire::{Request, Verb};
 pub const PREAMBLE: &[u8] = b"\xD0doozerP";
 const HELLO: u8 = 1;
 const JOIN: u8 = 3;
+const CHALLENGE: u8 = 11;
+const PROOF: u8 = 12;
 
 /// A request, as bytes.
 pub fn request(verb: Verb, path: &[u8], fill: impl FnOnce(&mut Request<'_>)) -> Vec<u8> {
@@ -57,6 +59,16 @@ pub fn hello(node: u64, cluster: &[u8], secret: &[u8]) -> Vec<u8> {
     peer(HELLO, &body)
 }
 
+/// A challenge to prove the secret: where one is set, a peer begins with it.
+pub fn challenge() -> Vec<u8> {
+    peer(CHALLENGE, &[7; 32])
+}
+
+/// A proof that does not fit any challenge.
+pub fn proof() -> Vec<u8> {
+    peer(PROOF, &[9; 32])
+}
+
 /// Asks to be let into the cluster.
 pub fn join() -> Vec<u8> {
     peer(JOIN, &[&0_u64.to_le_bytes()[..], &counted(&[b'x'; 290])].concat())
@@ -65,7 +77,24 @@ pub fn join() -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use doozer::replica::handshake::{Handshake, Key, Step, Unproved};
     use doozer::wire::frame::{self, Split};
+    use doozer::wire::peer;
+
+    /// A server that refused the frames for another reason would not compute an HMAC: that would be no flood of proofs.
+    #[test]
+    fn the_server_checks_the_proof_before_it_refuses() {
+        let (challenge, proof) = (challenge(), proof());
+        let key = Key::of_secret(b"a secret").unwrap();
+        let mut handshake = Handshake::accept([1; 32]);
+        let challenge = peer::decode(&challenge).unwrap().frame;
+        assert_eq!(handshake.take(&key, &challenge), Ok(Step::Say(peer::Frame::Challenge([1; 32]))));
+        let proof = peer::decode(&proof).unwrap().frame;
+        assert_eq!(handshake.take(&key, &proof), Err(Unproved::Secret));
+        let mut handshake = Handshake::accept([1; 32]);
+        handshake.take(&key, &challenge).unwrap();
+        assert_eq!(handshake.take(&key, &challenge), Err(Unproved::Protocol));
+    }
 
     #[test]
     fn a_request_is_a_whole_frame() {
@@ -83,7 +112,7 @@ mod tests {
     /// A frame with a wrong length or checksum is dropped before anything of it is looked at: that would be no attack.
     #[test]
     fn a_frame_of_a_peer_has_the_length_and_the_checksum_that_it_says() {
-        for frame in [hello(3, b"local", b"guess"), join()] {
+        for frame in [hello(3, b"local", b"guess"), join(), challenge(), proof()] {
             let length = u32::from_le_bytes(frame[..4].try_into().unwrap());
             assert_eq!(length as usize, frame.len() - 4);
             assert_eq!(u32::from_le_bytes(frame[4..8].try_into().unwrap()), crc32fast::hash(&frame[8..]));
