@@ -9,8 +9,8 @@
 //!                     +- mutation -> gather -> turn: propose -> log -> written -> commit -> apply -> output
 //! ```
 //!
-//! Read in this order: [`session`] (connections), `shares` (how much each may ask), `requests` (what they ask), [`desk`] and
-//! `slots` (reads and waits), [`batch`] (the proposed mutations), [`forward`] (sends them to the leader, and again if needed),
+//! Read in this order: [`session`] (connections), `shares` (how much each may ask), `requests` (what they ask), [`desk`],
+//! `slots` and `tokens` (reads and waits), [`batch`] (the proposed mutations), [`forward`] (sends them to the leader, and again if needed),
 //! [`group`] and [`entries`] (raft), [`machine`] and [`members`] (apply), [`snapshot`] (the state, to a file and back), [`rebuild`]
 //! (the state, from the disk), [`boot`] (what a start does with the data), `introduce` (the node's entries about itself). For the
 //! cluster: [`mesh`] and [`routes`] (links), `peers` (the frames of peers), [`vetting`] (what of them is believed), `quorum` (who
@@ -43,7 +43,6 @@ pub mod machine;
 pub mod members;
 pub mod membership;
 pub mod mesh;
-mod notes;
 mod peers;
 mod quorum;
 mod quota;
@@ -58,6 +57,7 @@ pub mod snapshot;
 pub mod stages;
 mod stewardship;
 mod strangers;
+mod tokens;
 pub mod transfer;
 pub mod vetting;
 

@@ -5,7 +5,7 @@
 //! that applied the same mutations have the same files at the same revisions. Only the lengths of their histories may differ,
 //! because pins can delay trimming.
 //!
-//! Read in this order: `path` and [`glob`] (names), `versions`, `chunks`, `arena`, `children`, `hints` (data structures), `tree`
+//! Read in this order: `path` and [`glob`] (names), `versions`, `queue`, `chunks`, `arena`, `children`, `hints` (data structures), `tree`
 //! (mutations, history, trimming), `pins`, `walk`, `cursor`, `scan` (listings in bounded slices), `trie` and `waiters` (whom to
 //! wake), `load` (from a snapshot).
 //!
@@ -27,6 +27,7 @@ mod hints;
 mod load;
 pub mod path;
 mod pins;
+mod queue;
 mod scan;
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,7 @@ pub use glob::{BadGlob, Glob};
 pub use load::{LoadError, Loader};
 pub use path::Path;
 pub use pins::PinId;
+pub(crate) use queue::Queue;
 pub use scan::{Getdir, GetdirState, Wait, WaitState, Walk, WalkState};
 pub use waiters::WaiterId;
 
@@ -199,14 +201,15 @@ impl Store {
         }
     }
 
-    /// Drops another small part of the state that [`Store::succeed`] replaced.
+    /// Drops another small part of what is gone: of the state that [`Store::succeed`] replaced, and of the patterns of waiters.
     pub fn drop_more(&mut self) {
         self.dropped.pop();
+        self.waiters.drop_more();
     }
 
     /// Returns whether there is more to drop.
     pub fn has_dropped(&self) -> bool {
-        !self.dropped.is_empty()
+        !self.dropped.is_empty() || self.waiters.has_dropped()
     }
 
     /// Applies a mutation and returns the revision that it made. The waiters that it wakes are queued for [`Store::take_woken`],

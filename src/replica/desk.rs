@@ -17,14 +17,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
-use super::notes::Notes;
 use super::session::{Access, Conn, Pause, Sessions};
 use super::shares::{Shares, Weight};
 use super::slots::Slots;
+use super::tokens::Tokens;
 use crate::faults::{self, Fault};
 use crate::limits;
 use crate::store::{
-    Event, Getdir, GetdirState, Glob, Kind, Lookup, PinId, Store, Wait, WaitState, WaiterId, Walk, WalkState, Woken,
+    Event, Getdir, GetdirState, Glob, Kind, Lookup, PinId, Queue, Store, Wait, WaitState, WaiterId, Walk, WalkState,
+    Woken,
 };
 use crate::wire::{ErrCode, FLAG_DEL, FLAG_SET, Request, Response, Verb};
 
@@ -272,8 +273,8 @@ struct Parked {
 /// What a closed session has left behind: notes, and tokens of parked requests.
 #[derive(Debug, Default)]
 struct Left {
-    notes: Notes<Deferred>,
-    parked: Vec<usize>,
+    notes: Queue<Deferred>,
+    parked: Tokens,
 }
 
 /// Answers the requests that do not need the log.
@@ -460,7 +461,7 @@ impl Desk {
             if let Some(note) = left.notes.pop_front() {
                 *budget -= 1;
                 self.forget(&note);
-            } else if let Some(token) = left.parked.last().copied() {
+            } else if let Some(token) = left.parked.last() {
                 *budget -= 1;
                 self.cancel(store, token);
             } else {
@@ -1001,9 +1002,8 @@ impl Desk {
     fn park(&mut self, conn: Conn, tag: Option<i32>, path: usize, work: Work) -> usize {
         let cost = path + PARKED_OVERHEAD;
         let session = self.sessions.get(conn).expect("only a live session parks");
-        let place = session.parked.len();
+        let place = session.parked.push(self.parked.vacant());
         let token = self.parked.insert(Parked { conn, tag, place, cost, work });
-        session.parked.push(token);
         session.parked_bytes += cost;
         self.parked_bytes += cost;
         token
@@ -1030,8 +1030,7 @@ impl Desk {
                 &mut left.expect("what a session leaves behind is kept until it is dropped").parked
             }
         };
-        tokens.swap_remove(parked.place);
-        if let Some(&moved) = tokens.get(parked.place) {
+        if let Some(moved) = tokens.swap_remove(parked.place) {
             self.parked[moved].place = parked.place;
         }
         parked
@@ -1049,7 +1048,7 @@ impl Desk {
                 }
                 *budget -= 1;
                 left -= 1;
-                let token = self.sessions.get(conn).and_then(|session| session.parked.get(left).copied());
+                let token = self.sessions.get(conn).and_then(|session| session.parked.get(left));
                 if let Some(token) = token
                     && !matches!(self.parked[token].work, Work::Walk(_) | Work::Getdir(_))
                 {

@@ -7,11 +7,12 @@
 //! that raft can match there; entries that are not applied are never forgotten.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use crate::faults::{self, Fault};
 use crate::limits;
+use crate::store::Queue;
 use raft::eraftpb::{ConfState, Entry, EntryType, HardState, Snapshot};
 use raft::{Error, GetEntriesContext, RaftState, StorageError};
 
@@ -26,7 +27,7 @@ struct Inner {
     hard_state: HardState,
     conf_state: ConfState,
     before: (u64, u64),
-    entries: VecDeque<Entry>,
+    entries: Queue<Entry>,
     bytes: usize,
     /// Whether a snapshot can be sent now, and the nodes that get none.
     snapshots: bool,
@@ -42,7 +43,7 @@ impl Entries {
             hard_state,
             conf_state,
             before,
-            entries: VecDeque::new(),
+            entries: Queue::default(),
             bytes: 0,
             snapshots: false,
             without_snapshot: BTreeSet::new(),
@@ -80,7 +81,8 @@ impl Entries {
     /// Whether a change of the members is behind this index.
     pub fn changes_members_behind(&self, index: u64) -> bool {
         let inner = self.inner.borrow();
-        let mut behind = inner.entries.iter().rev().take_while(|entry| entry.index > index);
+        let entries = (0..inner.entries.len()).rev().map_while(|at| inner.entries.get(at));
+        let mut behind = entries.take_while(|entry| entry.index > index);
         behind.any(|entry| entry.get_entry_type() != EntryType::EntryNormal)
     }
 
@@ -104,7 +106,7 @@ impl Entries {
         inner.before = before;
         inner.applied = before;
         inner.conf_state = conf_state;
-        inner.entries.clear();
+        inner.entries = Queue::default();
         inner.bytes = 0;
     }
 
@@ -136,9 +138,17 @@ impl Entries {
     /// Returns the index of the last entry up to `index` whose term is not after `term`; 0 if none is known.
     pub fn last_not_after(&self, index: u64, term: u64) -> u64 {
         let inner = self.inner.borrow();
-        let within = inner.entries.partition_point(|entry| entry.index <= index && entry.term <= term);
-        match within.checked_sub(1) {
-            Some(at) => inner.entries[at].index,
+        // Neither the indices nor the terms fall, so those before `within` are up to both.
+        let (mut within, mut end) = (0, inner.entries.len());
+        while within < end {
+            let middle = within.midpoint(end);
+            match inner.entries.get(middle) {
+                Some(entry) if entry.index <= index && entry.term <= term => within = middle + 1,
+                _ => end = middle,
+            }
+        }
+        match within.checked_sub(1).and_then(|at| inner.entries.get(at)) {
+            Some(entry) => entry.index,
             None if inner.before.1 <= term => inner.before.0.min(index),
             None => 0,
         }
@@ -190,8 +200,8 @@ impl raft::Storage for Entries {
         };
         let max = max_size.into().unwrap_or(u64::MAX);
         let mut size = 0;
-        let mut found = Vec::with_capacity(to - from);
-        for entry in inner.entries.range(from..to) {
+        let mut found = Vec::with_capacity((to - from).min(64));
+        for entry in (from..to).map_while(|at| inner.entries.get(at)) {
             size += entry.data.len() as u64;
             // At least one, whatever its size.
             if size > max && !found.is_empty() {

@@ -17,10 +17,11 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::desk::Deferred;
-use super::notes::Notes;
 use super::shares::Share;
+use super::tokens::Tokens;
 use crate::faults::{self, Fault};
 use crate::limits;
+use crate::store::Queue;
 use crate::wire::Response;
 
 /// Bytes of output from which on a session takes no further request. One answer (at most a value of 1 MiB) may still exceed this.
@@ -58,11 +59,11 @@ pub struct Session {
     progress_ms: u64,
     dirty: bool,
     /// Tokens of its parked requests; a parked request knows its place here.
-    pub parked: Vec<usize>,
+    pub parked: Tokens,
     /// What its parked requests are taken to cost.
     pub parked_bytes: usize,
     /// Answers that wait for room in the output.
-    pub deferred: Notes<Deferred>,
+    pub deferred: Queue<Deferred>,
     /// Tokens of its scans that were put aside, in order; a scan that is over may still be listed.
     pub scans: VecDeque<usize>,
     /// True if the session is in the desk's rotation of sessions with scans.
@@ -178,7 +179,8 @@ pub enum Output {
 /// All sessions.
 #[derive(Debug, Default)]
 pub struct Sessions {
-    slab: Slab<Session>,
+    /// Boxed, because the table is copied to grow: a large server has hundreds of thousands.
+    table: Slab<Box<Session>>,
     serial: u64,
     dirty: Vec<Conn>,
     /// The same for peers, who come first.
@@ -204,7 +206,7 @@ impl Sessions {
     pub fn open(&mut self, access: Access) -> Conn {
         self.serial += 1;
         let serial = self.serial;
-        let slot = self.slab.insert(Session {
+        let slot = self.table.insert(Box::new(Session {
             serial,
             access,
             parts: VecDeque::new(),
@@ -213,9 +215,9 @@ impl Sessions {
             sending: 0,
             progress_ms: 0,
             dirty: false,
-            parked: Vec::new(),
+            parked: Tokens::default(),
             parked_bytes: 0,
-            deferred: Notes::default(),
+            deferred: Queue::default(),
             scans: VecDeque::new(),
             queued: false,
             owed: false,
@@ -231,19 +233,19 @@ impl Sessions {
             reader: false,
             delayed: false,
             wrong: 0,
-        });
+        }));
         Conn { slot, serial }
     }
 
     /// Returns the session of a connection, if it still lives.
     pub fn get(&mut self, conn: Conn) -> Option<&mut Session> {
-        self.slab.get_mut(conn.slot).filter(|s| s.serial == conn.serial)
+        self.table.get_mut(conn.slot).map(|session| &mut **session).filter(|s| s.serial == conn.serial)
     }
 
     /// Ends a session; the caller cancels what it has parked.
     pub fn remove(&mut self, conn: Conn) -> Option<Session> {
         self.get(conn)?;
-        let session = self.slab.remove(conn.slot);
+        let session = self.table.remove(conn.slot);
         if session.stranger {
             self.strangers.remove(&conn.serial);
         }
@@ -251,12 +253,12 @@ impl Sessions {
         if !session.peer {
             self.buffered -= session.unsent();
         }
-        Some(session)
+        Some(*session)
     }
 
     /// How many sessions there are.
     pub fn count(&self) -> usize {
-        self.slab.len()
+        self.table.len()
     }
 
     /// Returns how many bytes of output wait or are being sent, over all clients. Links to peers have a bound of their own.
@@ -266,7 +268,7 @@ impl Sessions {
 
     /// The client's connection with the most unsent output.
     pub fn fattest(&self) -> Option<Conn> {
-        let (slot, session) = self.slab.iter().filter(|(_, s)| !s.peer).max_by_key(|(_, s)| s.unsent())?;
+        let (slot, session) = self.table.iter().filter(|(_, s)| !s.peer).max_by_key(|(_, s)| s.unsent())?;
         Some(Conn { slot, serial: session.serial })
     }
 
@@ -275,7 +277,7 @@ impl Sessions {
         let is_stuck = |s: &Session| {
             !s.peer && s.sending > 0 && self.now_ms.saturating_sub(s.progress_ms) >= limits::OUTPUT_PATIENCE_MS
         };
-        let (slot, session) = self.slab.iter().filter(|(_, s)| is_stuck(s)).max_by_key(|(_, s)| s.unsent())?;
+        let (slot, session) = self.table.iter().filter(|(_, s)| is_stuck(s)).max_by_key(|(_, s)| s.unsent())?;
         Some(Conn { slot, serial: session.serial })
     }
 
@@ -349,7 +351,7 @@ impl Sessions {
     /// Closes the oldest stranger whose guaranteed time is over. Returns false if no stranger's is.
     pub fn evict_stranger(&mut self) -> bool {
         let oldest = self.strangers.iter().find(|(_, (slot, opened))| {
-            let silent = self.slab.get(*slot).is_none_or(|session| session.fresh);
+            let silent = self.table.get(*slot).is_none_or(|session| session.fresh);
             let least = if silent { limits::STRANGER_SILENT_MS } else { limits::STRANGER_HEARD_MS };
             self.now_ms.saturating_sub(*opened) >= least
         });
@@ -424,7 +426,7 @@ impl Sessions {
 
     /// Adds what `write` appends to a connection's output, unless the connection is gone.
     pub fn append(&mut self, conn: Conn, write: impl FnOnce(&mut Vec<u8>)) {
-        let Some(session) = self.slab.get_mut(conn.slot).filter(|s| s.serial == conn.serial) else {
+        let Some(session) = self.table.get_mut(conn.slot).filter(|s| s.serial == conn.serial) else {
             return;
         };
         if session.gone {
@@ -478,7 +480,7 @@ impl Sessions {
     /// turn's limit is used up, the connection comes again in the next turn.
     pub fn output(&mut self, conn: Conn, into: &mut Vec<u8>) -> (Output, Bytes) {
         let mut piece = Bytes::new();
-        let Some(session) = self.slab.get_mut(conn.slot).filter(|s| s.serial == conn.serial) else {
+        let Some(session) = self.table.get_mut(conn.slot).filter(|s| s.serial == conn.serial) else {
             return (Output::Finish, piece);
         };
         session.dirty = false;

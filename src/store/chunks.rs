@@ -47,12 +47,13 @@ impl<T> Chunks<T> {
         self.chunks
     }
 
-    /// Drops all but the first element.
-    pub(super) fn keep_first(&mut self) {
-        self.chunks.truncate(1);
+    /// Keeps only the first element. Returns most of the others in chunks, so that the caller can drop one chunk at a time.
+    pub(super) fn keep_first(&mut self) -> Vec<Vec<T>> {
+        let rest = self.chunks.split_off(self.chunks.len().min(1));
         if let Some(first) = self.chunks.first_mut() {
             first.truncate(1);
         }
+        rest
     }
 }
 

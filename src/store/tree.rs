@@ -27,10 +27,10 @@ use super::arena::{Arena, Dir, Node, NodeId, ROOT};
 use super::hints::Hints;
 use super::path::{Components, Path};
 use super::pins::{PinId, Pins};
+use super::queue::Queue;
 use super::{Event, Kind, Lookup, Mutation, Refused};
 use crate::faults::{self, Fault};
 use crate::limits::HISTORY_BYTES;
-use std::collections::VecDeque;
 use std::ops::Bound;
 
 /// Most steps of `first` in one mutation, of those that are due to the number of revisions.
@@ -42,7 +42,7 @@ const TRIM_BYTES: usize = 256;
 pub(super) struct Tree {
     pub(super) arena: Arena,
     /// The events of revisions `max(first, 1) ..= current`.
-    ring: VecDeque<Entry>,
+    ring: Queue<Entry>,
     hints: Hints,
     current: i64,
     first: i64,
@@ -87,7 +87,7 @@ impl Tree {
         let keep = i64::try_from(hist.max(1)).unwrap_or(i64::MAX);
         Tree {
             arena: Arena::new(),
-            ring: VecDeque::new(),
+            ring: Queue::default(),
             hints: Hints::new(),
             current: 0,
             first: 0,
@@ -402,7 +402,7 @@ impl Tree {
     pub(super) fn begin_at(&mut self, first: i64, event: Option<Entry>) {
         assert!(self.current == 0 && self.ring.is_empty());
         (self.first, self.current) = (first, first);
-        self.ring.extend(event);
+        event.into_iter().for_each(|event| self.ring.push_back(event));
     }
 
     /// The node of `path` and whether a file lies above it; the node is made if it is missing.

@@ -36,7 +36,11 @@ struct Node {
 #[derive(Debug)]
 pub(super) struct Trie {
     nodes: Chunks<Node>,
-    free: Vec<TrieId>,
+    free: Option<TrieId>,
+    /// Nodes in use, the root among them.
+    live: usize,
+    /// Nodes of patterns that are gone, dropped one chunk at a time.
+    dropped: Vec<Vec<Node>>,
     /// The places reached, those among them that the next byte has been led through, and where it led to.
     now: Vec<Place>,
     led: usize,
@@ -59,7 +63,9 @@ impl Trie {
         nodes.push(root);
         Trie {
             nodes,
-            free: Vec::new(),
+            free: None,
+            live: 1,
+            dropped: Vec::new(),
             now: Vec::new(),
             led: 0,
             next: Vec::new(),
@@ -292,7 +298,11 @@ impl Trie {
     }
 
     fn alloc(&mut self, node: Node) -> TrieId {
-        if let Some(id) = self.free.pop() {
+        self.live += 1;
+        if let Some(id) = self.free {
+            let next = self.node(id).parent;
+            // The end of the list is a node whose next is itself.
+            self.free = (next != id).then_some(next);
             *self.node_mut(id) = node;
             return id;
         }
@@ -300,19 +310,38 @@ impl Trie {
     }
 
     fn release(&mut self, id: TrieId) {
-        *self.node_mut(id) = Node { label: CompactString::const_new(""), kids: Vec::new(), parent: ROOT, list: None };
-        self.free.push(id);
-        if self.free.len() + 1 == self.nodes.len() {
+        let next = self.free.unwrap_or(id);
+        *self.node_mut(id) = Node { label: CompactString::const_new(""), kids: Vec::new(), parent: next, list: None };
+        self.free = Some(id);
+        self.live -= 1;
+        if self.live == 1 {
             // Only the root is left.
-            self.free.clear();
-            self.nodes.keep_first();
+            self.free = None;
+            self.dropped.append(&mut self.nodes.keep_first());
         }
+    }
+
+    /// Removes all patterns, even those with waiters.
+    pub(super) fn clear(&mut self) {
+        let before = std::mem::replace(self, Trie::new());
+        self.dropped = before.dropped;
+        self.dropped.append(&mut before.nodes.into_chunks());
+    }
+
+    /// Drops another small part of the patterns that are gone.
+    pub(super) fn drop_more(&mut self) {
+        self.dropped.pop();
+    }
+
+    /// Returns whether there is more to drop.
+    pub(super) fn has_dropped(&self) -> bool {
+        !self.dropped.is_empty()
     }
 
     /// Nodes in use, the root among them.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.nodes.len() - self.free.len()
+        self.live
     }
 }
 

@@ -23,8 +23,7 @@ use super::Woken;
 use super::chunks::Chunks;
 use super::trie::{Trie, TrieId};
 use crate::faults::{self, Fault};
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// How many places of the index the match of an event may visit while the event is applied.
 const AT_ONCE: usize = 20_000;
@@ -89,8 +88,36 @@ enum Owner {
     Fired,
 }
 
-/// Fired lists, each under the order of its first waiter, the earliest on top.
-type Fired = BinaryHeap<Reverse<(u64, u32)>>;
+/// Fired lists, each under the order of its first waiter. There may be millions, so this is no heap, which would be copied to grow.
+#[derive(Debug, Default)]
+struct Fired {
+    /// The earliest, if there are any.
+    first: Option<(u64, u32)>,
+    rest: BTreeSet<(u64, u32)>,
+}
+
+impl Fired {
+    fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    fn push(&mut self, list: (u64, u32)) {
+        match self.first {
+            Some(first) if first < list => drop(self.rest.insert(list)),
+            first => {
+                self.rest.extend(first);
+                self.first = Some(list);
+            }
+        }
+    }
+
+    /// Takes the earliest.
+    fn pop(&mut self) -> Option<(u64, u32)> {
+        let first = self.first.take()?;
+        self.first = self.rest.pop_first();
+        Some(first)
+    }
+}
 
 /// Waiters that have fired and were not taken yet.
 #[derive(Debug)]
@@ -167,7 +194,7 @@ impl Waiters {
             free_list: None,
             due: VecDeque::new(),
             hits: Vec::new(),
-            fired: Fired::new(),
+            fired: Fired::default(),
         }
     }
 
@@ -340,7 +367,7 @@ impl Waiters {
                     let rev = *rev;
                     match fired.pop() {
                         None => drop(self.due.pop_front()),
-                        Some(Reverse((order, list))) => {
+                        Some((order, list)) => {
                             if let Some(token) = self.take_first(order, list) {
                                 out.push(Woken::Event { token, rev });
                             }
@@ -374,12 +401,22 @@ impl Waiters {
                 self.lists[list].ends = Some((next, last));
                 let order = self.slab[next].order;
                 if let Some(Due::Events(_, fired)) = self.due.front_mut() {
-                    fired.push(Reverse((order, list)));
+                    fired.push((order, list));
                 }
             }
             None => self.free_list(list),
         }
         token
+    }
+
+    /// Drops another small part of the patterns that are gone.
+    pub(super) fn drop_more(&mut self) {
+        self.trie.drop_more();
+    }
+
+    /// Returns whether there is more to drop.
+    pub(super) fn has_dropped(&self) -> bool {
+        self.trie.has_dropped()
     }
 
     /// Returns whether a fired waiter was not taken yet.
@@ -439,7 +476,7 @@ impl Waiters {
     fn fire_list(&mut self, list: u32) {
         self.lists[list].owner = Owner::Fired;
         if let Some((first, _)) = self.lists[list].ends {
-            self.fired.push(Reverse((self.slab[first].order, list)));
+            self.fired.push((self.slab[first].order, list));
         }
     }
 
@@ -451,7 +488,7 @@ impl Waiters {
             }
         }
         // All that were listed are gone.
-        self.trie = Trie::new();
+        self.trie.clear();
         let mut parked: Vec<(u64, u32)> = Vec::new();
         while let Some(entry) = self.parked.first_entry()
             && entry.key().0 < first
