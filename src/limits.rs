@@ -47,7 +47,8 @@ const _: () = assert!(PATH_MAX + VALUE_MAX + 1024 <= BATCH_MAX);
 pub const HISTORY_BYTES: u64 = 1 << 30;
 /// Requests that wait for something. Further ones are refused.
 pub const PARKED_MAX: usize = 1 << 30;
-/// Requests of one connection that wait for something: about a million. Further ones are refused.
+/// Requests of one connection that wait for something: about a million, or 60,000 listings that are put aside because they take
+/// long. Further ones are refused.
 pub const PARKED_EACH: usize = PARKED_MAX / 4;
 /// The last quarter of [`PARKED_MAX`] is kept for connections with no more than this: some hundred waiting requests.
 pub const PARKED_FEW: usize = 64 << 10;

@@ -44,6 +44,16 @@ const CANCELS_AT_ONCE: usize = 256;
 /// What a parked request is taken to cost beside its path.
 const PARKED_OVERHEAD: usize = 256;
 
+/// Returns what a parked request with this path or glob is taken to cost.
+fn parked_cost(path: &[u8]) -> usize {
+    path.len() + PARKED_OVERHEAD
+}
+
+/// The same for a listing that is put aside: it remembers the path that it has come to, however short its glob is.
+fn listing_cost(path: &[u8]) -> usize {
+    parked_cost(path) + limits::PATH_MAX
+}
+
 /// The secrets that grant access; an unset one is empty.
 #[derive(Clone, Default)]
 pub struct Secrets {
@@ -575,12 +585,13 @@ impl Desk {
             At::TooLate => self.fail(conn, tag, ErrCode::TooLate),
             At::Now(rev) => self.read_at(store, conn, tag, op, path, rev, Payer::Fresh),
             At::Future(rev) => {
-                if !self.may_park(conn, tag, path.len()) {
+                let cost = parked_cost(path);
+                if !self.may_park(conn, tag, cost) {
                     return;
                 }
                 let waiter = store.await_revision(rev, self.next_token() as u64);
                 let work = Work::Read { waiter, op, path: path.into(), rev };
-                self.park(conn, tag, path.len(), work);
+                self.park(conn, tag, cost, work);
             }
         }
     }
@@ -649,9 +660,9 @@ impl Desk {
                 let answer = store.getdir(path, rev, offset, &mut budget, &mut self.path);
                 cost = before - budget;
                 if let Some(state) = self.answer_getdir(conn, tag, answer)
-                    && self.may_park(conn, tag, path.len())
+                    && self.may_park(conn, tag, listing_cost(path))
                 {
-                    self.park_scan(conn, tag, path.len(), Work::Getdir(Some(state)));
+                    self.park_scan(conn, tag, listing_cost(path), Work::Getdir(Some(state)));
                 }
             }
             Op::Walk(offset) => {
@@ -669,8 +680,8 @@ impl Desk {
                     // The path is remembered, so finding it again costs little.
                     Walked::TooLarge => self.defer(store, conn, Deferred::Read { tag, op, path: path.into(), rev }),
                     Walked::More(state) => {
-                        if self.may_park(conn, tag, path.len()) {
-                            self.park_scan(conn, tag, path.len(), Work::Walk(Some(state)));
+                        if self.may_park(conn, tag, listing_cost(path)) {
+                            self.park_scan(conn, tag, listing_cost(path), Work::Walk(Some(state)));
                         }
                     }
                 }
@@ -693,15 +704,15 @@ impl Desk {
             Wait::Event { rev } => self.event_in_turn(store, conn, tag, rev, Payer::Fresh),
             Wait::TooLate => self.fail(conn, tag, ErrCode::TooLate),
             Wait::Waiting(waiter) => {
-                if self.may_park(conn, tag, path.len()) {
-                    self.park(conn, tag, path.len(), Work::Event(waiter));
+                if self.may_park(conn, tag, parked_cost(path)) {
+                    self.park(conn, tag, parked_cost(path), Work::Event(waiter));
                 } else {
                     store.cancel(waiter);
                 }
             }
             Wait::More(state) => {
-                if self.may_park(conn, tag, path.len()) {
-                    self.park_scan(conn, tag, path.len(), Work::Wait(Some(state)));
+                if self.may_park(conn, tag, parked_cost(path)) {
+                    self.park_scan(conn, tag, parked_cost(path), Work::Wait(Some(state)));
                 }
             }
         }
@@ -984,12 +995,12 @@ impl Desk {
     }
 
     /// Whether one more request may be parked; if not, it is answered with the reason.
-    fn may_park(&mut self, conn: Conn, tag: Option<i32>, path: usize) -> bool {
-        let cost = path + PARKED_OVERHEAD;
+    fn may_park(&mut self, conn: Conn, tag: Option<i32>, cost: usize) -> bool {
         let own = cost + self.sessions.get(conn).map_or(0, |session| session.parked_bytes);
         let most = if own <= limits::PARKED_FEW { limits::PARKED_MAX } else { limits::PARKED_SOFT };
         let detail = if own > limits::PARKED_EACH {
-            "too many requests of this connection are waiting; wait for fewer paths, or for a glob that matches many"
+            "too many requests of this connection are waiting; wait for fewer paths, or for a glob that matches many, and \
+             send fewer searches ahead"
         } else if self.parked_bytes + cost > most {
             "too many requests are waiting on this server; try another or later"
         } else {
@@ -999,8 +1010,7 @@ impl Desk {
         false
     }
 
-    fn park(&mut self, conn: Conn, tag: Option<i32>, path: usize, work: Work) -> usize {
-        let cost = path + PARKED_OVERHEAD;
+    fn park(&mut self, conn: Conn, tag: Option<i32>, cost: usize, work: Work) -> usize {
         let session = self.sessions.get(conn).expect("only a live session parks");
         let place = session.parked.push(self.parked.vacant());
         let token = self.parked.insert(Parked { conn, tag, place, cost, work });
@@ -1009,8 +1019,8 @@ impl Desk {
         token
     }
 
-    fn park_scan(&mut self, conn: Conn, tag: Option<i32>, path: usize, work: Work) {
-        let token = self.park(conn, tag, path, work);
+    fn park_scan(&mut self, conn: Conn, tag: Option<i32>, cost: usize, work: Work) {
+        let token = self.park(conn, tag, cost, work);
         if let Some(session) = self.sessions.get(conn) {
             session.scans.push_back(token);
         }

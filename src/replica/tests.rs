@@ -465,6 +465,32 @@ fn costly_reads_that_one_write_wakes_are_answered_in_slices() {
     }
 }
 
+/// A listing that is put aside remembers the path that it has come to, which may be long where the glob is short: thousands of them
+/// must not hold more memory than waits may.
+#[test]
+fn listings_that_are_put_aside_cost_as_little_as_their_globs() {
+    let mut node = Node::new(100);
+    let conn = node.replica.open();
+    for number in 0..5_000 {
+        node.call(conn, set(0, &format!("/d/{number}"), -1, b""));
+    }
+    let held = |node: &mut Node| node.replica.desk.sessions.get(conn).map_or(0, |session| session.parked_bytes);
+    let walk = |tag| Request { path: Some(b"/**"), offset: Some(i32::MAX), ..request(Verb::Walk, tag) };
+    let getdir = |tag| Request { path: Some(b"/d"), offset: Some(4_999), ..request(Verb::Getdir, tag) };
+    let wait = |tag| wait(tag, "/e", 1 << 40);
+    for (ask, least) in [(walk(0), limits::PATH_MAX), (getdir(0), limits::PATH_MAX), (wait(0), 1)] {
+        let before = node.replica.desk.parked();
+        node.send(conn, &[ask]);
+        assert_eq!(node.replica.desk.parked(), before + 1);
+        assert!(held(&mut node) >= least, "{}", held(&mut node));
+        assert!(least > 1 || held(&mut node) < limits::PATH_MAX, "{}", held(&mut node));
+        node.settle();
+        if least > 1 {
+            assert_eq!(held(&mut node), 0, "it is answered");
+        }
+    }
+}
+
 /// One write wakes a hundred thousand waits of one connection, or the connection's end cancels them: a limited number each turn.
 #[test]
 fn waits_are_woken_and_cancelled_in_slices() {
