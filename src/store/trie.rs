@@ -15,6 +15,7 @@ use super::chunks::Chunks;
 use super::glob::{ONE, STAR, STARS};
 use crate::faults::{self, Fault};
 use compact_str::CompactString;
+use std::collections::BTreeSet;
 
 /// A node's place; used again once the node is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,19 +43,55 @@ pub(super) struct Trie {
     /// Nodes of patterns that are gone, dropped one chunk at a time.
     dropped: Vec<Vec<Node>>,
     /// The places reached, those among them that the next byte has been led through, and where it led to.
-    now: Vec<Place>,
+    now: Places,
     led: usize,
-    next: Vec<Place>,
+    next: Places,
+    /// See [`FEW`].
+    few: usize,
     /// Places that the latest path has been at.
     #[cfg(test)]
     pub(super) steps: usize,
 }
 
-/// A set with room for more places is dropped after use.
-const PLACES_KEPT: usize = 1 << 16;
+/// A set of more places than this is a tree: to grow it, to sort it, and to look through it, no step takes longer than for a small
+/// one.
+const FEW: usize = 4 << 10;
+/// To lead a place of such a set on costs as much as so many of a small one.
+const MANY_COST: usize = 4;
 
 /// So many tokens of a node's label are matched.
 type Place = (TrieId, u32);
+
+/// A set of places.
+#[derive(Debug, Default)]
+struct Places {
+    /// A small set: in order, and each once, but for the set that is being filled. Empty if there are more.
+    few: Vec<Place>,
+    many: BTreeSet<Place>,
+}
+
+impl Places {
+    fn is_empty(&self) -> bool {
+        self.few.is_empty() && self.many.is_empty()
+    }
+
+    fn clear(&mut self) {
+        self.few.clear();
+        self.many.clear();
+    }
+
+    /// Adds a place to the set that is being filled.
+    fn add(&mut self, place: Place, few: usize) {
+        if !self.many.is_empty() {
+            self.many.insert(place);
+            return;
+        }
+        self.few.push(place);
+        if self.few.len() > few {
+            self.many.extend(self.few.drain(..));
+        }
+    }
+}
 
 impl Trie {
     pub(super) fn new() -> Trie {
@@ -66,9 +103,10 @@ impl Trie {
             free: None,
             live: 1,
             dropped: Vec::new(),
-            now: Vec::new(),
+            now: Places::default(),
             led: 0,
-            next: Vec::new(),
+            next: Places::default(),
+            few: FEW,
             #[cfg(test)]
             steps: 0,
         }
@@ -161,8 +199,8 @@ impl Trie {
         while let Some(&byte) = rest.get(at)
             && !now.is_empty()
         {
-            let until = now.len().min(self.led.saturating_add(*budget));
-            for &place in &now[self.led..until] {
+            let until = now.few.len().min(self.led.saturating_add(*budget));
+            for &place in &now.few[self.led..until] {
                 self.step(place, byte, &mut next);
             }
             *budget -= until - self.led;
@@ -171,21 +209,31 @@ impl Trie {
                 self.steps += until - self.led;
             }
             self.led = until;
-            if until < now.len() {
+            while *budget > 0
+                && let Some(place) = now.many.pop_first()
+            {
+                self.step(place, byte, &mut next);
+                *budget = budget.saturating_sub(MANY_COST);
+                #[cfg(test)]
+                {
+                    self.steps += 1;
+                }
+            }
+            if until < now.few.len() || !now.many.is_empty() {
                 (self.now, self.next) = (now, next);
                 return Some(at);
             }
             at += 1;
             self.led = 0;
-            if next.len() > 1 {
-                *budget = budget.saturating_sub(next.len());
-                next.sort_unstable();
-                next.dedup();
+            if next.few.len() > 1 {
+                *budget = budget.saturating_sub(next.few.len());
+                next.few.sort_unstable();
+                next.few.dedup();
             }
+            now.clear();
             std::mem::swap(&mut now, &mut next);
-            next.clear();
             // The usual case: one place, amid literal text.
-            if let [(id, offset)] = *now {
+            if let [(id, offset)] = *now.few {
                 let label = &self.node(id).label.as_bytes()[offset as usize..];
                 let common = label.iter().zip(&rest[at..]).take_while(|(a, b)| a == b).count();
                 if common > 0 {
@@ -195,22 +243,25 @@ impl Trie {
                 }
             }
         }
-        let ended = now.iter().filter(|(id, offset)| {
+        let ended = |(id, offset): &Place| {
             let node = self.node(*id);
             node.list.is_some() && *offset as usize == node.label.len()
-        });
-        out.extend(ended.map(|(id, _)| *id));
-        // What one event needed is not kept for ever.
-        if now.capacity().max(next.capacity()) > PLACES_KEPT {
-            (now, next) = (Vec::new(), Vec::new());
+        };
+        out.extend(now.few.iter().filter(|place| ended(place)).map(|(id, _)| *id));
+        while *budget > 0
+            && let Some(place) = now.many.pop_first()
+        {
+            out.extend(Some(place.0).filter(|_| ended(&place)));
+            *budget = budget.saturating_sub(MANY_COST);
         }
+        let is_done = now.many.is_empty();
         (self.now, self.next) = (now, next);
-        None
+        if is_done { None } else { Some(at) }
     }
 
     /// Adds `place` to the set, and the places that are reached from it without a byte.
-    fn reach(&self, place: Place, set: &mut Vec<Place>) {
-        set.push(place);
+    fn reach(&self, place: Place, set: &mut Places) {
+        set.add(place, self.few);
         let (id, offset) = place;
         let node = self.node(id);
         match node.label.as_bytes().get(offset as usize) {
@@ -228,7 +279,7 @@ impl Trie {
         }
     }
 
-    fn step(&self, (id, offset): Place, byte: u8, next: &mut Vec<Place>) {
+    fn step(&self, (id, offset): Place, byte: u8, next: &mut Places) {
         let node = self.node(id);
         match node.label.as_bytes().get(offset as usize) {
             Some(&STARS) => {
@@ -323,7 +374,7 @@ impl Trie {
 
     /// Removes all patterns, even those with waiters.
     pub(super) fn clear(&mut self) {
-        let before = std::mem::replace(self, Trie::new());
+        let before = std::mem::replace(self, Trie { few: self.few, ..Trie::new() });
         self.dropped = before.dropped;
         self.dropped.append(&mut before.nodes.into_chunks());
     }
@@ -336,6 +387,18 @@ impl Trie {
     /// Returns whether there is more to drop.
     pub(super) fn has_dropped(&self) -> bool {
         !self.dropped.is_empty()
+    }
+
+    /// Returns how many places are sorted, or looked through, in one step.
+    #[cfg(test)]
+    pub(super) fn at_a_time(&self) -> usize {
+        self.now.few.len().max(self.next.few.len())
+    }
+
+    /// Sets how many places a small set has at most.
+    #[cfg(test)]
+    pub(super) fn set_few(&mut self, few: usize) {
+        self.few = few;
     }
 
     /// Nodes in use, the root among them.

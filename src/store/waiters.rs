@@ -618,10 +618,17 @@ impl Waiters {
         waiter.token
     }
 
-    /// Sets how much of a match is done at once.
+    /// Sets how much of a match is done at once, and how many places are no few any more.
     #[cfg(test)]
     pub(super) fn set_at_once(&mut self, places: usize) {
         self.at_once = places;
+        self.trie.set_few(places);
+    }
+
+    /// Places that are sorted, or looked through, in one step; and matches that were found and have not fired yet.
+    #[cfg(test)]
+    pub(super) fn at_a_time(&self) -> (usize, usize) {
+        (self.trie.at_a_time(), self.hits.len())
     }
 
     /// Places that the latest event has been at in the index.

@@ -518,3 +518,31 @@ fn the_events_of_a_turn_share_a_budget() {
     store.take_woken(usize::MAX, &mut woken);
     assert_eq!(woken, [Woken::Event { token: 9_999, rev: 1_001 }]);
 }
+
+/// An event that reaches a million places of the index: to sort them at each byte, and to look through them at the end, took a
+/// turn of hundreds of milliseconds.
+#[test]
+fn a_set_of_many_places_is_sorted_in_one_go() {
+    const LETTERS: u64 = 14;
+    const SLICE: usize = 1_000;
+    let mut store = Store::new(100);
+    for i in 0..1 << LETTERS {
+        let glob: String = (0..LETTERS).map(|bit| if i >> bit & 1 == 1 { '?' } else { 'a' }).collect();
+        let glob = Glob::new(format!("/{glob}").as_bytes()).unwrap();
+        assert!(matches!(store.wait(&glob, 1, i, &mut 9), Wait::Waiting(_)));
+    }
+    store.limit_matches(SLICE);
+    set(&mut store, &format!("/{}", "a".repeat(14)));
+    let (mut most, mut found) = (0, 0);
+    while store.has_pending_matches() {
+        let (places, hits) = store.waiters.at_a_time();
+        assert!(hits <= found + SLICE, "{hits} matches, {found} before");
+        (most, found) = (most.max(places), hits);
+        store.match_more(&mut SLICE.clone());
+    }
+    assert!(most > 1_000 && most <= 4 << 10, "{most}");
+    let mut woken = Vec::new();
+    store.take_woken(usize::MAX, &mut woken);
+    assert!(woken.iter().copied().eq((0..1 << LETTERS).map(|token| Woken::Event { token, rev: 1 })));
+    assert_eq!((store.waiters(), store.waiters.nodes()), (0, 1));
+}
