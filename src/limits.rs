@@ -62,14 +62,20 @@ pub const OUTPUT_SOFT: usize = 384 << 20;
 /// While answers to other clients wait for room, the server closes a connection whose client has read none of its output for this
 /// long, in milliseconds.
 pub const OUTPUT_PATIENCE_MS: u64 = 2_000;
-/// Receive buffers, beyond their first size. The server closes the connection that has the most, when another needs more.
+/// Receive buffers of clients, beyond their first size; half of it only for requests that are larger. When another request needs
+/// more, the server closes the connection whose unfinished request has made no progress for the longest time.
 pub const RECEIVE_MAX: usize = 256 << 20;
+/// The same for the nodes of the cluster, so that no link to a node is closed because of clients.
+pub const RECEIVE_PEERS: usize = 128 << 20;
+/// Received bytes that are progress of an unfinished request. Fewer do not keep it from being closed when memory is short.
+pub const RECEIVE_PROGRESS: usize = 16 << 10;
 
 /// Log lines that stderr has not taken, in bytes. Further lines are dropped, and the log says how many.
 pub const LINES_MAX: usize = 256 << 10;
 
 // Some history is left, whatever is written.
 const _: () = assert!(HISTORY_BYTES >= 256 * VALUE_MAX as u64);
+const _: () = assert!(RECEIVE_PEERS >= 8 * PEER_FRAME_MAX && RECEIVE_PROGRESS * 16 <= VALUE_MAX);
 const _: () = assert!(RECEIVE_MAX >= 16 * FRAME_MAX && OUTPUT_MAX >= 16 * VALUE_MAX);
 const _: () = assert!(OUTPUT_SOFT >= 16 * VALUE_MAX && OUTPUT_SOFT + 16 * VALUE_MAX <= OUTPUT_MAX);
 

@@ -58,7 +58,7 @@ use crate::limits;
 use crate::log::Identity;
 use crate::replica::desk::Secrets;
 use crate::replica::{Conn, Fate, Replica};
-use buffer::Budget;
+use buffer::Pool;
 use closing::Closing;
 pub use lines::{finish, say};
 use link::{Link, Trial};
@@ -185,7 +185,9 @@ struct Shell {
     /// A snapshot is due.
     snapshot: Signal,
     links: RefCell<BTreeMap<Conn, Rc<Link>>>,
-    receive_budget: Budget,
+    /// The memory for receive buffers, beyond their first size.
+    receive_clients: Pool,
+    receive_peers: Pool,
     stopping: Cell<bool>,
     /// Number of sends under way.
     sending: Cell<usize>,
@@ -215,13 +217,14 @@ struct Shell {
 }
 
 impl Shell {
-    /// Closes the connection whose receive buffer is the largest, because another needs room. Strangers make room first.
-    fn close_greediest(&self) {
-        let rank = |link: &Rc<Link>| (link.is_stranger() && link.held.get() > 0, link.held.get());
-        let greediest = self.links.borrow().values().max_by_key(|link| rank(link)).cloned();
-        if let Some(link) = greediest {
-            self.say("closed a connection: the receive buffers of all have reached their limit, and it held the most");
-            link.held.set(0);
+    /// Closes a connection whose request is unfinished, because another needs the memory that it holds.
+    fn close_unfinished(&self, conn: Conn) {
+        let link = self.links.borrow().get(&conn).cloned();
+        if let Some(link) = link {
+            self.say(
+                "closed a connection: the receive buffers have reached their limit, and its unfinished request has made no progress \
+                 for the longest time",
+            );
             link.close(self);
         }
     }
@@ -295,7 +298,8 @@ pub fn run(options: Options) -> Result<(), StartError> {
             prepare: Signal::default(),
             snapshot: Signal::default(),
             links: RefCell::new(BTreeMap::new()),
-            receive_budget: Budget::new(limits::RECEIVE_MAX),
+            receive_clients: Pool::new(limits::RECEIVE_MAX),
+            receive_peers: Pool::new(limits::RECEIVE_PEERS),
             stopping: Cell::new(false),
             sending: Cell::new(0),
             taken: Cell::new(0),

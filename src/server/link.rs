@@ -17,13 +17,14 @@ use tokio_uring::net::TcpStream;
 use super::buffer::Buffer;
 use super::signal::Signal;
 use super::{Shell, accept};
+use crate::limits::CLOSES_TURN;
 use crate::replica::{Conn, Output, Then};
 use crate::wire::peer::PREAMBLE;
 
 /// A send buffer larger than this is not kept; each connection has two.
 const KEEP: usize = 8 << 10;
 
-/// Time between two checks for room in the receive buffers.
+/// Time between two attempts to get room for a request.
 const ROOM_PATIENCE: Duration = Duration::from_millis(1);
 
 /// One connection.
@@ -35,8 +36,6 @@ pub struct Link {
     pub send: Signal,
     /// Receiving may go on.
     pub resume: Signal,
-    /// The share of the receive budget that this connection uses, in bytes.
-    pub held: Cell<usize>,
     closed: Cell<bool>,
     /// The connection has had its turn to be closed: see `closing`.
     may_close: Cell<bool>,
@@ -72,7 +71,6 @@ impl Link {
             conn,
             send: Signal::default(),
             resume: Signal::default(),
-            held: Cell::new(0),
             closed: Cell::new(false),
             may_close: Cell::new(false),
             trial: Cell::new(trial),
@@ -139,7 +137,7 @@ impl Link {
     }
 
     async fn receive(&self, shell: &Shell) {
-        let mut buffer = Buffer::new(&shell.receive_budget);
+        let mut buffer = Buffer::new(&shell.receive_clients, self.conn);
         loop {
             let room = buffer.bytes().len();
             let (received, slice) = self.stream.0.read(buffer.lend().slice(room..)).await;
@@ -174,7 +172,10 @@ impl Link {
                 match receipt.then {
                     Then::More { needed } => break needed,
                     Then::Close => return,
-                    Then::Paused => self.resume.wait().await,
+                    Then::Paused => {
+                        buffer.pause();
+                        self.resume.wait().await;
+                    }
                 }
             };
             if self.closed.get() {
@@ -184,16 +185,25 @@ impl Link {
                 self.turn_to_close(shell).await;
                 return accept::turn_away(shell, self);
             }
-            while buffer.make_room(used, got, needed).is_err() {
-                used = 0;
-                // The connection with the most makes room, once its tasks have ended.
-                shell.close_greediest();
+            if buffer.is_large() {
+                buffer.stranger = self.is_stranger();
+                if shell.replica.borrow().knows_peer(self.conn) {
+                    buffer.move_to(&shell.receive_peers);
+                }
+            }
+            let mut result = buffer.make_room(used, got, needed);
+            while let Err(refused) = result {
+                // A few make way in each pass, and their memory is free once their tasks have ended.
+                shell.closing.turn().await;
+                for conn in buffer.make_way(refused, CLOSES_TURN) {
+                    shell.close_unfinished(conn);
+                }
                 if self.closed.get() {
                     return;
                 }
                 tokio::time::sleep(ROOM_PATIENCE).await;
+                result = buffer.make_room(0, 0, needed);
             }
-            self.held.set(buffer.held());
         }
     }
 

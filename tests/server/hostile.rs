@@ -323,6 +323,30 @@ fn half_frames_take_memory() {
     }
 }
 
+/// Thousands of connections hold an unfinished request of 60 kB each, and use up the receive buffers. A client that then sent 1 MiB
+/// held the most, and lost its connection each time.
+#[test]
+fn unfinished_requests_keep_large_ones_out() {
+    let _alone = alone();
+    let count = files(RECEIVE_MAX / 60_000 + 100);
+    let server = Setup::new().start();
+    let mut c = server.connect();
+    c.put("/large", b"");
+    let part = framed(&set("/part", -1, &vec![b'v'; 200_000]));
+    let mut crowd: Vec<TcpStream> = (0..count).map(|_| TcpStream::connect(server.addr()).unwrap()).collect();
+    crowd.iter_mut().for_each(|stream| push(stream, &part[..62_000]));
+    for _ in 0..5 {
+        c.put("/large", &vec![b'v'; VALUE_MAX]);
+    }
+    if count * 60_000 > RECEIVE_MAX {
+        server.says("its unfinished request has made no progress for the longest time");
+    }
+    // Those that are left may finish what they have begun.
+    let mut last = Client::over(crowd.pop().unwrap());
+    last.raw(&part[62_000..]);
+    assert!(last.recv().revision() > 0);
+}
+
 /// Clients that ask for large values and never read cost a bounded amount each, and hold nobody else up.
 #[test]
 fn a_client_that_never_reads_takes_memory() {
