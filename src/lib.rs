@@ -49,7 +49,8 @@
 //!   is charged what it has cost (`replica/shares.rs`). Small requests do not wait for the work of others.
 //! * **Work is bounded per turn**: work whose size clients determine (scans, matching and waking waiters, reads that waited for a
 //!   revision, answers, accepting and closing connections, cleaning up after them), trims and snapshots proceed in slices between
-//!   commits. Tables that clients fill grow in chunks, without copying.
+//!   commits. Tables that clients fill grow in chunks, without copying. An entry of the log holds a bounded amount of work
+//!   (`replica/batch.rs`), also one with the writes that another node sends.
 //! * **Three kinds of failure**: a bug asserts; the environment (disk) ends the process through one `fatal`, with an exit
 //!   status of its own; a client that misbehaves gets a typed error, or loses its connection.
 //! * **The loop never waits**: not for a client, nor for stderr (`server/lines.rs`). The server handles signals even while the loop

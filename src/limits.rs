@@ -30,13 +30,20 @@ pub const BATCH_MAX: usize = 4 << 20;
 /// A batch takes no command that would make it larger than this, except its first.
 pub const BATCH_SOFT: usize = 1 << 20;
 
-/// A batch takes no command that would raise its work above this, except its first. The work is 1 for each command, and 1 for each
-/// [`WORK_PATH`] bytes of its path. So one batch keeps a node busy for a few milliseconds only.
+/// A batch takes no command that would raise its work above this, except its first; and a leader joins no more into one entry. The
+/// work is 1 for each command, and 1 for each [`WORK_PATH`] bytes of its path. So one batch keeps a node busy for a few milliseconds
+/// only.
 pub const BATCH_WORK: usize = 16 << 10;
+/// The most work of a batch that comes from another node. That node may have added its own entries in `/ctl` to a full batch.
+pub const PARCEL_WORK: usize = BATCH_WORK + (1 << 10);
 /// This many bytes of a path, which may contain half as many components, count as one more command.
 pub const WORK_PATH: usize = 16;
 
 const _: () = assert!(BATCH_SOFT <= BATCH_MAX);
+// The first command of a batch fits, whatever its path.
+const _: () = assert!(PATH_MAX / WORK_PATH < BATCH_WORK);
+// A node's own entries are some ten, with short paths.
+const _: () = assert!(PARCEL_WORK - BATCH_WORK >= 16 * (1 + (2 * CLUSTER_NAME_MAX + 64) / WORK_PATH));
 // The largest mutation that a client can send fits into a frame, and into a batch with its neighbours' headers.
 const _: () = assert!(PATH_MAX + VALUE_MAX + 1024 <= FRAME_MAX);
 const _: () = assert!(PATH_MAX + VALUE_MAX + 1024 <= BATCH_MAX);
@@ -122,7 +129,7 @@ pub const LATE_WORK_TURN: usize = 2_000;
 pub const SHARED_MIN: usize = 64 << 10;
 /// A value up to this size is answered at once, even if other answers wait.
 pub const ANSWER_SMALL: usize = 4 << 10;
-/// Work of the committed entries that one turn applies: 1 for each command, and 1 for each [`APPLY_BYTES`] of an entry. The last
+/// Work of the committed entries that one turn applies: that of their batches, and 1 for each [`APPLY_BYTES`] of an entry. The last
 /// entry may exceed it.
 pub const APPLY_TURN: usize = BATCH_WORK;
 /// Applying this many bytes of an entry takes as long as applying a command.

@@ -847,7 +847,7 @@ impl Replica {
         }
     }
 
-    /// Applies an entry, and returns the number of its commands.
+    /// Applies an entry, and returns the work of its commands.
     fn apply(&mut self, entry: &Entry) -> usize {
         if let Some(change) = change_of(entry) {
             self.apply_change(&change);
@@ -857,11 +857,9 @@ impl Replica {
         if entry.get_entry_type() != EntryType::EntryNormal || entry.data.is_empty() {
             return 0;
         }
-        let mut commands = 0;
         self.stages.committed();
         let Replica { machine, desk, pending, pending_first, gather, origin, mesh, config, .. } = self;
         let outcome = machine.apply(&entry.data, |store, from, seq, outcome| {
-            commands += 1;
             if from == *origin {
                 if faults::is_armed(Fault::AnswersSwapped) && pending.len() > 1 {
                     pending.swap(0, 1);
@@ -881,11 +879,9 @@ impl Replica {
             }
             desk.wake(store);
         });
-        if let Err(e) = outcome {
-            panic!("entry {}: {e}", entry.index);
-        }
+        let work = outcome.unwrap_or_else(|e| panic!("entry {}: {e}", entry.index));
         self.stages.applied(self.pending_first);
-        commands
+        work
     }
 
     // ---- time ----
@@ -927,7 +923,7 @@ impl Replica {
             self.next_pulse_ms = now_ms.saturating_add(self.config.pulse_ms);
             let path = format!("/ctl/node/{}/applied", self.config.id);
             let rev = self.machine.store.revision().to_string();
-            if !self.is_closed() {
+            if !self.is_closed() && self.gather.fits(path.len(), rev.len(), limits::BATCH_SOFT) {
                 self.put(&path, &rev);
             }
         }

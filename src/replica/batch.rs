@@ -68,6 +68,17 @@ impl<'a> From<Mutation<'a>> for Command<'a> {
     }
 }
 
+impl Command<'_> {
+    /// Returns the work of applying it: see [`limits::BATCH_WORK`].
+    pub fn work(&self) -> usize {
+        match self {
+            Command::Store(Mutation::Set { path, .. } | Mutation::Del { path, .. }) => work(path.len()),
+            Command::Store(Mutation::Nop) => work(0),
+            Command::Register(registration) => work(registration.addr.len()),
+        }
+    }
+}
+
 /// See [`Command::Register`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Registration<'a> {
@@ -93,7 +104,7 @@ pub struct Gather {
     bytes: Vec<u8>,
 }
 
-/// Returns the work of a command whose path has this many bytes.
+/// Returns the work of a command whose path has this many bytes: see [`limits::BATCH_WORK`].
 fn work(path: usize) -> usize {
     1 + path / limits::WORK_PATH
 }
@@ -220,19 +231,23 @@ pub fn parcel(batch: &[u8]) -> Result<Parcel, BadBatch> {
     if rest.is_empty() { Ok(parcel) } else { Err(BadBatch::Count) }
 }
 
-/// Checks that every command of a batch from another server is one that this server would have taken from a client: it becomes part
-/// of the log of all nodes. Returns its parcel, and how many of the commands are registrations.
+/// Checks that every command of a batch from another server is one that this server would have taken from a client, and that the
+/// batch has no more bytes and no more work than a server gathers: it becomes part of the log of all nodes. Returns its parcel, and
+/// how many of the commands are registrations.
 ///
 /// # Errors
-/// What is wrong with the first that is not.
+/// What is wrong with the first command that is not, or with the batch.
 pub fn verify(batch: &[u8]) -> Result<(Parcel, usize), BadBatch> {
-    let (parcel, registrations) = examine(batch)?;
+    let (parcel, registrations, work) = examine(batch)?;
+    if work > limits::PARCEL_WORK {
+        return Err(BadBatch::Work);
+    }
     let fits = batch.len() <= limits::BATCH_SOFT + limits::PATH_MAX + limits::VALUE_MAX + 1024;
     if fits { Ok((parcel, registrations)) } else { Err(BadBatch::Count) }
 }
 
 /// Checks that every node can apply a batch of any number of parcels, before it is stored. All nodes alike refuse
-/// a malformed path when they apply the batch.
+/// a malformed path when they apply the batch. The work is not checked: leaders of earlier versions made entries of more work.
 ///
 /// # Errors
 /// What is wrong with the first parcel or command that cannot be applied.
@@ -275,15 +290,16 @@ fn are_whole(mut rest: &[u8], count: u32) -> bool {
     rest.is_empty()
 }
 
-/// Checks all commands of a batch with one parcel as this server checks those of its clients. Returns the parcel, and how many of the
-/// commands are registrations.
-fn examine(batch: &[u8]) -> Result<(Parcel, usize), BadBatch> {
+/// Checks all commands of a batch with one parcel as this server checks those of its clients. Returns the parcel, how many of the
+/// commands are registrations, and their work.
+fn examine(batch: &[u8]) -> Result<(Parcel, usize, usize), BadBatch> {
     let mut rest = check(batch)?;
     let (parcel, mut commands) = head(&mut rest)?;
     let mut sane = is_numbered(&parcel) && rest.is_empty();
-    let mut registrations = 0;
+    let (mut registrations, mut work) = (0, 0);
     for _ in 0..parcel.count {
         let command = command(&mut commands)?;
+        work += command.work();
         sane &= match command {
             Command::Store(Mutation::Set { path, value, .. }) => {
                 Path::parse(path).is_some() && value.len() <= limits::VALUE_MAX
@@ -294,7 +310,7 @@ fn examine(batch: &[u8]) -> Result<(Parcel, usize), BadBatch> {
         };
         registrations += usize::from(matches!(command, Command::Register(_)));
     }
-    if sane && commands.is_empty() { Ok((parcel, registrations)) } else { Err(BadBatch::Count) }
+    if sane && commands.is_empty() { Ok((parcel, registrations, work)) } else { Err(BadBatch::Count) }
 }
 
 /// Returns a verified batch with one parcel in which the registrations that `admit` refuses take no effect. Their places stay, so the
@@ -317,10 +333,18 @@ pub fn admit(batch: &[u8], mut admit: impl FnMut(&Registration<'_>) -> bool) -> 
     bytes.into()
 }
 
-/// Returns how many commands a batch with one parcel has, according to its header.
-pub fn count(batch: &[u8]) -> usize {
-    let count = batch.get(HEADER + PARCEL_COUNT..HEADER + PARCEL_BYTES).and_then(|bytes| bytes.try_into().ok());
-    count.map_or(0, |bytes| u32::from_le_bytes(bytes) as usize)
+/// Returns the parcel of a batch with only one, and the work of its commands.
+///
+/// # Errors
+/// If the bytes are not such a batch.
+pub fn parcel_and_work(batch: &[u8]) -> Result<(Parcel, usize), BadBatch> {
+    let mut rest = check(batch)?;
+    let (parcel, mut commands) = head(&mut rest)?;
+    let mut work = 0;
+    while !commands.is_empty() {
+        work += command(&mut commands)?.work();
+    }
+    if rest.is_empty() { Ok((parcel, work)) } else { Err(BadBatch::Count) }
 }
 
 /// One batch of all parcels of these.
@@ -357,6 +381,8 @@ pub enum BadBatch {
     Kind(u8),
     /// A parcel's count and bytes contradict each other.
     Count,
+    /// A parcel has more work than a node gathers.
+    Work,
 }
 
 impl std::fmt::Display for BadBatch {
@@ -367,6 +393,7 @@ impl std::fmt::Display for BadBatch {
             BadBatch::Format(v) => write!(f, "the batch has format {v}, this version knows {FORMAT}"),
             BadBatch::Kind(k) => write!(f, "the batch holds a command of the unknown kind {k}"),
             BadBatch::Count => write!(f, "a parcel's count contradicts its bytes"),
+            BadBatch::Work => write!(f, "a parcel has more work than a node gathers"),
         }
     }
 }
@@ -587,13 +614,41 @@ mod tests {
                 let other = sealed(other);
                 if verify_entry(&other).is_ok() {
                     let mut machine = crate::replica::machine::Machine::founding(10);
-                    assert_eq!(machine.apply(&other, |_, _, _, _| ()), Ok(()), "byte {at} is {byte}");
+                    assert!(machine.apply(&other, |_, _, _, _| ()).is_ok(), "byte {at} is {byte}");
                 }
                 assert!(verify(&other).is_err() || verify_entry(&other).is_ok(), "byte {at} is {byte}");
             }
         }
         for cut in CRC + 4..bytes.len() {
             assert!(verify_entry(&sealed(bytes[..cut].to_vec())).is_err(), "cut at {cut}");
+        }
+    }
+
+    /// A member put 140,000 commands, or 500 paths of 2,000 levels, into one parcel, and applying it held up all nodes. What a node
+    /// gathers is accepted, its own entries on top of a full batch included. Earlier versions stored larger entries.
+    #[test]
+    fn a_parcel_of_more_work_than_a_node_gathers_is_refused() {
+        let deep = "/a".repeat(limits::PATH_MAX / 2);
+        for path in ["", "/a", &deep[..1000], &deep] {
+            let command = match path {
+                "" => Mutation::Nop,
+                path => Mutation::Set { path: path.as_bytes(), rev: -1, value: b"" },
+            };
+            let mut gather = Gather::new(ORIGIN);
+            while gather.fits(path.len(), 0, limits::BATCH_SOFT) {
+                gather.push(&command.into());
+            }
+            let own = [b'n'; 500];
+            for _ in 0..10 {
+                gather.push(&Mutation::Set { path: &[b"/", &own[..]].concat(), rev: -1, value: b"" }.into());
+            }
+            let full = gather.take().unwrap();
+            assert!(verify(&full).is_ok(), "{path}");
+            let too_many = limits::PARCEL_WORK / work(path.len()) + 1;
+            (0..too_many).for_each(|_| _ = gather.push(&command.into()));
+            let batch = gather.take().unwrap();
+            assert_eq!(verify(&batch), Err(BadBatch::Work), "{path}");
+            assert_eq!(verify_entry(&batch), Ok(()), "{path}");
         }
     }
 

@@ -27,8 +27,8 @@ pub struct Forward {
     progress_ms: u64,
     /// When a command of this server was last applied, or the oldest unapplied one was kept.
     applied_ms: u64,
-    /// As leader: parcels to propose.
-    inbox: VecDeque<Bytes>,
+    /// As leader: parcels to propose, and the work of each.
+    inbox: VecDeque<(Bytes, usize)>,
     inbox_bytes: usize,
     /// After an election, before everything earlier is applied: parcels to take then.
     early: Vec<Bytes>,
@@ -133,10 +133,14 @@ impl Forward {
         self.inbox_bytes = 0;
     }
 
-    /// Takes a parcel to propose, if it is its server's next. Drops a parcel that came before or too early, one that is malformed,
-    /// and one for which there is no room: the server will send it again.
+    /// Takes a parcel to propose, if it is its server's next. Drops a parcel that came before or too early, one that is malformed or
+    /// too much work for an entry, and one for which there is no room: the server will send it again.
     pub fn take(&mut self, batch: Bytes, machine: &Machine) {
-        let Ok(Parcel { origin: Origin { node, epoch }, first, count }) = batch::parcel(&batch) else { return };
+        let Ok((parcel, work)) = batch::parcel_and_work(&batch) else { return };
+        if work > limits::PARCEL_WORK {
+            return;
+        }
+        let Parcel { origin: Origin { node, epoch }, first, count } = parcel;
         // The state machine hands out raft ids, so it knows every server that may send something, except the founder, which comes
         // before all.
         if !machine.members.nodes().is_empty() && !machine.members.nodes().contains_key(&node) {
@@ -157,7 +161,7 @@ impl Forward {
         }
         *expected = (epoch, end);
         self.inbox_bytes += batch.len();
-        self.inbox.push_back(batch);
+        self.inbox.push_back((batch, work));
     }
 
     /// Returns whether there is something to propose.
@@ -165,25 +169,21 @@ impl Forward {
         !self.inbox.is_empty()
     }
 
-    /// Proposes the next parcels as one batch; `propose` returns whether it was taken.
+    /// Proposes the next parcels as one batch, which holds no more work than a full one; `propose` returns whether it was taken.
     pub fn propose(&mut self, propose: impl FnOnce(Bytes) -> bool) {
-        let (mut size, mut commands) = (0, 0);
-        let count = self
-            .inbox
-            .iter()
-            .take_while(|batch| {
-                let first = size == 0;
-                size += batch.len();
-                commands += batch::count(batch);
-                first || (size <= limits::BATCH_SOFT && commands <= limits::BATCH_WORK)
-            })
-            .count();
-        if count == 0 {
+        let (mut size, mut total) = (0, 0);
+        let next = self.inbox.iter().take_while(|(batch, work)| {
+            let first = size == 0;
+            size += batch.len();
+            total += work;
+            first || (size <= limits::BATCH_SOFT && total <= limits::BATCH_WORK)
+        });
+        let batches: Vec<Bytes> = next.map(|(batch, _)| batch.clone()).collect();
+        if batches.is_empty() {
             return;
         }
-        let merged = batch::merge(&self.inbox.make_contiguous()[..count]);
-        if propose(merged) {
-            for batch in self.inbox.drain(..count) {
+        if propose(batch::merge(&batches)) {
+            for (batch, _) in self.inbox.drain(..batches.len()) {
                 self.inbox_bytes -= batch.len();
             }
         }
@@ -266,5 +266,33 @@ mod tests {
         forward.take(parcel(&mut own, 1), &machine);
         forward.propose(|_| false);
         assert_eq!(proposed(&mut forward), [1]);
+    }
+
+    /// Applying an entry holds up everybody. The leader counted the commands of the parcels that it joined, not the depths of their
+    /// paths, and took the first whatever it held.
+    #[test]
+    fn an_entry_holds_a_bounded_amount_of_work() {
+        let machine = Machine::founding(10);
+        let mut forward = Forward::default();
+        let deep = [b'a'; limits::PATH_MAX];
+        let each = 1 + limits::PATH_MAX / limits::WORK_PATH;
+        let parcel = |gather: &mut Gather, commands: usize| {
+            for _ in 0..commands {
+                gather.push(&Mutation::Del { path: &deep, rev: -1 }.into());
+            }
+            Bytes::from(gather.take().unwrap())
+        };
+        forward.lead(1, &machine);
+        let most = limits::BATCH_WORK / each;
+        let (mut a, mut b) = (gather(7), gather(8));
+        for commands in [most / 2, most / 2, 2] {
+            forward.take(parcel(&mut a, commands), &machine);
+        }
+        forward.take(parcel(&mut b, most), &machine);
+        assert_eq!(proposed(&mut forward).len(), most / 2 * 2);
+        assert_eq!(proposed(&mut forward).len(), 2);
+        assert_eq!(proposed(&mut forward).len(), most);
+        forward.take(parcel(&mut b, limits::PARCEL_WORK / each + 1), &machine);
+        assert!(!forward.has_inbox(), "no node gathers so much");
     }
 }

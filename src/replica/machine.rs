@@ -64,7 +64,7 @@ impl Machine {
     }
 
     /// Applies a batch: `each` gets the outcome of every command that was not seen before, in order. For a registration that is
-    /// the raft id.
+    /// the raft id. Returns the work of the commands: see [`BATCH_WORK`](crate::limits::BATCH_WORK).
     ///
     /// A command counts only as the next of its origin: one that comes again is dropped, and so is one in front of which
     /// others are missing; the origin sends them again, in order.
@@ -76,9 +76,11 @@ impl Machine {
         &mut self,
         batch: &[u8],
         mut each: impl FnMut(&mut Store, Origin, u64, Result<i64, Rejected>),
-    ) -> Result<(), BadBatch> {
+    ) -> Result<usize, BadBatch> {
         let Machine { store, members, seen } = self;
+        let mut work = 0;
         batch::decode(batch, |origin, seq, command| {
+            work += command.work();
             if members.is_retired(origin.node) {
                 return;
             }
@@ -98,7 +100,8 @@ impl Machine {
                 },
             };
             each(store, origin, seq, outcome);
-        })
+        })?;
+        Ok(work)
     }
 
     /// Applies a change of the members. Whether it took effect: raft is to be told then.
@@ -207,5 +210,21 @@ mod tests {
             applied
         };
         assert_eq!([apply(1), apply(2), apply(1), apply(3)], [1, 1, 0, 1]);
+    }
+
+    /// A turn applies entries up to a bound of work. If a write with a deep path counted no more than a NOP, a turn would apply many
+    /// entries of deep paths and hold up everybody.
+    #[test]
+    fn applying_counts_the_work_of_the_paths() {
+        let mut machine = Machine::founding(10);
+        let mut gather = Gather::new(Origin { node: 1, epoch: 5 });
+        let deep = "/a".repeat(100);
+        for path in ["/a", &deep] {
+            gather.push(&Mutation::Set { path: path.as_bytes(), rev: -1, value: b"" }.into());
+            gather.push(&Mutation::Del { path: path.as_bytes(), rev: -1 }.into());
+        }
+        gather.push(&Mutation::Nop.into());
+        let work = machine.apply(&gather.take().unwrap(), |_, _, _, _| ()).unwrap();
+        assert_eq!(work, 5 + 2 * (deep.len() / crate::limits::WORK_PATH));
     }
 }

@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use raft::eraftpb::{Message, MessageType};
 
-use super::batch::{self, Command, Registration};
+use super::batch::{self, BadBatch, Command, Registration};
 use super::mesh::{Outcome, is_address};
 use super::requests::{Asker, GATHER_OVERHEAD, Pending, RECORDS};
 use super::session::Conn;
@@ -188,7 +188,10 @@ impl Replica {
     /// # Errors
     /// If that node cannot have taken them from its clients.
     fn forwarded(&mut self, from: u64, batch: &[u8]) -> Result<(), Violation> {
-        let (parcel, registrations) = batch::verify(batch).map_err(|_| Violation::Entry)?;
+        let (parcel, registrations) = batch::verify(batch).map_err(|bad| match bad {
+            BadBatch::Work => Violation::Work,
+            _ => Violation::Entry,
+        })?;
         if parcel.origin.node != from {
             return Err(Violation::Name);
         }

@@ -1395,3 +1395,19 @@ fn the_answers_to_many_hold_a_copy_of_the_value_each() {
     assert_eq!(copies.len(), 1, "all pieces are of one copy");
     assert!(pieces.iter().all(|piece| piece[..] == big[..limits::OUTPUT_PIECE]));
 }
+
+/// A member forwarded more writes in one parcel than any node gathers, and all nodes were busy with it for a second.
+#[test]
+fn a_member_that_forwards_too_much_at_once_loses_its_link() {
+    use crate::wire::peer::Frame;
+    let (mut node, peer) = with_peer();
+    let rev = node.replica.revision();
+    let mut gather = Gather::new(Origin { node: 2, epoch: 3 });
+    for commands in [limits::BATCH_WORK, limits::PARCEL_WORK + 1] {
+        (0..commands).for_each(|_| _ = gather.push(&crate::store::Mutation::Nop.into()));
+        let batch = gather.take().unwrap();
+        let is_honest = commands <= limits::BATCH_WORK;
+        assert_eq!(peer.says(&mut node, &Frame::Forward(&batch)), is_honest, "{commands}");
+        assert_eq!(node.replica.revision() - rev, limits::BATCH_WORK as i64, "{commands}");
+    }
+}

@@ -90,6 +90,8 @@ pub enum Violation {
     Falling,
     /// An entry is neither a batch nor a change of the members.
     Entry,
+    /// A forwarded batch has more work than a node gathers.
+    Work,
 }
 
 impl std::fmt::Display for Violation {
@@ -105,6 +107,7 @@ impl std::fmt::Display for Violation {
             Violation::Gap => "entries with a gap",
             Violation::Falling => "entries whose terms fall",
             Violation::Entry => "an entry that no node can apply",
+            Violation::Work => "more writes at once than a node gathers",
         })
     }
 }
