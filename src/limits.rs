@@ -61,14 +61,16 @@ pub const PARKED_EACH: usize = PARKED_MAX / 4;
 pub const PARKED_FEW: usize = 64 << 10;
 /// See [`PARKED_FEW`].
 pub const PARKED_SOFT: usize = PARKED_MAX / 4 * 3;
-/// Unsent output. Beyond it the server closes a connection: one whose client reads nothing, or else the one with the most output.
+/// Memory of unsent output; a large value that several are sent counts once. Beyond it the server closes a connection: one whose client reads nothing, or else the one with the most output.
 pub const OUTPUT_MAX: usize = 512 << 20;
 /// Unsent output beyond which large answers wait until some of it is sent. So answering many clients at once cannot exceed
 /// [`OUTPUT_MAX`].
 pub const OUTPUT_SOFT: usize = 384 << 20;
-/// While answers to other clients wait for room, the server closes a connection whose client has read none of its output for this
-/// long, in milliseconds.
+/// While answers to other clients wait for room, the server closes a connection whose client has taken less than
+/// [`OUTPUT_PROGRESS`] of its output for this long, in milliseconds.
 pub const OUTPUT_PATIENCE_MS: u64 = 2_000;
+/// Bytes that a client has to take within [`OUTPUT_PATIENCE_MS`], unless it takes all that there is. Fewer count as none.
+pub const OUTPUT_PROGRESS: usize = 64 << 10;
 /// Receive buffers of clients, beyond their first size; half of it only for requests that are larger. When another request needs
 /// more, the server closes the connection whose unfinished request has made no progress for the longest time.
 pub const RECEIVE_MAX: usize = 256 << 20;

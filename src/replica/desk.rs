@@ -14,10 +14,9 @@
 //! a turn if there are very many); for a session with full output the desk composes no answer, and only keeps a note.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Weak};
 
-use bytes::Bytes;
-
-use super::session::{Access, Conn, Pause, Sessions};
+use super::session::{Access, Conn, Counted, Pause, Sessions};
 use super::shares::{Shares, Weight};
 use super::slots::Slots;
 use super::tokens::Tokens;
@@ -312,8 +311,9 @@ pub struct Desk {
     answers: usize,
     wakes: usize,
     now_ms: u64,
-    /// The large value that was answered last, and the revision that wrote it: often many clients are sent the same.
-    shared: Option<(i64, Bytes)>,
+    /// The large value that was answered last, as long as it is being sent, and the revision that wrote it: often many clients are
+    /// sent the same.
+    shared: Option<(i64, Weak<Counted>)>,
     woken: Vec<Woken>,
     path: Vec<u8>,
 }
@@ -362,9 +362,6 @@ impl Desk {
         self.answers = limits::ANSWERS_TURN;
         self.wakes = limits::WAKES_TURN;
         self.sessions.begin_turn();
-        if self.shared.as_ref().is_some_and(|(_, value)| value.is_unique()) {
-            self.shared = None;
-        }
         if self.sessions.buffered() + limits::VALUE_MAX <= limits::OUTPUT_SOFT {
             self.owed.append(&mut self.crowded);
         }
@@ -1078,17 +1075,19 @@ impl Desk {
 }
 
 /// Answers with a file's value, which was written by the response's revision. A large value is not copied again if it was the last.
-fn reply(sessions: &mut Sessions, shared: &mut Option<(i64, Bytes)>, conn: Conn, response: &Response<'_>) {
+fn reply(sessions: &mut Sessions, shared: &mut Option<(i64, Weak<Counted>)>, conn: Conn, response: &Response<'_>) {
     let (Some(value), Some(written)) = (response.value, response.rev) else {
         return sessions.reply(conn, response);
     };
     if value.len() < limits::SHARED_MIN {
         return sessions.reply(conn, response);
     }
-    let value = match shared {
-        Some((rev, known)) if *rev == written => known.clone(),
-        _ => shared.insert((written, Bytes::copy_from_slice(value))).1.clone(),
+    let known = match shared {
+        Some((rev, known)) if *rev == written => known.upgrade(),
+        _ => None,
     };
+    let value = known.unwrap_or_else(|| sessions.share(value));
+    *shared = Some((written, Arc::downgrade(&value)));
     sessions.reply_shared(conn, response, value);
 }
 
@@ -1105,7 +1104,7 @@ enum Walked {
 /// Answers a WALK whose match is at `path`, unless the scan has to continue, or the answer is large and `large` is false.
 fn answer_walk(
     sessions: &mut Sessions,
-    shared: &mut Option<(i64, Bytes)>,
+    shared: &mut Option<(i64, Weak<Counted>)>,
     path: &[u8],
     conn: Conn,
     tag: Option<i32>,

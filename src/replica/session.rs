@@ -9,9 +9,12 @@
 //!
 //! A client's large output is handed out in pieces, with a limit for each turn, because handing output to the kernel takes the
 //! loop's time. Output for peers is handed out first, and whole. Small answers are copied one after the other. A large value is a
-//! part of its own, which the outputs of all who are sent it share, and so do the pieces that are being sent.
+//! part of its own, which the outputs of all who are sent it share, and so do the pieces that are being sent. The bound on all output
+//! counts memory: a shared value counts once, as long as somebody is still sent it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use slab::Slab;
@@ -49,14 +52,19 @@ pub struct Session {
     serial: u64,
     /// The session's present rights.
     pub access: Access,
-    /// Output that was not handed out: parts, with their length together, and what comes after them.
-    parts: VecDeque<Bytes>,
+    /// Output that was not handed out: parts, with their length together and that of the shared ones, and what comes after them.
+    parts: VecDeque<Part>,
     parts_len: usize,
+    shared_len: usize,
     out: Vec<u8>,
-    /// Bytes handed out last and still being sent.
+    /// Bytes handed out last and still being sent; and how many of them are no part's.
     sending: usize,
-    /// When output was last handed out or sent, in milliseconds.
-    progress_ms: u64,
+    copied: usize,
+    /// When these were handed out, in milliseconds.
+    handed_ms: u64,
+    /// Bytes that the client has taken since its last progress, and the milliseconds in which it could have taken more.
+    taken: usize,
+    taking_ms: u64,
     dirty: bool,
     /// Tokens of its parked requests; a parked request knows its place here.
     pub parked: Tokens,
@@ -90,6 +98,43 @@ pub struct Session {
     pub delayed: bool,
     /// Wrong secrets that it has presented.
     wrong: u32,
+}
+
+/// A part of an output.
+#[derive(Debug)]
+struct Part {
+    bytes: Bytes,
+    /// Whether other outputs may hold the same bytes.
+    shared: bool,
+}
+
+/// Memory of outputs, which is counted as long as it is there.
+#[derive(Debug)]
+pub struct Counted {
+    bytes: Vec<u8>,
+    total: Arc<AtomicUsize>,
+}
+
+impl Counted {
+    fn new(bytes: Vec<u8>, total: &Arc<AtomicUsize>) -> Arc<Counted> {
+        total.fetch_add(bytes.len(), Ordering::Relaxed);
+        Arc::new(Counted { bytes, total: Arc::clone(total) })
+    }
+}
+
+/// One of those that share a [`Counted`].
+struct Holder(Arc<Counted>);
+
+impl AsRef<[u8]> for Holder {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.bytes
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+    }
 }
 
 /// What a paused session waits for.
@@ -131,33 +176,43 @@ impl Session {
         self.parts_len + self.out.len()
     }
 
-    fn push_part(&mut self, part: Bytes) {
-        self.parts_len += part.len();
-        self.parts.push_back(part);
+    fn push_part(&mut self, counted: Arc<Counted>, shared: bool) {
+        let bytes = Bytes::from_owner(Holder(counted));
+        self.parts_len += bytes.len();
+        self.shared_len += if shared { bytes.len() } else { 0 };
+        self.parts.push_back(Part { bytes, shared });
     }
 
-    /// Makes what was copied last a part, behind which others may be added.
-    fn close_part(&mut self) {
-        if !self.out.is_empty() {
-            let part = std::mem::take(&mut self.out).into();
-            self.push_part(part);
+    /// Makes what was copied last a part, behind which others may be added. Returns its length, which the part counts.
+    fn close_part(&mut self, total: &Arc<AtomicUsize>) -> usize {
+        let out = std::mem::take(&mut self.out);
+        let len = out.len();
+        if len > 0 {
+            self.push_part(Counted::new(out, total), false);
         }
+        len
     }
 
     /// Takes the next piece of the parts.
     fn next_piece(&mut self) -> Bytes {
         let Some(first) = self.parts.front_mut() else { return Bytes::new() };
-        let piece = first.split_to(first.len().min(limits::OUTPUT_PIECE));
-        if first.is_empty() {
+        let piece = first.bytes.split_to(first.bytes.len().min(limits::OUTPUT_PIECE));
+        self.parts_len -= piece.len();
+        self.shared_len -= if first.shared { piece.len() } else { 0 };
+        if first.bytes.is_empty() {
             self.parts.pop_front();
         }
-        self.parts_len -= piece.len();
         piece
     }
 
     /// Returns how many bytes of output wait or are being sent.
     pub fn unsent(&self) -> usize {
         self.waiting() + self.sending
+    }
+
+    /// The same without the values that other outputs may share: what closing the connection makes free.
+    fn own(&self) -> usize {
+        self.unsent() - self.shared_len
     }
 
     fn finished(&self) -> bool {
@@ -192,7 +247,9 @@ pub struct Sessions {
     now_ms: u64,
     resumed: Vec<Conn>,
     aborted: Vec<Conn>,
-    buffered: usize,
+    /// Bytes of clients' outputs that are in no part; and those of all parts that are still there.
+    copied: usize,
+    parts: Arc<AtomicUsize>,
     /// The sessions of strangers by their numbers, the oldest first, and when each was opened.
     strangers: BTreeMap<u64, (usize, u64)>,
     /// How many sessions have access only because everyone may read.
@@ -211,9 +268,13 @@ impl Sessions {
             access,
             parts: VecDeque::new(),
             parts_len: 0,
+            shared_len: 0,
             out: Vec::new(),
             sending: 0,
-            progress_ms: 0,
+            copied: 0,
+            handed_ms: 0,
+            taken: 0,
+            taking_ms: 0,
             dirty: false,
             parked: Tokens::default(),
             parked_bytes: 0,
@@ -251,7 +312,7 @@ impl Sessions {
         }
         self.readers -= usize::from(session.reader);
         if !session.peer {
-            self.buffered -= session.unsent();
+            self.copied -= session.out.len() + session.copied;
         }
         Some(*session)
     }
@@ -261,23 +322,26 @@ impl Sessions {
         self.table.len()
     }
 
-    /// Returns how many bytes of output wait or are being sent, over all clients. Links to peers have a bound of their own.
+    /// Returns how many bytes of memory hold output that waits or is being sent, over all clients. Links to peers have a bound of
+    /// their own.
     pub fn buffered(&self) -> usize {
-        self.buffered
+        self.copied + self.parts.load(Ordering::Relaxed)
     }
 
-    /// The client's connection with the most unsent output.
+    /// The client's connection whose unsent output takes the most memory.
     pub fn fattest(&self) -> Option<Conn> {
-        let (slot, session) = self.table.iter().filter(|(_, s)| !s.peer).max_by_key(|(_, s)| s.unsent())?;
+        let (slot, session) = self.table.iter().filter(|(_, s)| !s.peer).max_by_key(|(_, s)| (s.own(), s.unsent()))?;
         Some(Conn { slot, serial: session.serial })
     }
 
-    /// Returns, among the clients' connections that have taken no output for long, the one with the most.
+    /// Returns, among the clients' connections that have taken hardly any output for long, the one with the most.
     pub fn stuck(&self) -> Option<Conn> {
         let is_stuck = |s: &Session| {
-            !s.peer && s.sending > 0 && self.now_ms.saturating_sub(s.progress_ms) >= limits::OUTPUT_PATIENCE_MS
+            let taking_ms = s.taking_ms + self.now_ms.saturating_sub(s.handed_ms);
+            !s.peer && s.sending > 0 && taking_ms >= limits::OUTPUT_PATIENCE_MS
         };
-        let (slot, session) = self.table.iter().filter(|(_, s)| is_stuck(s)).max_by_key(|(_, s)| s.unsent())?;
+        let (slot, session) =
+            self.table.iter().filter(|(_, s)| is_stuck(s)).max_by_key(|(_, s)| (s.own(), s.unsent()))?;
         Some(Conn { slot, serial: session.serial })
     }
 
@@ -409,17 +473,22 @@ impl Sessions {
         self.append(conn, |out| response.encode(out));
     }
 
-    /// Adds an answer whose value is shared with other outputs.
-    pub fn reply_shared(&mut self, conn: Conn, response: &Response<'_>, value: Bytes) {
+    /// Makes a value one that outputs can share.
+    pub fn share(&self, value: &[u8]) -> Arc<Counted> {
+        Counted::new(value.to_vec(), &self.parts)
+    }
+
+    /// Adds an answer whose value is shared with other outputs: see [`Sessions::share`].
+    pub fn reply_shared(&mut self, conn: Conn, response: &Response<'_>, value: Arc<Counted>) {
         self.append(conn, |out| response.encode_before_value(out));
+        let total = Arc::clone(&self.parts);
         if let Some(session) = self.get(conn)
             && !session.gone
         {
-            let size = value.len();
-            session.close_part();
-            session.push_part(value);
+            let closed = session.close_part(&total);
+            session.push_part(value, true);
             if !session.peer {
-                self.buffered += size;
+                self.copied -= closed;
             }
         }
     }
@@ -435,7 +504,7 @@ impl Sessions {
         let before = session.out.len();
         write(&mut session.out);
         if !session.peer {
-            self.buffered += session.out.len() - before;
+            self.copied += session.out.len() - before;
         }
         if !session.dirty {
             session.dirty = true;
@@ -500,16 +569,18 @@ impl Sessions {
             std::mem::swap(&mut session.out, into);
         } else {
             if session.parts.is_empty() {
-                session.close_part();
+                let closed = session.close_part(&self.parts);
+                self.copied -= if session.peer { 0 } else { closed };
             }
             piece = session.next_piece();
         }
+        session.copied = into.len();
         let size = into.len() + piece.len();
         if !session.peer && waiting > limits::ANSWER_SMALL {
             self.handed += size;
         }
         session.sending += size;
-        session.progress_ms = self.now_ms;
+        session.handed_ms = self.now_ms;
         (Output::Send, piece)
     }
 
@@ -517,10 +588,14 @@ impl Sessions {
     pub fn sent(&mut self, conn: Conn) {
         let now = self.now_ms;
         if let Some(session) = self.get(conn) {
-            let sent = std::mem::take(&mut session.sending);
-            session.progress_ms = now;
+            session.taken += std::mem::take(&mut session.sending);
+            session.taking_ms += now.saturating_sub(session.handed_ms);
+            if session.taken >= limits::OUTPUT_PROGRESS || session.waiting() == 0 {
+                (session.taken, session.taking_ms) = (0, 0);
+            }
+            let copied = std::mem::take(&mut session.copied);
             if !session.peer {
-                self.buffered -= sent;
+                self.copied -= copied;
             }
         }
         self.resume(conn, Pause::Output);
@@ -530,11 +605,11 @@ impl Sessions {
     pub fn leave(&mut self, conn: Conn) {
         let Some(session) = self.get(conn) else { return };
         (session.gone, session.delayed) = (true, false);
-        let unsent = session.waiting();
-        (session.out, session.parts_len) = (Vec::new(), 0);
+        let copied = std::mem::take(&mut session.out).len();
+        (session.parts_len, session.shared_len) = (0, 0);
         session.parts.clear();
         if !session.peer {
-            self.buffered -= unsent;
+            self.copied -= copied;
         }
         self.resume(conn, Pause::Output);
     }
@@ -567,5 +642,40 @@ impl Sessions {
     /// Moves the connections that may continue into `into`.
     pub fn take_resumed(&mut self, into: &mut Vec<Conn>) {
         into.append(&mut self.resumed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A reader that takes a few bytes now and then kept its output for ever: each piece counted as progress, however small.
+    #[test]
+    fn a_reader_that_trickles_is_not_stuck() {
+        for reads in [false, true] {
+            let mut sessions = Sessions::default();
+            let conn = sessions.open(Access::default());
+            let value = sessions.share(&[7; limits::SHARED_MIN]);
+            for _ in 0..4 {
+                let response = Response { value: Some(&value.bytes), ..Response::default() };
+                sessions.reply_shared(conn, &response, Arc::clone(&value));
+            }
+            drop(value);
+            assert!(sessions.buffered() < limits::SHARED_MIN + 1_000);
+            let mut now = 0;
+            let mut stuck = None;
+            while sessions.buffered() > 0 && stuck.is_none() {
+                let mut out = Vec::new();
+                let (_, piece) = sessions.output(conn, &mut out);
+                // One takes a large piece as fast as a small one, and the other only small ones in time.
+                now += limits::OUTPUT_PATIENCE_MS * if reads { 1 } else { 2 } / 3;
+                sessions.set_now(now);
+                stuck = sessions.stuck();
+                drop(piece);
+                sessions.sent(conn);
+            }
+            assert_eq!(stuck, (!reads).then_some(conn));
+            assert_eq!(sessions.buffered() == 0, reads);
+        }
     }
 }
