@@ -143,8 +143,9 @@ pub const OUTPUT_TURN: usize = 2 << 20;
 /// Most bytes handed to the kernel at once for a client. An output of this size takes no further answers.
 pub const OUTPUT_PIECE: usize = 256 << 10;
 /// Connections that one pass of the loop closes. To close one takes some 30 µs, and a process that ends may close thousands at once.
-/// (The loop accepts one connection in each pass.)
 pub const CLOSES_TURN: usize = 8;
+/// Connections that one pass of the loop accepts, which takes about as long.
+pub const ACCEPTS_TURN: usize = 8;
 /// How long the history is kept for answers that are still to be composed, in milliseconds.
 pub const ANSWER_PIN_MS: u64 = 2_000;
 /// Waits and notes of closed connections that one turn drops.

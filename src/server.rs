@@ -51,7 +51,7 @@ use std::rc::{Rc, Weak};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use tokio_uring::net::{TcpListener, TcpStream};
+use tokio_uring::net::TcpStream;
 
 use crate::address::{Address, Advertise, Listen};
 use crate::limits;
@@ -339,6 +339,8 @@ async fn serve(
     hello: String,
     stop: StopRequests,
 ) -> Result<(), StartError> {
+    let door = accept::Door::new(listener)
+        .map_err(|e| StartError::new(format!("cannot listen: {e}; raise the limit of open files (ulimit -n)")))?;
     disk::start(&shell);
     let s = Rc::clone(&shell);
     tokio_uring::spawn(async move { turns(&s).await });
@@ -355,7 +357,7 @@ async fn serve(
     shell.turn.set();
     let s = Rc::clone(&shell);
     // Accept connections now: peers are needed before clients can be served. A connection's first bytes tell the two apart.
-    tokio_uring::spawn(async move { accept::accept(&s, TcpListener::from_std(listener)).await });
+    tokio_uring::spawn(async move { accept::accept(&s, door).await });
     let (revision, unconfirmed) = {
         let replica = shell.replica.borrow();
         (replica.recovered_revision(), if replica.voters().len() > 1 { replica.unconfirmed() } else { 0 })

@@ -9,19 +9,22 @@
 //! [`crate::limits::STRANGERS_MAX`]. The replica keeps the time; a new stranger takes the place of an old one here. A stranger that
 //! gets access becomes a client, and is closed if clients have all of their places.
 //!
-//! Each connection is accepted by a submission of its own, which the kernel gets when the runtime parks. So each pass of the loop
-//! accepts one connection, however many wait in the kernel's backlog, and serves the others in between. How many connections are
-//! closed in a pass is limited likewise: see `closing`.
+//! Each pass of the loop accepts up to [`ACCEPTS_TURN`] connections, however many wait in the kernel's backlog, and serves the
+//! others in between. With one in each pass, a new connection waited for seconds behind a thousand others while passes were long.
+//! How many connections are closed in a pass is limited likewise: see `closing`.
 
+use std::io;
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio_uring::net::TcpListener;
+use tokio_uring::net::{TcpListener, TcpStream};
 
 use super::Shell;
 use super::link::{Link, Trial};
-use crate::limits::{FILES_RESERVED, PEER_PLACES, SECRET_PLACES, STRANGERS_MAX};
+use crate::limits::{ACCEPTS_TURN, FILES_RESERVED, PEER_PLACES, SECRET_PLACES, STRANGERS_MAX};
 
 /// How long a connection on probation may take to prove that it comes from a peer.
 const PROBATION: Duration = Duration::from_secs(1);
@@ -80,8 +83,46 @@ pub fn raise_file_limit() {
     let _raised = setrlimit(Resource::Nofile, limit);
 }
 
+/// Takes connections out of the backlog, a few in each pass of the loop.
+pub struct Door {
+    listener: TcpListener,
+    /// The same socket.
+    backlog: std::net::TcpListener,
+    /// How many more this pass may accept.
+    left: usize,
+}
+
+impl Door {
+    /// The door of a listener.
+    ///
+    /// # Errors
+    /// If there are too many open files.
+    pub fn new(listener: std::net::TcpListener) -> io::Result<Door> {
+        let backlog = listener.try_clone()?;
+        Ok(Door { listener: TcpListener::from_std(listener), backlog, left: 0 })
+    }
+
+    /// Returns the next connection. The first of a pass is accepted by the ring, which gets the submission when the runtime parks.
+    async fn next(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        if self.left > 0 && self.has_more() {
+            self.left -= 1;
+            let (stream, from) = self.backlog.accept()?;
+            return Ok((TcpStream::from_std(stream), from));
+        }
+        let accepted = self.listener.accept().await?;
+        self.left = ACCEPTS_TURN - 1;
+        Ok(accepted)
+    }
+
+    /// Returns whether a connection waits. Nobody else takes it, so accepting it does not block.
+    fn has_more(&self) -> bool {
+        let mut listener = [PollFd::new(&self.backlog, PollFlags::IN)];
+        poll(&mut listener, Some(&Timespec::default())).is_ok() && listener[0].revents().contains(PollFlags::IN)
+    }
+}
+
 /// Accepts connections until the server stops.
-pub async fn accept(shell: &Rc<Shell>, listener: TcpListener) {
+pub async fn accept(shell: &Rc<Shell>, mut door: Door) {
     let places = shell.places;
     while !shell.stopping.get() {
         if shell.replica.borrow().connections() >= places.all() {
@@ -92,7 +133,7 @@ pub async fn accept(shell: &Rc<Shell>, listener: TcpListener) {
         if is_full && !end_stranger(shell).await {
             continue;
         }
-        match listener.accept().await {
+        match door.next().await {
             Ok((stream, from)) => {
                 if shell.stopping.get() {
                     return;
@@ -123,6 +164,7 @@ pub async fn accept(shell: &Rc<Shell>, listener: TcpListener) {
             }
             Err(e) => {
                 shell.say(&format!("cannot accept connections: {e}; raise the limit of open files (ulimit -n)"));
+                door.left = 0;
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -206,7 +248,7 @@ mod tests {
 
     use super::*;
 
-    /// Others must be served between the connections of a full backlog.
+    /// Others must be served between the connections of a full backlog; and a backlog of a thousand must not take a thousand passes.
     #[test]
     fn a_full_backlog_is_accepted_in_one_go() {
         const MANY: usize = 100;
@@ -214,22 +256,26 @@ mod tests {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let addr = listener.local_addr().unwrap();
             let _waiting: Vec<_> = (0..MANY).map(|_| std::net::TcpStream::connect(addr).unwrap()).collect();
-            let listener = TcpListener::from_std(listener);
+            let mut door = Door::new(listener).unwrap();
             let accepted = Rc::new(Cell::new(0));
             let count = Rc::clone(&accepted);
             tokio_uring::spawn(async move {
                 loop {
-                    let _stream = listener.accept().await.unwrap();
+                    let _stream = door.next().await.unwrap();
                     count.set(count.get() + 1);
                 }
             });
-            let mut passes = 0;
+            let (mut passes, mut before) = (0, 0);
             while accepted.get() < MANY {
                 // It is submitted, and done, once in a pass.
                 tokio_uring::no_op().await.unwrap();
                 passes += 1;
-                assert!(accepted.get() <= passes + 1, "{} in {passes} passes", accepted.get());
+                let now = accepted.get();
+                assert!(now - before <= 2 * ACCEPTS_TURN, "{} in pass {passes}", now - before);
+                assert!(now <= (passes + 1) * ACCEPTS_TURN, "{now} in {passes} passes");
+                before = now;
             }
+            assert!(passes <= 2 * MANY / ACCEPTS_TURN, "{passes} passes");
         });
     }
 
