@@ -6,6 +6,10 @@
 
 /// Longest path or glob; a longer one is a bad path.
 pub const PATH_MAX: usize = 4096;
+/// Levels of a path that SET makes: more are refused. A path may have one level for each two of its bytes, and each level that no
+/// other file shares takes some 180 bytes of memory. So a file costs 46 KiB at most, and no client needs so many levels. Deeper files
+/// that an earlier version made can be read and deleted.
+pub const LEVELS_MAX: usize = 256;
 /// Largest value of a file.
 pub const VALUE_MAX: usize = 1 << 20;
 /// Largest frame of the client protocol, without its 4 bytes of length. A longer one closes the connection.
@@ -82,6 +86,8 @@ pub const RECEIVE_PROGRESS: usize = 16 << 10;
 /// Log lines that stderr has not taken, in bytes. Further lines are dropped, and the log says how many.
 pub const LINES_MAX: usize = 256 << 10;
 
+// A path of too many levels is longer than any that has few: most paths need not be counted.
+const _: () = assert!(2 * LEVELS_MAX < PATH_MAX);
 // Some history is left, whatever is written.
 const _: () = assert!(HISTORY_BYTES >= 256 * VALUE_MAX as u64);
 const _: () = assert!(RECEIVE_PEERS >= 8 * PEER_FRAME_MAX && RECEIVE_PROGRESS * 16 <= VALUE_MAX);

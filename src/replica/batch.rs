@@ -233,17 +233,17 @@ pub fn parcel(batch: &[u8]) -> Result<Parcel, BadBatch> {
 
 /// Checks that every command of a batch from another server is one that this server would have taken from a client, and that the
 /// batch has no more bytes and no more work than a server gathers: it becomes part of the log of all nodes. Returns its parcel, and
-/// how many of the commands are registrations.
+/// how many of the commands [`admit`] has to look at.
 ///
 /// # Errors
 /// What is wrong with the first command that is not, or with the batch.
 pub fn verify(batch: &[u8]) -> Result<(Parcel, usize), BadBatch> {
-    let (parcel, registrations, work) = examine(batch)?;
+    let (parcel, doubtful, work) = examine(batch)?;
     if work > limits::PARCEL_WORK {
         return Err(BadBatch::Work);
     }
     let fits = batch.len() <= limits::BATCH_SOFT + limits::PATH_MAX + limits::VALUE_MAX + 1024;
-    if fits { Ok((parcel, registrations)) } else { Err(BadBatch::Count) }
+    if fits { Ok((parcel, doubtful)) } else { Err(BadBatch::Count) }
 }
 
 /// Checks that every node can apply a batch of any number of parcels, before it is stored. All nodes alike refuse
@@ -291,12 +291,12 @@ fn are_whole(mut rest: &[u8], count: u32) -> bool {
 }
 
 /// Checks all commands of a batch with one parcel as this server checks those of its clients. Returns the parcel, how many of the
-/// commands are registrations, and their work.
+/// commands [`admit`] has to look at, and their work.
 fn examine(batch: &[u8]) -> Result<(Parcel, usize, usize), BadBatch> {
     let mut rest = check(batch)?;
     let (parcel, mut commands) = head(&mut rest)?;
     let mut sane = is_numbered(&parcel) && rest.is_empty();
-    let (mut registrations, mut work) = (0, 0);
+    let (mut doubtful, mut work) = (0, 0);
     for _ in 0..parcel.count {
         let command = command(&mut commands)?;
         work += command.work();
@@ -308,24 +308,35 @@ fn examine(batch: &[u8]) -> Result<(Parcel, usize, usize), BadBatch> {
             Command::Store(Mutation::Nop) => true,
             Command::Register(r) => is_address(r.addr),
         };
-        registrations += usize::from(matches!(command, Command::Register(_)));
+        doubtful += usize::from(matches!(command, Command::Register(_)) || makes_too_deep(&command));
     }
-    if sane && commands.is_empty() { Ok((parcel, registrations, work)) } else { Err(BadBatch::Count) }
+    if sane && commands.is_empty() { Ok((parcel, doubtful, work)) } else { Err(BadBatch::Count) }
 }
 
-/// Returns a verified batch with one parcel in which the registrations that `admit` refuses take no effect. Their places stay, so the
-/// numbers of the commands after them do not change.
+/// Returns whether a command is a SET of a path with too many levels. A node of an earlier version takes them from its clients.
+fn makes_too_deep(command: &Command<'_>) -> bool {
+    match command {
+        Command::Store(Mutation::Set { path, .. }) => Path::parse(path).is_some_and(Path::is_too_deep),
+        _ => false,
+    }
+}
+
+/// Returns a verified batch with one parcel in which the registrations that `admit` refuses take no effect, nor the SETs of paths with
+/// too many levels. Their places stay, so the numbers of the commands after them do not change.
 pub fn admit(batch: &[u8], mut admit: impl FnMut(&Registration<'_>) -> bool) -> Bytes {
     let mut bytes = batch.to_vec();
     let mut rest = batch.get(HEADER + PARCEL..).unwrap_or_default();
     while !rest.is_empty() {
         let at = batch.len() - rest.len();
         let Ok(command) = command(&mut rest) else { break };
-        if let Command::Register(registration) = command
-            && !admit(&registration)
-        {
+        match &command {
             // No node has this raft id, so the state machine refuses the registration.
-            bytes[at + 1..at + 9].copy_from_slice(&u64::MAX.to_le_bytes());
+            Command::Register(registration) if !admit(registration) => {
+                bytes[at + 1..at + 9].copy_from_slice(&u64::MAX.to_le_bytes());
+            }
+            // Without its first slash it is a bad path, which the state machine refuses.
+            Command::Store(_) if makes_too_deep(&command) => bytes[at + COMMAND] = b'-',
+            _ => {}
         }
     }
     let crc = crc32fast::hash(&bytes[CRC..]);
@@ -605,7 +616,7 @@ mod tests {
         gather.push(&Command::Register(registration));
         let bytes = gather.take().unwrap();
         assert_eq!(verify_entry(&bytes), Ok(()));
-        assert_eq!(verify(&bytes).map(|(_, registrations)| registrations), Ok(1));
+        assert_eq!(verify(&bytes).map(|(_, doubtful)| doubtful), Ok(1));
         // Whatever single byte is another, with a checksum that fits: what passes can be applied.
         for at in CRC..bytes.len() {
             for byte in [0, 1, 3, 4, 0x7f, 0xff] {
@@ -668,6 +679,30 @@ mod tests {
         let register = |raft_id| Owned::Register(raft_id, [b'A'; 16], 0, b"10.0.0.1:1".to_vec());
         let set = Owned::Set(b"/a".to_vec(), -1, Vec::new());
         assert_eq!(found, [(1, set), (2, register(u64::MAX)), (3, register(0)), (4, Owned::Nop)]);
+    }
+
+    /// A member made files of two thousand levels, each of which takes 360 kB of memory. Its other commands count, and so do deletions
+    /// of the files that an earlier version made.
+    #[test]
+    fn a_member_makes_no_deeper_paths_than_a_client() {
+        let deepest = "/a".repeat(limits::LEVELS_MAX);
+        let deeper = format!("{deepest}/a");
+        let mut gather = Gather::new(ORIGIN);
+        for path in [&deepest, &deeper] {
+            gather.push(&Mutation::Set { path: path.as_bytes(), rev: -1, value: b"" }.into());
+        }
+        gather.push(&Mutation::Del { path: deeper.as_bytes(), rev: -1 }.into());
+        let bytes = gather.take().unwrap();
+        assert_eq!(verify(&bytes).map(|(_, doubtful)| doubtful), Ok(1));
+        let mut machine = crate::replica::machine::Machine::founding(10);
+        let mut outcomes = Vec::new();
+        let mut gather = Gather::new(Origin { node: 1, epoch: 1 });
+        gather.push(&Mutation::Set { path: deeper.as_bytes(), rev: -1, value: b"" }.into());
+        machine.apply(&gather.take().unwrap(), |_, _, _, outcome| outcomes.push(outcome.is_ok())).unwrap();
+        gather.push(&Mutation::Del { path: deeper.as_bytes(), rev: -1 }.into());
+        machine.apply(&gather.take().unwrap(), |_, _, _, outcome| outcomes.push(outcome.is_ok())).unwrap();
+        machine.apply(&admit(&bytes, |_| true), |_, _, _, outcome| outcomes.push(outcome.is_ok())).unwrap();
+        assert_eq!(outcomes, [true, true, true, false, true], "what is stored is applied; what comes is checked");
     }
 
     /// A single flipped bit anywhere must not be applied.

@@ -188,7 +188,7 @@ impl Replica {
     /// # Errors
     /// If that node cannot have taken them from its clients.
     fn forwarded(&mut self, from: u64, batch: &[u8]) -> Result<(), Violation> {
-        let (parcel, registrations) = batch::verify(batch).map_err(|bad| match bad {
+        let (parcel, doubtful) = batch::verify(batch).map_err(|bad| match bad {
             BadBatch::Work => Violation::Work,
             _ => Violation::Entry,
         })?;
@@ -200,7 +200,7 @@ impl Replica {
         if parcel.origin.epoch > self.mesh.epoch(from) || !self.group.is_leader() {
             return Ok(());
         }
-        let batch = if registrations == 0 {
+        let batch = if doubtful == 0 {
             Bytes::copy_from_slice(batch)
         } else {
             let mut quota = std::mem::take(&mut self.registrations);

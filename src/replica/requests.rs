@@ -185,8 +185,13 @@ impl Replica {
                 self.desk.fail(conn, tag, ErrCode::MissingArg);
                 return Taken::Yes;
             };
-            if Path::parse(path).is_none() {
+            let Some(parsed) = Path::parse(path) else {
                 self.desk.fail(conn, tag, ErrCode::BadPath);
+                return Taken::Yes;
+            };
+            if parsed.is_too_deep() && !(verb == Verb::Del && self.exists(path)) {
+                let (levels, most) = (parsed.levels(), limits::LEVELS_MAX);
+                self.desk.fail_other(conn, tag, &format!("path too deep: {levels} levels, the limit is {most}"));
                 return Taken::Yes;
             }
             match verb {
@@ -239,6 +244,10 @@ impl Replica {
         }
         self.desk.asked(conn);
         Taken::Yes
+    }
+
+    fn exists(&self, path: &[u8]) -> bool {
+        !matches!(self.machine.store.lookup(path, self.machine.store.revision()), Lookup::Missing)
     }
 
     /// Returns whether a mutation below `/ctl/cal` makes a new slot, or the reason why it is refused.

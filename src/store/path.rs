@@ -6,7 +6,7 @@
 //! Walk order is that of a depth-first walk with the entries of each directory in byte order: `/a/x` comes before
 //! `/a-x`, though `-` sorts before `/`. [`walk_order`] is that comparison.
 
-use crate::limits::PATH_MAX;
+use crate::limits::{LEVELS_MAX, PATH_MAX};
 use std::cmp::Ordering;
 
 /// A valid path.
@@ -39,6 +39,16 @@ impl<'a> Path<'a> {
     /// Whether this is `/`.
     pub fn is_root(self) -> bool {
         self.0.len() == 1
+    }
+
+    /// How many components there are.
+    pub fn levels(self) -> usize {
+        self.components().count()
+    }
+
+    /// Whether there are more components than SET may make. Only a long path is counted.
+    pub fn is_too_deep(self) -> bool {
+        self.0.len() > 2 * LEVELS_MAX && self.levels() > LEVELS_MAX
     }
 
     /// The components from the root down, without slashes; none for `/`.

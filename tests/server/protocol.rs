@@ -4,7 +4,7 @@
 
 use crate::common::process::{Setup, shared};
 use crate::common::wire::*;
-use doozer::limits::{PATH_MAX, VALUE_MAX};
+use doozer::limits::{LEVELS_MAX, PATH_MAX, VALUE_MAX};
 use doozer::wire::{Request, Verb};
 
 /// Asks each and compares the answer, as text: exactly these fields.
@@ -648,7 +648,7 @@ fn a_long_path_is_refused_too_early_or_too_late() {
     let mut c = Client::connect(shared());
     let longest = long_path(PATH_MAX);
     let made = c.put(&longest, b"x");
-    let deep = "/d".repeat(PATH_MAX / 2);
+    let deep = "/d".repeat(LEVELS_MAX);
     let below = c.put(&deep, b"y");
     assert_eq!(c.ask(&get(&longest)), format!("rev={made} value=\"x\""));
     assert_eq!(c.ask(&get(&deep)), format!("rev={below} value=\"y\""));
@@ -656,12 +656,16 @@ fn a_long_path_is_refused_too_early_or_too_late() {
     assert_eq!(c.call(&walk(&deep, 0)).path(), deep);
     let parent = &deep[..deep.len() - 2];
     assert_eq!(c.ask(&getdir(parent, 0)), "path=\"d\"");
-    for over in [format!("{longest}p"), format!("{deep}/d"), long_path(100_000)] {
+    for over in [format!("{longest}p"), "/d".repeat(PATH_MAX / 2 + 1), long_path(100_000)] {
         assert_eq!(c.ask(&set(&over, -1, b"")), "BAD_PATH");
         assert_eq!(c.ask(&del(&over, -1)), "BAD_PATH");
         assert_eq!(c.ask(&get(&over)), "rev=0 value=\"\"");
         assert_eq!(c.ask(&stat(&over)), "rev=0 len=0");
     }
+    let too_deep = "OTHER \"path too deep: 257 levels, the limit is 256\"";
+    for verb in [set(&format!("{deep}/d"), -1, b""), del(&format!("{deep}/d"), -1)] {
+        assert_eq!(c.ask(&verb), too_deep);
+    }
     assert_eq!(c.ask(&del(&deep, below)), "ok");
-    assert_eq!(c.ask(&stat("/d")), "rev=0 len=0", "two thousand directories are gone with it");
+    assert_eq!(c.ask(&stat("/d")), "rev=0 len=0", "all directories are gone with it");
 }

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use doozer::limits::{FRAME_MAX, OUTPUT_MAX, PARKED_MAX, RECEIVE_MAX, VALUE_MAX};
+use doozer::limits::{FRAME_MAX, LEVELS_MAX, OUTPUT_MAX, PARKED_MAX, RECEIVE_MAX, VALUE_MAX};
 use doozer::wire::{Request, Verb};
 
 use super::frames::{PREAMBLE, challenge, hello, join, proof, request, set};
@@ -235,9 +235,9 @@ pub const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "deep walk",
-        what: "Clients ask for a WALK over paths of 2,030 levels.",
+        what: "Clients ask for a WALK over the deepest paths.",
         prepare: |target| {
-            let deep = [&b"/deep"[..], &b"/a".repeat(2030)].concat();
+            let deep = [&b"/deep"[..], &b"/a".repeat(LEVELS_MAX - 2)].concat();
             many(target, target.count(100, 2), |number| {
                 let path = [&deep[..], format!("/{number}").as_bytes()].concat();
                 set(&path)
