@@ -56,6 +56,10 @@ const _: () = assert!(PATH_MAX + VALUE_MAX + 1024 <= BATCH_MAX);
 
 /// Values that were overwritten or deleted and are still readable in the history. Beyond this the history is cut short.
 pub const HISTORY_BYTES: u64 = 1 << 30;
+/// Directories that do not exist any more and belong to the history, at [`DIR_BYTES`] each. Beyond this the history is cut short.
+pub const HISTORY_DIRS: u64 = 1 << 30;
+/// Memory that a directory takes.
+pub const DIR_BYTES: u64 = 184;
 /// Requests that wait for something. Further ones are refused.
 pub const PARKED_MAX: usize = 1 << 30;
 /// Requests of one connection that wait for something: about a million, or 60,000 listings that are put aside because they take
@@ -88,6 +92,8 @@ pub const LINES_MAX: usize = 256 << 10;
 
 // A path of too many levels is longer than any that has few: most paths need not be counted.
 const _: () = assert!(2 * LEVELS_MAX < PATH_MAX);
+// Deleting files of ten levels each does not cut the usual history short.
+const _: () = assert!(HISTORY_DIRS >= 10 * HISTORY_DEFAULT * DIR_BYTES);
 // Some history is left, whatever is written.
 const _: () = assert!(HISTORY_BYTES >= 256 * VALUE_MAX as u64);
 const _: () = assert!(RECEIVE_PEERS >= 8 * PEER_FRAME_MAX && RECEIVE_PROGRESS * 16 <= VALUE_MAX);

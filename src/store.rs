@@ -12,8 +12,9 @@
 //! # Invariants
 //! * A refused mutation changes nothing. An applied one makes exactly one revision and one event.
 //! * The revisions [`Store::first_revision`] `..=` [`Store::revision`] are readable: the last `hist`, including the current one;
-//!   fewer if values overwritten or deleted since would exceed [`HISTORY_BYTES`](crate::limits::HISTORY_BYTES). A new store has
-//!   just revision 0, the empty tree. Revision 0 is readable until revision 1 exists.
+//!   fewer if values overwritten or deleted since would exceed [`HISTORY_BYTES`](crate::limits::HISTORY_BYTES), or directories emptied
+//!   since [`HISTORY_DIRS`](crate::limits::HISTORY_DIRS). A new store has just revision 0, the empty tree. Revision 0 is readable
+//!   until revision 1 exists.
 //! * Applying costs as much as the path and the woken waiters; the size of the tree, of the history, and the number of other
 //!   waiters do not matter. Beyond a bound, the search for waiters to wake is put off: [`Store::match_more`].
 //! * Deliberately absent: any clock, randomness, I/O, recursion over paths, and any iteration in the order of a hash.

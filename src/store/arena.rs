@@ -6,6 +6,7 @@
 use super::children::Children;
 use super::chunks::Chunks;
 use super::versions::Versions;
+use crate::limits::DIR_BYTES;
 use compact_str::CompactString;
 use std::ops::{Index, IndexMut};
 
@@ -43,6 +44,8 @@ pub(super) struct Dir {
 
 // A million of them make up a third of the store.
 const _: () = assert!(size_of::<Node>() <= 72);
+// A directory with one entry: beside these, a row of its smallest size, and what the allocator adds.
+const _: () = assert!((size_of::<Node>() + size_of::<Dir>() + 56) as u64 <= DIR_BYTES);
 
 impl Node {
     /// The file's revision and bytes, if there is a file at `rev`.

@@ -162,7 +162,7 @@ impl Loader {
                 node
             }
         };
-        Ok(Entry { node, kind, structural: false })
+        Ok(Entry { node, kind, structural: false, dirs: 0 })
     }
 }
 

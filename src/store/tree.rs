@@ -22,6 +22,9 @@
 //! that event. While all such values are more than the bound, `first` moves on, and by one more for each [`TRIM_BYTES`] that
 //! the mutation has added: however small the oldest values are, the bound is exceeded by less than that for each revision that
 //! was retained when it was reached.
+//!
+//! The directories that a deletion leaves without a file stay with its event, like those that the deletion of a missing file makes.
+//! They are counted and bounded in the same way.
 
 use super::arena::{Arena, Dir, Node, NodeId, ROOT};
 use super::hints::Hints;
@@ -30,7 +33,7 @@ use super::pins::{PinId, Pins};
 use super::queue::Queue;
 use super::{Event, Kind, Lookup, Mutation, Refused};
 use crate::faults::{self, Fault};
-use crate::limits::HISTORY_BYTES;
+use crate::limits::{DIR_BYTES, HISTORY_BYTES, HISTORY_DIRS};
 use std::ops::Bound;
 
 /// Most steps of `first` in one mutation, of those that are due to the number of revisions.
@@ -51,6 +54,9 @@ pub(super) struct Tree {
     /// Bytes of the values that only the past holds, and how many they may be.
     past: u64,
     past_max: u64,
+    /// Bytes of the directories that deletions have left to the past, and how many they may be.
+    dirs: u64,
+    dirs_max: u64,
     pins: Pins,
 }
 
@@ -62,6 +68,8 @@ pub(super) struct Entry {
     pub(super) kind: Kind,
     /// Whether a file began or ceased to exist.
     pub(super) structural: bool,
+    /// How many directories a deletion has left to the past.
+    pub(super) dirs: u16,
 }
 
 // 360,000 of them by default.
@@ -94,6 +102,8 @@ impl Tree {
             keep,
             past: 0,
             past_max: HISTORY_BYTES,
+            dirs: 0,
+            dirs_max: HISTORY_DIRS,
             pins: Pins::default(),
         }
     }
@@ -109,15 +119,15 @@ impl Tree {
     /// Applies a mutation. Revisions from `held` on stay readable, and so do those that pins keep.
     pub(super) fn apply(&mut self, mutation: Mutation<'_>, held: Option<i64>) -> Result<i64, Refused> {
         let rev = self.current + 1;
-        let before = self.past;
+        let before = self.past + self.dirs;
         let entry = match mutation {
             Mutation::Set { path, rev: expected, value } => self.set(rev, path, expected, value)?,
             Mutation::Del { path, rev: expected } => self.del(rev, path, expected)?,
-            Mutation::Nop => Entry { node: ROOT, kind: Kind::Nop, structural: false },
+            Mutation::Nop => Entry { node: ROOT, kind: Kind::Nop, structural: false, dirs: 0 },
         };
         self.current = rev;
         self.ring.push_back(entry);
-        self.trim(self.past - before, held.unwrap_or(i64::MAX));
+        self.trim(self.past + self.dirs - before, held.unwrap_or(i64::MAX));
         Ok(rev)
     }
 
@@ -128,7 +138,7 @@ impl Tree {
             return Err(Refused::NotDir);
         }
         self.compare(&at, expected)?;
-        let node = self.create(at);
+        let (node, _) = self.create(at);
         self.hints.set(path, node);
         let file = &mut self.arena[node].file;
         let structural = file.latest().is_none();
@@ -137,7 +147,7 @@ impl Tree {
         if structural {
             self.count(node, rev, true);
         }
-        Ok(Entry { node, kind: Kind::Set, structural })
+        Ok(Entry { node, kind: Kind::Set, structural, dirs: 0 })
     }
 
     fn del(&mut self, rev: i64, path: &[u8], expected: i64) -> Result<Entry, Refused> {
@@ -147,16 +157,15 @@ impl Tree {
             Err(Refused::IsDir) if faults::is_armed(Fault::DirectoryDeleted) => {}
             compared => compared?,
         }
-        let node = self.create(at);
+        let (node, made) = self.create(at);
         self.hints.set(path, node);
         let file = &mut self.arena[node].file;
         let structural = file.latest().is_some();
         self.past += bytes(file.latest());
         file.set(rev, None);
-        if structural {
-            self.count(node, rev, false);
-        }
-        Ok(Entry { node, kind: Kind::Del, structural })
+        let dirs = if structural { self.count(node, rev, false) } else { made.saturating_sub(1) };
+        self.dirs += u64::from(dirs) * DIR_BYTES;
+        Ok(Entry { node, kind: Kind::Del, structural, dirs })
     }
 
     /// The checks that SET and DEL share, against what the path is now.
@@ -209,13 +218,14 @@ impl Tree {
         false
     }
 
-    /// The node of the located path, made if it is missing, with its parents.
-    fn create(&mut self, at: Located<'_>) -> NodeId {
-        let mut parent = at.node;
+    /// The node of the located path, made if it is missing, with its parents; and how many nodes were made.
+    fn create(&mut self, at: Located<'_>) -> (NodeId, u16) {
+        let (mut parent, mut made) = (at.node, 0);
         for name in at.missing {
             parent = self.add_child(parent, name);
+            made += 1;
         }
-        parent
+        (parent, made)
     }
 
     pub(super) fn add_child(&mut self, parent: NodeId, name: &str) -> NodeId {
@@ -226,9 +236,10 @@ impl Tree {
         child
     }
 
-    /// Counts a file that began (or ceased) to exist in its directory, and up as far as directories do so with it.
-    fn count(&mut self, node: NodeId, rev: i64, begins: bool) {
-        let mut at = node;
+    /// Counts a file that began (or ceased) to exist in its directory, and up as far as directories do so with it. Returns how many
+    /// directories do.
+    fn count(&mut self, node: NodeId, rev: i64, begins: bool) -> u16 {
+        let (mut at, mut dirs) = (node, 0);
         while at != ROOT {
             at = self.arena[at].parent;
             let dir = self.dir_mut(at);
@@ -238,7 +249,9 @@ impl Tree {
             if before.min(after) > 0 || (!begins && faults::is_armed(Fault::EmptyDirectoryCounted)) {
                 break;
             }
+            dirs += u16::from(at != ROOT);
         }
+        dirs
     }
 
     pub(super) fn dir_mut(&mut self, node: NodeId) -> &mut Dir {
@@ -282,7 +295,7 @@ impl Tree {
         for step in 0..TRIM.saturating_add(more) {
             // Revision 0, the empty tree, is no event and takes no room.
             let long = self.first == 0 || self.current - self.first + 1 > self.keep;
-            let over = step < TRIM && long || self.past > self.past_max;
+            let over = step < TRIM && long || self.past > self.past_max || self.dirs > self.dirs_max;
             if !over || self.first >= limit {
                 break;
             }
@@ -295,6 +308,18 @@ impl Tree {
     pub(super) fn with_past_max(mut self, bytes: u64) -> Tree {
         self.past_max = bytes;
         self
+    }
+
+    /// How many bytes of directories the past may hold.
+    #[cfg(test)]
+    pub(super) fn set_dirs_max(&mut self, bytes: u64) {
+        self.dirs_max = bytes;
+    }
+
+    /// Bytes of the directories that deletions have left to the past.
+    #[cfg(test)]
+    pub(super) fn dirs(&self) -> u64 {
+        self.dirs
     }
 
     /// What the past holds, counted: the versions before each file's latest.
@@ -317,6 +342,7 @@ impl Tree {
         if entry.kind == Kind::Nop {
             return;
         }
+        self.dirs -= u64::from(entry.dirs) * DIR_BYTES;
         let past = &mut self.past;
         self.arena[entry.node].file.prune(self.first, |value| *past -= bytes(value));
         if !entry.structural {
@@ -409,6 +435,6 @@ impl Tree {
     pub(super) fn place(&mut self, path: Path<'_>) -> (NodeId, bool) {
         let at = self.locate(path);
         let through_file = at.through_file;
-        (self.create(at), through_file)
+        (self.create(at).0, through_file)
     }
 }

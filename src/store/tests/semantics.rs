@@ -1,5 +1,6 @@
 //! The protocol's rules, one by one, where they are easily got wrong.
 
+use crate::limits::{DIR_BYTES, LEVELS_MAX};
 use crate::store::*;
 
 fn set(store: &mut Store, path: &str, rev: i64) -> Result<i64, Refused> {
@@ -125,6 +126,42 @@ fn a_past_of_large_values_is_cut_short() {
     assert!(matches!(store.lookup(b"/f", store.revision()), Lookup::File { value, .. } if value.len() == 1_000_000));
     store.apply(Mutation::Del { path: b"/f", rev: -1 }).unwrap();
     assert_eq!((store.first_revision(), store.tree.past()), (store.revision(), 0));
+}
+
+/// Deleting a file left its directories to the history, two thousand for a path of 4 KiB, until as many revisions had passed as the
+/// history keeps; and so did deleting a file that never was. Files in a directory that stays cost nothing.
+#[test]
+fn a_past_of_deleted_directories_is_cut_short() {
+    let most = 10_000;
+    let mut store = Store::new(1_000_000);
+    store.tree.set_dirs_max(most * DIR_BYTES);
+    set(&mut store, "/live/file", 0).unwrap();
+    for i in 0..5_000 {
+        set(&mut store, &format!("/live/{i}"), 0).unwrap();
+        del(&mut store, &format!("/live/{i}"), -1).unwrap();
+        del(&mut store, &format!("/live/{i}-"), -1).unwrap();
+    }
+    assert_eq!((store.tree.dirs(), store.first_revision()), (0, 1));
+    let live = store.tree.arena.len();
+    let deep = "/a".repeat(LEVELS_MAX - 1);
+    for i in 0..1_000 {
+        if i % 2 == 0 {
+            set(&mut store, &format!("/{i}{deep}"), 0).unwrap();
+        }
+        del(&mut store, &format!("/{i}{deep}"), -1).unwrap();
+        // The bound is exceeded by less than two directories for each revision that was retained when it was reached.
+        assert!(store.tree.dirs() <= (most + 30_000) * DIR_BYTES, "{}", store.tree.dirs());
+        assert!(store.tree.arena.len() < live + 40_000 + LEVELS_MAX, "{}", store.tree.arena.len());
+    }
+    assert!(store.tree.dirs() <= most * DIR_BYTES && store.tree.arena.len() < 11_000, "{}", store.tree.arena.len());
+    let retained = store.revision() - store.first_revision();
+    assert!((30..70).contains(&retained), "{retained}");
+    // What was trimmed is no longer counted, and is freed, but for the oldest event.
+    store.tree.set_dirs_max(0);
+    store.apply(Mutation::Nop).unwrap();
+    (0..retained).for_each(|_| _ = store.apply(Mutation::Nop));
+    assert_eq!(store.tree.dirs(), 0);
+    assert!(store.tree.arena.len() <= 3 + LEVELS_MAX, "{}", store.tree.arena.len());
 }
 
 /// A snapshot that is being written needs its revision, whatever is written meanwhile.
