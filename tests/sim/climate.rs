@@ -29,6 +29,8 @@ pub enum Climate {
     Members,
     /// Clients ask for anything, also for what is to be refused, and list what is more than is listed at once.
     Requests,
+    /// A hostile member at each node says what no program of ours would, while nodes die and are cut off.
+    Hostile,
 }
 
 impl Climate {
@@ -51,6 +53,7 @@ impl Climate {
             watchers: 1,
             ballast: 0,
             crowd: 0,
+            hostile: false,
             faults: BTreeMap::new(),
             longest: 1_500,
             seconds: 60,
@@ -164,6 +167,19 @@ impl Climate {
                     (Kind::Isolate, 4_000),
                     (Kind::Break, 2_000),
                     (Kind::Snapshot, 2_000),
+                ]),
+                seconds: 20,
+                ..base
+            },
+            Climate::Hostile => Mix {
+                voters: chance.pick(&[1, 3, 3, 5]),
+                hostile: true,
+                faults: often(&[
+                    (Kind::Kill, 4_000),
+                    (Kind::Isolate, 4_000),
+                    (Kind::Break, 2_000),
+                    (Kind::Frames, 4_000),
+                    (Kind::Snapshot, 4_000),
                 ]),
                 seconds: 20,
                 ..base

@@ -92,6 +92,8 @@ pub struct Mix {
     pub ballast: usize,
     /// Empty files in one directory, likewise.
     pub crowd: usize,
+    /// At each voter a hostile member has a link.
+    pub hostile: bool,
     /// Mean time between two faults of a kind, in milliseconds.
     pub faults: BTreeMap<Kind, u64>,
     /// How long faults last, at most, in milliseconds.
@@ -199,6 +201,7 @@ impl Mix {
             watchers: chance.index(3),
             ballast,
             crowd: 0,
+            hostile: false,
             faults,
             longest: log_uniform(chance, 500, 30_000) * pace,
             seconds: (log_uniform(chance, 30, 600) * pace).min(STEPS * pace / (nodes * nodes * 40 + asked * 15) + 10),
@@ -230,6 +233,7 @@ impl Mix {
             watchers: 1,
             ballast: 0,
             crowd: 0,
+            hostile: false,
             faults: kinds.map(|kind| (*kind, 200_000 + chance.below(200_000))).collect(),
             longest: 5_000,
             seconds: 600,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::chance::Chance;
 use crate::client::Plan;
+use crate::hostile::Hostile;
 use crate::mix::{Kind, Mix};
 use crate::weather::Weather;
 use crate::world::World;
@@ -45,6 +46,11 @@ pub fn run(seed: u64, mix: &Mix) -> Report {
     for _ in 0..mix.watchers {
         let at = chance.index(mix.nodes());
         world.add_client(at, Plan::Watch);
+    }
+    if mix.hostile {
+        for (host, letter) in (0..mix.voters).zip(b'Q'..) {
+            world.add_client(host, Plan::Hostile(Box::new(Hostile::new(letter, mix.voters))));
+        }
     }
     if mix.ballast > 0 {
         world.fill(0, mix.ballast, 100_000);
