@@ -74,8 +74,10 @@ impl Holder {
     }
 
     fn of(bytes: &[u8]) -> Holder {
-        // After a power cut, some file systems give a file its length and zeros.
-        if bytes.iter().all(|&byte| byte == 0) {
+        // A power cut may leave an earlier id, or nothing, with the length of a later one: zeros fill the rest.
+        let zeros = bytes.iter().rev().take_while(|&&byte| byte == 0).count();
+        let bytes = &bytes[..bytes.len() - zeros];
+        if bytes.is_empty() {
             return Holder::Nobody;
         }
         let number = str::from_utf8(bytes).ok().and_then(|text| text.trim().parse().ok());
@@ -113,6 +115,9 @@ mod tests {
             (b"4242\n", Holder::Process(4242)),
             (b"4242", Holder::Process(4242)),
             (&[0; 5], Holder::Nobody),
+            (b"4242\n\0", Holder::Process(4242)),
+            (b"4\0\0", Holder::Process(4)),
+            (b"\x004242", Holder::Strange),
             (b"root:x:0:0\n", Holder::Strange),
             (b"\n", Holder::Strange),
             (b"99999999999\n", Holder::Strange),
