@@ -194,8 +194,8 @@ pub struct Mesh {
     late_reports: BTreeMap<u64, (Links, Conn)>,
     /// Nodes that have violated the protocol, and until when they get no link.
     shunned: BTreeMap<NodeId, u64>,
-    /// Nodes that say that this node was taken out of the cluster, and since when the first does.
-    retired_by: BTreeSet<NodeId>,
+    /// Voters, by raft id, that say that this node was taken out of the cluster, and since when any node says so.
+    retired_by: BTreeSet<u64>,
     retired_since: Option<u64>,
     /// The same about nodes and strangers that were refused a link. Strangers may fill this table, but not the other one.
     refused: Refused,
@@ -507,12 +507,13 @@ impl Mesh {
     fn hear_links(&mut self, sessions: &mut Sessions, members: &Members, came: Conn, links: Links) -> bool {
         let node = links.node;
         let is_direct = self.is_own_word(came, node);
-        if is_direct && let Some(&Peer { epoch, node, .. }) = self.peer_of(came) {
+        if is_direct && let Some(&Peer { epoch, raft_id, .. }) = self.peer_of(came) {
             if epoch != links.epoch {
                 return false;
             }
             // A node that tells this one about its links has not taken it out.
-            if self.retired_by.remove(&node) && self.retired_by.is_empty() {
+            self.retired_by.remove(&raft_id);
+            if self.retired_by.is_empty() && members.is_voter(raft_id) {
                 self.retired_since = None;
             }
         }
@@ -784,9 +785,12 @@ impl Mesh {
         sessions.end(conn);
         if reason == Refusal::Retired
             && trusted
-            && let Some(node) = self.peer_of(conn).map(|peer| peer.node)
+            && let Some((raft_id, node)) = self.peer_of(conn).map(|peer| (peer.raft_id, peer.node))
         {
-            self.retired_by.insert(node);
+            // A node that calls itself like a voter, but has another raft id, may be anybody.
+            if members.nodes().get(&raft_id).is_some_and(|member| member.node == node) {
+                self.retired_by.insert(raft_id);
+            }
             self.retired_since.get_or_insert(self.now_ms);
             if self.is_retired(members) {
                 return Outcome::Retired;
@@ -801,7 +805,7 @@ impl Mesh {
     pub fn is_retired(&self, members: &Members) -> bool {
         let Some(since) = self.retired_since else { return false };
         let others: Vec<u64> = members.voters().iter().copied().filter(|id| *id != self.me.raft_id).collect();
-        let says = |id: &&u64| members.nodes().get(*id).is_some_and(|member| self.retired_by.contains(&member.node));
+        let says = |id: &&u64| self.retired_by.contains(*id);
         let is_alone = !others.iter().any(|id| self.up.contains_key(id));
         2 * others.iter().filter(says).count() > others.len()
             || (is_alone && self.now_ms.saturating_sub(since) >= RETIRED_MS)
@@ -945,8 +949,10 @@ impl Mesh {
             self.hopes.extend(unknown.iter().copied().cloned());
             wanted.extend(unknown.into_iter().map(|seed| (seed, SEED_PAUSE_MS)));
         }
-        // A peer that is linked and advertises an address has it now, even if another node had it before.
-        let taken: Vec<&String> = self.up.keys().filter_map(|id| self.addresses.get(id)).collect();
+        // A peer that is linked, advertises an address, and has answered there, has it now, even if another node had it before. That it
+        // says so alone would keep this node from the other one.
+        let has = |id: &u64| self.addresses.get(id).filter(|addr| self.answered.get(*addr) == Some(id));
+        let taken: Vec<&String> = self.up.keys().filter_map(has).collect();
         wanted.retain(|(addr, _)| !taken.contains(addr));
         let known: Vec<&String> = wanted.iter().map(|(addr, _)| *addr).collect();
         self.dials.retain(|addr, at| *at == u64::MAX || known.contains(&addr) || *at > self.now_ms);
@@ -1088,6 +1094,7 @@ mod greeting;
 
 #[cfg(test)]
 mod tests {
+    use super::super::batch::Registration;
     use super::super::session::Access;
     use super::*;
 
@@ -1236,6 +1243,54 @@ mod tests {
         assert!(delivered(&mut mesh, &mut neighbour, 4, 7));
     }
 
+    /// Links that advertised the addresses of members kept the members from each other, for as long as they lasted.
+    #[test]
+    fn a_peer_takes_the_address_of_another_by_saying_so() {
+        let (mut mesh, mut neighbour) = linked();
+        let registration =
+            |raft_id, node, addr: &'static str| Registration { raft_id, node, incarnation: 0, addr: addr.as_bytes() };
+        let mut members = Members::founding();
+        for (raft_id, node, addr) in [
+            (1, *b"AAAAAAAAAAAAAAAA", SEED),
+            (0, *b"CCCCCCCCCCCCCCCC", "10.0.0.2:8046"),
+            (0, me().node, "10.0.0.3:8046"),
+        ] {
+            assert!(members.register(&registration(raft_id, node, addr)).is_ok());
+        }
+        neighbour.members = members;
+        // Node 4 says that it is where node 1 is, which has no link.
+        let conn = neighbour.sessions.open(Access::default());
+        mesh.accepted(conn);
+        let hello = Hello { node: *b"DDDDDDDDDDDDDDDD", raft_id: 4, addr: SEED, ..greeting() };
+        let from_4 = |frame: &Frame<'_>| {
+            let mut bytes = Vec::new();
+            peer::encode(Route { from: 4, to: 0, hops: 0 }, frame, &mut bytes);
+            bytes
+        };
+        for frame in [Frame::Hello(hello), Frame::Ping] {
+            mesh.frame(&mut neighbour.sessions, &neighbour.members, conn, &from_4(&frame));
+        }
+        let mut now = 0;
+        let mut is_dialed = |mesh: &mut Mesh, neighbour: &mut Neighbour, conn: Conn| {
+            for _ in 0..50 {
+                now += 100;
+                neighbour.links(mesh, 2, &[3]);
+                mesh.frame(&mut neighbour.sessions, &neighbour.members, conn, &from_4(&Frame::Ping));
+                mesh.tick(&mut neighbour.sessions, &neighbour.members, now, 0);
+                if dials(mesh).contains(&SEED.to_owned()) {
+                    return true;
+                }
+            }
+            false
+        };
+        assert!(is_dialed(&mut mesh, &mut neighbour, conn));
+        // It does answer there: node 1 has moved, or is gone.
+        let dialed = neighbour.sessions.open(Access::default());
+        mesh.dialed(&mut neighbour.sessions, dialed, SEED);
+        mesh.frame(&mut neighbour.sessions, &neighbour.members, dialed, &from_4(&Frame::Hello(hello)));
+        assert!(!is_dialed(&mut mesh, &mut neighbour, dialed));
+    }
+
     /// Each report of a flood was passed on to all, and filled the memory of a peer that does not read.
     #[test]
     fn a_flood_of_reports_is_passed_on_a_few_times() {
@@ -1281,7 +1336,6 @@ mod tests {
     /// One member could make each of the others give up its data.
     #[test]
     fn one_member_alone_takes_nobody_out_of_the_cluster() {
-        use super::super::batch::Registration;
         use super::super::members::Change;
         let mut members = Members::founding();
         let nodes = [*b"AAAAAAAAAAAAAAAA", *b"CCCCCCCCCCCCCCCC", me().node, *b"DDDDDDDDDDDDDDDD"];
@@ -1318,6 +1372,10 @@ mod tests {
             mesh.gone(&mut neighbour.sessions, conn);
             is_retired
         };
+        // Whoever knows the secret can call itself like a voter, but the raft ids of the voters are theirs.
+        for (id, node) in (100..).zip(nodes) {
+            assert!(!refuses(&mut mesh, &mut neighbour, id, node));
+        }
         assert!(!refuses(&mut mesh, &mut neighbour, 4, nodes[3]));
         assert!(!refuses(&mut mesh, &mut neighbour, 4, nodes[3]), "twice the same");
         // A member that keeps its link denies it.
