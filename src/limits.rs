@@ -183,6 +183,21 @@ pub const REGISTRATION_MS: u64 = 10_000;
 pub const INDEX_MAX: u64 = 1 << 62;
 /// The highest number of a boot that a node may announce. Boots are counted from 1, so no node comes near it.
 pub const EPOCH_MAX: u64 = 1 << 62;
+/// The boots of a node between two of which the cluster has applied a command, at most. A claim of more is refused: otherwise whoever
+/// poses as a node could use up the numbers of its boots.
+pub const EPOCH_SKIP: u64 = 1 << 24;
+const _: () = assert!(EPOCH_MAX / EPOCH_SKIP > 1 << 32);
+/// A node steps at most so many terms ahead at once: elections between two of its starts cannot lead further. A node that is further
+/// behind follows in steps of this size.
+pub const TERM_STEP: u64 = 1 << 32;
+/// A step of more terms than this is a leap, and a node makes at most one in [`TERM_LEAP_MS`]: otherwise a member could use up the
+/// terms.
+pub const TERM_LEAP: u64 = 1 << 16;
+/// Time between two leaps, in milliseconds.
+pub const TERM_LEAP_MS: u64 = 1_000;
+/// The highest term. A member that takes the cluster a step ahead in each leap needs decades to come here.
+pub const TERM_MAX: u64 = COUNT_MAX - TERM_STEP;
+const _: () = assert!(TERM_MAX / TERM_STEP * TERM_LEAP_MS > 20 * 365 * 86_400_000 && TERM_LEAP < TERM_STEP);
 /// How long a peer may take for the greeting, in milliseconds from the opening of its connection. Nothing that it sends makes this
 /// longer.
 pub const GREETING_MS: u64 = 5_000;

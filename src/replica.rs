@@ -174,6 +174,9 @@ pub enum Then {
 pub enum Fate {
     /// The node was taken out of the cluster: set its data aside, and come back as a standby.
     Rejoin,
+    /// Somebody has written in the name of a later boot of this node, so nobody takes its writes any more: start again, with a number
+    /// that is later still.
+    Restart,
 }
 
 /// The work that a stopping replica has not finished, and its progress.
@@ -277,6 +280,8 @@ pub struct Replica {
     mesh: Mesh,
     forward: Forward,
     registrations: Quota,
+    /// When this node may leap to a much later term again.
+    next_leap_ms: u64,
     /// Snapshots being sent to peers, one for each.
     sending: Vec<Sending>,
     transfers: u64,
@@ -391,6 +396,7 @@ impl Replica {
             looked_ms: None,
             forward: Forward::default(),
             registrations: Quota::default(),
+            next_leap_ms: 0,
             sending: Vec::new(),
             transfers: 0,
             held: Vec::new(),
@@ -904,6 +910,10 @@ impl Replica {
         if now_ms / tick_ms > self.ticks {
             self.ticks = now_ms / tick_ms;
             self.mesh.tick(&mut self.desk.sessions, &self.machine.members, now_ms, stalled);
+            let seen = self.machine.seen().get(&self.config.raft_id).map_or(0, |seen| seen.epoch);
+            if seen > self.config.epoch && !faults::is_armed(Fault::EpochReused) {
+                self.fate.get_or_insert(Fate::Restart);
+            }
             if self.mesh.is_retired(&self.machine.members) {
                 self.fate = Some(Fate::Rejoin);
             }

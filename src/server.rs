@@ -454,8 +454,13 @@ async fn turns(shell: &Rc<Shell>) {
             tokio_uring::spawn(async move { disk::remove(&s, removals).await });
         }
         let fate = shell.replica.borrow_mut().take_fate();
-        if let Some(Fate::Rejoin) = fate {
-            rejoin(shell).await;
+        match fate {
+            Some(Fate::Rejoin) => rejoin(shell).await,
+            Some(Fate::Restart) => {
+                shell.say("another process has written in the name of this node: it starts again, as a later boot");
+                start_again(shell);
+            }
+            None => {}
         }
         let fat = shell.replica.borrow_mut().over_output_limit();
         if let Some(link) = fat.and_then(|conn| shell.links.borrow().get(&conn).cloned()) {
@@ -530,7 +535,6 @@ async fn remember(shell: &Rc<Shell>) {
 
 /// Makes the node come back as a standby, with another raft id and without its data: replaces the process.
 async fn rejoin(shell: &Rc<Shell>) {
-    use std::os::unix::process::CommandExt as _;
     shell.say("this node was taken out of its cluster: it starts anew, and comes back as a standby");
     let identity = {
         let mut identity = shell.identity.borrow_mut();
@@ -540,6 +544,12 @@ async fn rejoin(shell: &Rc<Shell>) {
     if let Err(e) = directory::write_identity(&shell.disk, &identity).await {
         fatal(&format!("cannot write the identity file: {e}"));
     }
+    start_again(shell);
+}
+
+/// Runs this program anew, in the same process.
+fn start_again(shell: &Shell) {
+    use std::os::unix::process::CommandExt as _;
     if shell.stopping.get() {
         // A request to stop came meanwhile, and the new process would not know of it.
         return;

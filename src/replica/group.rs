@@ -329,6 +329,21 @@ impl Group {
         self.jitter();
     }
 
+    /// Steps to a later term, without a vote and without a leader.
+    pub fn follow(&mut self, from: u64, term: u64) {
+        // A request for a vote that does not heed the leader, of a candidate without entries: raft takes over its term. An empty log
+        // would grant the vote, and in that there is no harm.
+        let message = Message {
+            msg_type: MessageType::MsgRequestVote,
+            from,
+            to: self.node.raft.id,
+            term,
+            context: (&b"CampaignTransfer"[..]).into(),
+            ..Message::default()
+        };
+        self.step(message);
+    }
+
     /// Points a follower's rejection to where raft's search for the last common entry ends. raft goes back entry by entry, through
     /// the whole log if the follower says so.
     fn shorten_search(&self, message: &mut Message) {

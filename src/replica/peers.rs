@@ -200,6 +200,10 @@ impl Replica {
         if parcel.origin.epoch > self.mesh.epoch(from) || !self.group.is_leader() {
             return Ok(());
         }
+        let seen = self.machine.seen().get(&from).map_or(0, |seen| seen.epoch);
+        if parcel.origin.epoch > seen + limits::EPOCH_SKIP {
+            return Err(Violation::Boot);
+        }
         let batch = if doubtful == 0 {
             Bytes::copy_from_slice(batch)
         } else {
@@ -228,9 +232,15 @@ impl Replica {
     /// # Errors
     /// If no node that follows the protocol would send it.
     fn message(&mut self, from: u64, message: Message) -> Result<(), Violation> {
-        let verdict = vetting::message(&message, from, &self.group.view())?;
+        let view = self.group.view();
+        let verdict = vetting::message(&message, from, &view)?;
         self.hear(from);
-        if verdict == Verdict::Drop {
+        if verdict == Verdict::Drop || !self.considers(&message, view.leader) || !self.may_step(view.term, message.term)
+        {
+            return Ok(());
+        }
+        if let Verdict::Follow(term) = verdict {
+            self.group.follow(from, term);
             return Ok(());
         }
         // What finds no room in the log now is sent again.
@@ -245,6 +255,31 @@ impl Replica {
         }
         self.group.step(message);
         Ok(())
+    }
+
+    /// Returns whether a message counts, after what this node knows about its sender.
+    fn considers(&self, message: &Message, leader: u64) -> bool {
+        let members = &self.machine.members;
+        // A new node does not know anybody yet.
+        if members.nodes().is_empty() {
+            return true;
+        }
+        if !members.nodes().contains_key(&message.from) {
+            return vetting::from_unknown(message, members.nodes().contains_key(&leader));
+        }
+        leader == 0 || !vetting::is_forced(message) || members.is_voter(message.from)
+    }
+
+    /// Returns whether this node may step to a message's term now.
+    fn may_step(&mut self, now: u64, term: u64) -> bool {
+        if term.saturating_sub(now) <= limits::TERM_LEAP {
+            return true;
+        }
+        let may = self.now_ms >= self.next_leap_ms;
+        if may {
+            self.next_leap_ms = self.now_ms + limits::TERM_LEAP_MS;
+        }
+        may
     }
 
     pub(super) fn hear(&mut self, from: u64) {

@@ -1148,11 +1148,17 @@ impl Peer {
     }
 }
 
-/// A node that is registered, so that its mutations count.
-fn with_peer() -> (Node, Peer) {
+/// A node with which the peer is registered, so that its mutations count.
+fn registered() -> Node {
     let mut node = Node::new(1_000);
     let other = Registration { raft_id: 0, node: *b"PEERPEERPEERPEER", incarnation: 0, addr: b"127.0.0.1:8047" };
     assert_eq!(node.replica.machine.members.register(&other), Ok(2));
+    node
+}
+
+/// The same, with the peer's link.
+fn with_peer() -> (Node, Peer) {
+    let mut node = registered();
     let peer = Peer::linked(&mut node);
     (node, peer)
 }
@@ -1218,6 +1224,105 @@ fn mutations_count_only_in_the_boot_that_their_node_announced() {
     assert_eq!(forward(4, 2), (true, 0), "a later boot than the announced one");
     assert_eq!(forward(3, 2), (true, 3));
     assert_eq!(forward(3, 1), (false, 3), "another node's name ends the link");
+}
+
+/// One parcel used up all numbers of boots of a node that was away, so that the cluster took no more of its writes.
+#[test]
+fn a_claim_uses_up_the_boots_of_a_node() {
+    use crate::wire::peer::Frame;
+    let epoch = limits::EPOCH_SKIP + 1;
+    let mut node = registered();
+    let greeting = |frame: &Frame<'_>| {
+        let mut bytes = Vec::new();
+        peer::encode(PEERS_ROUTE, frame, &mut bytes);
+        bytes
+    };
+    let hello = greeting(&Frame::Hello(peer::Hello { epoch, ..peers_hello(b"") }));
+    let links = greeting(&Frame::Links(peer::Links { node: 2, epoch, version: 1, flags: 0, peers: vec![1] }));
+    let conn = node.replica.open();
+    let first = [peer::PREAMBLE.to_vec(), hello, links].concat();
+    node.replica.receive(conn, &first);
+    assert_eq!(node.replica.mesh.epoch(2), epoch);
+    let mut forward = |epoch| {
+        let mut gather = Gather::new(Origin { node: 2, epoch });
+        gather.push(&crate::store::Mutation::Nop.into());
+        let stays = Peer { conn }.says(&mut node, &Frame::Forward(&gather.take().unwrap()));
+        (stays, node.replica.machine.seen().get(&2).map_or(0, |seen| seen.epoch))
+    };
+    assert_eq!(forward(epoch - 1), (true, epoch - 1));
+    assert_eq!(forward(epoch), (true, epoch), "from there on it may be as far again");
+    let (mut node, conn) = {
+        let mut node = registered();
+        let conn = node.replica.open();
+        node.replica.receive(conn, &first);
+        (node, conn)
+    };
+    let mut gather = Gather::new(Origin { node: 2, epoch });
+    gather.push(&crate::store::Mutation::Nop.into());
+    assert!(!Peer { conn }.says(&mut node, &Frame::Forward(&gather.take().unwrap())));
+    assert_eq!(node.replica.machine.seen().get(&2), None);
+}
+
+/// A node whose later boot somebody else had made up answered no write for ever.
+#[test]
+fn a_node_waits_for_answers_to_writes_of_a_boot_that_is_over() {
+    let mut node = Node::new(1_000);
+    let epoch = node.replica.config.epoch + 5;
+    let mut gather = Gather::new(Origin { node: 1, epoch });
+    gather.push(&crate::store::Mutation::Nop.into());
+    node.replica.tick(1_000);
+    assert_eq!(node.replica.take_fate(), None);
+    assert!(node.replica.group.propose(bytes::Bytes::from(gather.take().unwrap())));
+    node.settle();
+    node.replica.tick(2_000);
+    assert_eq!(node.replica.take_fate(), Some(Fate::Restart));
+}
+
+/// A member pushed a node so many terms ahead that the others took the node for hostile, for good.
+#[test]
+fn nodes_do_not_follow_one_that_was_pushed_far_ahead() {
+    use crate::wire::peer::Frame;
+    use raft::eraftpb::{Message, MessageType};
+    let (mut node, peer) = with_peer();
+    let first = node.replica.group.term();
+    let far = first + 9 * limits::TERM_STEP;
+    let mut now = 1_000;
+    let mut says = |node: &mut Node, later: u64| {
+        now += later;
+        node.replica.tick(now);
+        let message =
+            Message { msg_type: MessageType::MsgHeartbeatResponse, from: 2, to: 1, term: far, ..Message::default() };
+        assert!(peer.says(node, &Frame::Raft(Box::new(message))), "the link stays");
+        node.replica.group.term()
+    };
+    // It is the only voter, and may have elected itself again meanwhile.
+    let mut steps = |node: &mut Node, later: u64| (says(node, later) - first) / limits::TERM_STEP;
+    assert_eq!(steps(&mut node, 0), 1);
+    assert_eq!(steps(&mut node, 0), 1, "the next step takes its time");
+    assert_eq!(steps(&mut node, limits::TERM_LEAP_MS), 2);
+    assert_eq!(steps(&mut node, limits::TERM_LEAP_MS), 3);
+}
+
+/// A link that knew the secret, and that no cluster had let in, deposed one leader after the other.
+#[test]
+fn nodes_that_are_no_members_depose_the_leader() {
+    use crate::wire::peer::Frame;
+    use raft::eraftpb::{Message, MessageType};
+    let mut node = Node::new(1_000);
+    let peer = Peer::linked(&mut node);
+    let term = node.replica.group.term();
+    let context = bytes::Bytes::from_static(b"CampaignTransfer");
+    for (msg_type, context) in [
+        (MessageType::MsgRequestVote, context),
+        (MessageType::MsgRequestVote, bytes::Bytes::new()),
+        (MessageType::MsgHeartbeat, bytes::Bytes::new()),
+        (MessageType::MsgAppend, bytes::Bytes::new()),
+        (MessageType::MsgHeartbeatResponse, bytes::Bytes::new()),
+    ] {
+        let message = Message { msg_type, from: 2, to: 1, term: term + 1, context, ..Message::default() };
+        peer.says(&mut node, &Frame::Raft(Box::new(message)));
+        assert_eq!((node.replica.group.term(), node.replica.group.leads()), (term, true), "{msg_type:?}");
+    }
 }
 
 /// A node applies commands in its own name that it never sent, if the leader is hostile. It must not panic, and must not wait for an

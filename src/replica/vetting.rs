@@ -30,8 +30,6 @@ use super::batch;
 use super::group::{change_of, read_origin};
 use crate::limits;
 
-/// A message may be so many terms ahead: elections cannot have reached a later one.
-const TERMS_AHEAD: u64 = 1 << 32;
 /// Longest context of a message in bytes: that of a read, or raft's name for a kind of election.
 const CONTEXT_MAX: usize = 32;
 /// Reads of other nodes that a leader keeps until a majority has confirmed it.
@@ -65,6 +63,9 @@ pub enum Verdict {
     Take,
     /// Ignore it: it comes at the wrong moment.
     Drop,
+    /// Step to this term, and ignore the rest of the message: its term is too far ahead. Somebody may have pushed an honest node there,
+    /// and the others must be able to follow.
+    Follow(u64),
 }
 
 /// Why a message cannot come from a node that follows the protocol.
@@ -92,6 +93,8 @@ pub enum Violation {
     Entry,
     /// A forwarded batch has more work than a node gathers.
     Work,
+    /// The node was started more often than it can have been.
+    Boot,
 }
 
 impl std::fmt::Display for Violation {
@@ -108,6 +111,7 @@ impl std::fmt::Display for Violation {
             Violation::Falling => "entries whose terms fall",
             Violation::Entry => "an entry that no node can apply",
             Violation::Work => "more writes at once than a node gathers",
+            Violation::Boot => "commands of a boot that it cannot have reached",
         })
     }
 }
@@ -132,7 +136,7 @@ pub fn message(message: &Message, from: u64, view: &View) -> Result<Verdict, Vio
         return Err(Violation::Kind);
     }
     // A node sends a read to the leader without a term.
-    if (message.term == 0) != (kind == MsgReadIndex) || message.term > view.term.saturating_add(TERMS_AHEAD) {
+    if (message.term == 0) != (kind == MsgReadIndex) || message.term > limits::TERM_MAX {
         return Err(Violation::Term);
     }
     // What an earlier term's message says was checked against an earlier state. raft does not look at it.
@@ -181,7 +185,26 @@ pub fn message(message: &Message, from: u64, view: &View) -> Result<Verdict, Vio
         MsgHup | MsgBeat | MsgPropose | MsgSnapshot | MsgUnreachable | MsgSnapStatus | MsgCheckQuorum
         | MsgTransferLeader => return Err(Violation::Kind),
     }
-    Ok(Verdict::Take)
+    let most = view.term + limits::TERM_STEP;
+    Ok(if message.term > most { Verdict::Follow(most) } else { Verdict::Take })
+}
+
+/// Returns whether to consider a message of a node that this node does not know as a member. There is one to believe if this node has
+/// been away for so long that all nodes are new to it, so it must be able to follow a leader and to vote. But as long as it hears of a
+/// leader that it knows, nobody can have elected another one with an unknown node.
+pub fn from_unknown(message: &Message, knows_leader: bool) -> bool {
+    use MessageType::*;
+    match message.msg_type {
+        MsgRequestPreVote => true,
+        MsgAppend | MsgHeartbeat => !knows_leader,
+        MsgRequestVote => !knows_leader && !is_forced(message),
+        _ => false,
+    }
+}
+
+/// Returns whether a request for a vote counts although the leader is there: the leader has told the candidate to take over.
+pub fn is_forced(message: &Message) -> bool {
+    message.msg_type == MessageType::MsgRequestVote && !message.context.is_empty()
 }
 
 /// Checks that no other node leads in the term of a leader's message.
@@ -380,6 +403,21 @@ mod tests {
         }
     }
 
+    /// A node that is far behind, or that the others are far behind, comes to their term step by step.
+    #[test]
+    fn a_term_far_ahead_is_reached_in_steps() {
+        let most = FOLLOWER.term + limits::TERM_STEP;
+        for (term, verdict) in [
+            (most, Ok(Verdict::Take)),
+            (most + 1, Ok(Verdict::Follow(most))),
+            (limits::TERM_MAX, Ok(Verdict::Follow(most))),
+            (limits::TERM_MAX + 1, Err(Violation::Term)),
+        ] {
+            let comes = Message { term, ..of(MessageType::MsgRequestVote) };
+            assert_eq!(message(&comes, PEER, &FOLLOWER), verdict, "{term}");
+        }
+    }
+
     /// These are honest, but come at a moment when raft would assert, or when they would do harm.
     #[test]
     fn what_comes_at_the_wrong_moment_is_dropped() {
@@ -539,8 +577,10 @@ mod tests {
                         _ => Vec::new(),
                     };
                     comes.set_entries(entries.into());
-                    if message(&comes, *from, &view) == Ok(Verdict::Take) {
-                        self.group.step(comes);
+                    match message(&comes, *from, &view) {
+                        Ok(Verdict::Take) => self.group.step(comes),
+                        Ok(Verdict::Follow(term)) => self.group.follow(*from, term),
+                        Ok(Verdict::Drop) | Err(_) => {}
                     }
                 }
                 Step::TimesOut => (0..20).for_each(|_| self.group.tick()),

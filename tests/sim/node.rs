@@ -751,12 +751,14 @@ impl Process<'_, '_> {
         if !removals.is_empty() {
             self.write(Op::Remove(removals));
         }
-        if let Some(Fate::Rejoin) = self.running.replica.take_fate()
+        if let Some(fate) = self.running.replica.take_fate()
             && self.effect()
         {
-            self.node.say(now, ["it was taken out of its cluster, and starts anew".to_owned()]);
-            boot::leave(&mut self.running.identity);
-            self.node.disk.write_identity(boot::encode(&self.running.identity));
+            if fate == Fate::Rejoin {
+                self.node.say(now, ["it was taken out of its cluster, and starts anew".to_owned()]);
+                boot::leave(&mut self.running.identity);
+                self.node.disk.write_identity(boot::encode(&self.running.identity));
+            }
             self.outside.end = Some("it starts anew");
         }
         if let Some(conn) = self.running.replica.over_output_limit() {
