@@ -60,15 +60,22 @@ pub const HISTORY_BYTES: u64 = 1 << 30;
 pub const HISTORY_DIRS: u64 = 1 << 30;
 /// Memory that a directory takes.
 pub const DIR_BYTES: u64 = 184;
-/// Requests that wait for something. Further ones are refused.
+/// Requests that wait for something. Further ones are refused, first those of connections that have many.
 pub const PARKED_MAX: usize = 1 << 30;
 /// Requests of one connection that wait for something: about a million, or 60,000 listings that are put aside because they take
 /// long. Further ones are refused.
 pub const PARKED_EACH: usize = PARKED_MAX / 4;
-/// The last quarter of [`PARKED_MAX`] is kept for connections with no more than this: some hundred waiting requests.
-pub const PARKED_FEW: usize = 64 << 10;
-/// See [`PARKED_FEW`].
+/// Requests of one connection that may wait in any case: some thirty, or one of any size.
+pub const PARKED_FIRST: usize = 9 << 10;
+/// Connections whose first requests have room in [`PARKED_MAX`], whatever others do. With more connections, all requests that wait
+/// may exceed it by [`PARKED_FIRST`] for each.
+pub const PARKED_FIRST_PLACES: usize = 20_000;
+/// Beyond this, a connection with more than [`PARKED_FEW`] is refused.
 pub const PARKED_SOFT: usize = PARKED_MAX / 4 * 3;
+/// See [`PARKED_SOFT`]: some hundred waiting requests.
+pub const PARKED_FEW: usize = 64 << 10;
+/// Beyond this, a connection with more than [`PARKED_FIRST`] is refused.
+pub const PARKED_FULL: usize = PARKED_MAX - PARKED_FIRST_PLACES * PARKED_FIRST;
 /// Memory of unsent output; a large value that several are sent counts once. Beyond it the server closes a connection: one whose client reads nothing, or else the one with the most output.
 pub const OUTPUT_MAX: usize = 512 << 20;
 /// Unsent output beyond which large answers wait until some of it is sent. So answering many clients at once cannot exceed
@@ -96,6 +103,7 @@ const _: () = assert!(2 * LEVELS_MAX < PATH_MAX);
 const _: () = assert!(HISTORY_DIRS >= 10 * HISTORY_DEFAULT * DIR_BYTES);
 // Some history is left, whatever is written.
 const _: () = assert!(HISTORY_BYTES >= 256 * VALUE_MAX as u64);
+const _: () = assert!(PARKED_SOFT + PARKED_MAX / 16 <= PARKED_FULL && PARKED_FIRST >= 2 * PATH_MAX + 512);
 const _: () = assert!(RECEIVE_PEERS >= 8 * PEER_FRAME_MAX && RECEIVE_PROGRESS * 16 <= VALUE_MAX);
 const _: () = assert!(RECEIVE_MAX >= 16 * FRAME_MAX && OUTPUT_MAX >= 16 * VALUE_MAX);
 const _: () = assert!(OUTPUT_SOFT >= 16 * VALUE_MAX && OUTPUT_SOFT + 16 * VALUE_MAX <= OUTPUT_MAX);

@@ -53,6 +53,25 @@ fn listing_cost(path: &[u8]) -> usize {
     parked_cost(path) + limits::PATH_MAX
 }
 
+/// Returns why a connection may not have waiting requests of `own` bytes, which would make `all` of all connections. Its first ones
+/// it may always have: however many others wait, they leave room for these.
+fn refusal(own: usize, all: usize) -> Option<&'static str> {
+    if own > limits::PARKED_EACH {
+        return Some(
+            "too many requests of this connection are waiting; wait for fewer paths, or for a glob that matches many, and \
+             send fewer searches ahead",
+        );
+    }
+    let most = if own <= limits::PARKED_FIRST {
+        usize::MAX
+    } else if own <= limits::PARKED_FEW {
+        limits::PARKED_FULL
+    } else {
+        limits::PARKED_SOFT
+    };
+    (all > most).then_some("too many requests are waiting on this server; try another or later")
+}
+
 /// The secrets that grant access; an unset one is empty.
 #[derive(Clone, Default)]
 pub struct Secrets {
@@ -994,15 +1013,7 @@ impl Desk {
     /// Whether one more request may be parked; if not, it is answered with the reason.
     fn may_park(&mut self, conn: Conn, tag: Option<i32>, cost: usize) -> bool {
         let own = cost + self.sessions.get(conn).map_or(0, |session| session.parked_bytes);
-        let most = if own <= limits::PARKED_FEW { limits::PARKED_MAX } else { limits::PARKED_SOFT };
-        let detail = if own > limits::PARKED_EACH {
-            "too many requests of this connection are waiting; wait for fewer paths, or for a glob that matches many, and \
-             send fewer searches ahead"
-        } else if self.parked_bytes + cost > most {
-            "too many requests are waiting on this server; try another or later"
-        } else {
-            return true;
-        };
+        let Some(detail) = refusal(own, self.parked_bytes + cost) else { return true };
         self.fail_other(conn, tag, detail);
         false
     }
@@ -1127,4 +1138,52 @@ fn answer_walk(
     };
     reply(sessions, shared, conn, &response);
     Walked::Answered(response.value.map_or(0, <[u8]>::len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Thousands of connections with some hundred waits each used up the place that was kept for connections with few, and the first
+    /// wait of everybody else was refused.
+    #[test]
+    fn the_first_waits_of_a_connection_are_refused() {
+        const CONNS: usize = 19_936;
+        for (path, innocents) in [(2, CONNS / 10), (limits::PATH_MAX, CONNS / 10), (2, 1), (100, CONNS / 2)] {
+            let cost = parked_cost(&vec![b'x'; path]);
+            let (mut own, mut all) = (vec![0; CONNS - innocents], 0);
+            loop {
+                let before = all;
+                for own in &mut own {
+                    // Many at a time, as many as there is room for.
+                    let mut more = 64 * cost;
+                    while more >= cost && refusal(*own + more, all + more).is_some() {
+                        more /= 2;
+                    }
+                    if more >= cost {
+                        *own += more;
+                        all += more;
+                    }
+                }
+                if all == before {
+                    break;
+                }
+            }
+            assert!(all + cost > limits::PARKED_SOFT, "the others have all that they may have");
+            for _ in 0..innocents {
+                let (mut own, mut count) = (0, 0);
+                for cost in [parked_cost(b"/in/*"), parked_cost(b"/in/f"), listing_cost(b"/in")] {
+                    own += cost;
+                    all += cost;
+                    count += usize::from(refusal(own, all).is_none());
+                }
+                assert_eq!(count, 3);
+            }
+            assert!(all <= limits::PARKED_MAX, "{all}");
+            assert!(
+                refusal(limits::PARKED_FIRST, usize::MAX).is_none() && refusal(limits::PARKED_EACH + 1, 0).is_some()
+            );
+            assert!(refusal(listing_cost(&[b'x'; limits::PATH_MAX]), all).is_none());
+        }
+    }
 }
