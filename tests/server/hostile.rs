@@ -426,8 +426,8 @@ fn woken_waits_that_nobody_reads_take_memory() {
     serves(server.addr());
 }
 
-/// Events for clients that never read take all the room for output. They lose their connections in the end, and one that does read
-/// gets its event.
+/// Events for clients that never read would take all the room for output if each were charged for the value. One that does read gets
+/// its event.
 #[test]
 fn a_crowd_that_never_reads_keeps_an_event_from_one_that_does() {
     let _alone = alone();
@@ -445,7 +445,6 @@ fn a_crowd_that_never_reads_keeps_an_event_from_one_that_does() {
     let mut reader = registers(1);
     let made = writer.put("/large", &vec![b'v'; VALUE_MAX]);
     assert_eq!(reader.recv().to_string(), format!("flags=4 rev={made} path=\"/large\" value=<{VALUE_MAX} bytes>"));
-    server.says("closed a connection: the unsent output of all has reached its limit");
     drop(crowd);
     serves(server.addr());
 }
