@@ -42,6 +42,7 @@ pub use glob::{BadGlob, Glob};
 pub use load::{LoadError, Loader};
 pub use path::Path;
 pub use pins::PinId;
+#[cfg(feature = "server")]
 pub(crate) use queue::Queue;
 pub use scan::{Getdir, GetdirState, Wait, WaitState, Walk, WalkState};
 pub use waiters::WaiterId;

@@ -57,6 +57,7 @@ impl<T> Queue<T> {
     }
 
     /// Returns the newest element.
+    #[cfg(any(feature = "server", test))]
     pub fn back(&self) -> Option<&T> {
         self.rest.back().unwrap_or(&self.first).back()
     }
@@ -91,6 +92,7 @@ impl<T> Queue<T> {
     }
 
     /// Takes the newest element.
+    #[cfg(any(feature = "server", test))]
     pub fn pop_back(&mut self) -> Option<T> {
         let Some(last) = self.rest.back_mut() else { return self.first.pop_back() };
         let element = last.pop_back();
