@@ -302,23 +302,19 @@ fn examine(batch: &[u8]) -> Result<(Parcel, usize, usize), BadBatch> {
         work += command.work();
         sane &= match command {
             Command::Store(Mutation::Set { path, value, .. }) => {
-                Path::parse(path).is_some() && value.len() <= limits::VALUE_MAX
+                let path = Path::parse(path);
+                doubtful += usize::from(path.is_some_and(Path::is_too_deep));
+                path.is_some() && value.len() <= limits::VALUE_MAX
             }
             Command::Store(Mutation::Del { path, .. }) => Path::parse(path).is_some(),
             Command::Store(Mutation::Nop) => true,
-            Command::Register(r) => is_address(r.addr),
+            Command::Register(r) => {
+                doubtful += 1;
+                is_address(r.addr)
+            }
         };
-        doubtful += usize::from(matches!(command, Command::Register(_)) || makes_too_deep(&command));
     }
     if sane && commands.is_empty() { Ok((parcel, doubtful, work)) } else { Err(BadBatch::Count) }
-}
-
-/// Returns whether a command is a SET of a path with too many levels. A node of an earlier version takes them from its clients.
-fn makes_too_deep(command: &Command<'_>) -> bool {
-    match command {
-        Command::Store(Mutation::Set { path, .. }) => Path::parse(path).is_some_and(Path::is_too_deep),
-        _ => false,
-    }
 }
 
 /// Returns a verified batch with one parcel in which the registrations that `admit` refuses take no effect, nor the SETs of paths with
@@ -334,8 +330,11 @@ pub fn admit(batch: &[u8], mut admit: impl FnMut(&Registration<'_>) -> bool) -> 
             Command::Register(registration) if !admit(registration) => {
                 bytes[at + 1..at + 9].copy_from_slice(&u64::MAX.to_le_bytes());
             }
-            // Without its first slash it is a bad path, which the state machine refuses.
-            Command::Store(_) if makes_too_deep(&command) => bytes[at + COMMAND] = b'-',
+            // A node of an earlier version takes such paths from its clients. Without its first slash it is a bad path, which the state
+            // machine refuses.
+            Command::Store(Mutation::Set { path, .. }) if Path::parse(path).is_some_and(Path::is_too_deep) => {
+                bytes[at + COMMAND] = b'-';
+            }
             _ => {}
         }
     }
