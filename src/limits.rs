@@ -56,7 +56,7 @@ const _: () = assert!(PATH_MAX + VALUE_MAX + 1024 <= BATCH_MAX);
 
 /// Values that were overwritten or deleted and are still readable in the history. Beyond this the history is cut short.
 pub const HISTORY_BYTES: u64 = 1 << 30;
-/// Directories that do not exist any more and belong to the history, at [`DIR_BYTES`] each. Beyond this the history is cut short.
+/// Directories that only the history still needs, at [`DIR_BYTES`] each. Beyond this the server shortens the history.
 pub const HISTORY_DIRS: u64 = 1 << 30;
 /// Memory that a directory takes.
 pub const DIR_BYTES: u64 = 184;
@@ -76,7 +76,8 @@ pub const PARKED_SOFT: usize = PARKED_MAX / 4 * 3;
 pub const PARKED_FEW: usize = 64 << 10;
 /// Beyond this, a connection with more than [`PARKED_FIRST`] is refused.
 pub const PARKED_FULL: usize = PARKED_MAX - PARKED_FIRST_PLACES * PARKED_FIRST;
-/// Memory of unsent output; a large value that several are sent counts once. Beyond it the server closes a connection: one whose client reads nothing, or else the one with the most output.
+/// Memory of unsent output; a large value that is sent to several clients counts once. Beyond it the server closes a connection: one
+/// whose client reads nothing, or else the one with the most output.
 pub const OUTPUT_MAX: usize = 512 << 20;
 /// Unsent output beyond which large answers wait until some of it is sent. So answering many clients at once cannot exceed
 /// [`OUTPUT_MAX`].
@@ -89,7 +90,7 @@ pub const OUTPUT_PROGRESS: usize = 64 << 10;
 /// Receive buffers of clients, beyond their first size; half of it only for requests that are larger. When another request needs
 /// more, the server closes the connection whose unfinished request has made no progress for the longest time.
 pub const RECEIVE_MAX: usize = 256 << 20;
-/// The same for the nodes of the cluster, so that no link to a node is closed because of clients.
+/// Receive buffers of the nodes of the cluster, beyond their first size, so that clients never cost a node its link.
 pub const RECEIVE_PEERS: usize = 128 << 20;
 /// Received bytes that are progress of an unfinished request. Fewer do not keep it from being closed when memory is short.
 pub const RECEIVE_PROGRESS: usize = 16 << 10;
@@ -191,8 +192,8 @@ pub const REGISTRATION_MS: u64 = 10_000;
 pub const INDEX_MAX: u64 = 1 << 62;
 /// The highest number of a boot that a node may announce. Boots are counted from 1, so no node comes near it.
 pub const EPOCH_MAX: u64 = 1 << 62;
-/// The boots of a node between two of which the cluster has applied a command, at most. A claim of more is refused: otherwise whoever
-/// poses as a node could use up the numbers of its boots.
+/// A node may start so many times, at most, before the cluster applies its next command. The leader refuses commands of a later
+/// boot: otherwise another process that poses as the node could use up the numbers of its boots.
 pub const EPOCH_SKIP: u64 = 1 << 24;
 const _: () = assert!(EPOCH_MAX / EPOCH_SKIP > 1 << 32);
 /// A node steps at most so many terms ahead at once: elections between two of its starts cannot lead further. A node that is further

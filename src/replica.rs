@@ -9,8 +9,8 @@
 //!                     +- mutation -> gather -> turn: propose -> log -> written -> commit -> apply -> output
 //! ```
 //!
-//! Read in this order: [`session`] (connections), `shares` (how much each may ask), `requests` (what they ask), [`desk`],
-//! `slots` and `tokens` (reads and waits), [`batch`] (the proposed mutations), [`forward`] (sends them to the leader, and again if needed),
+//! Read in this order: [`session`] (connections), `shares` (how much each may ask), `requests` (what they ask), [`desk`], `slots` and
+//! `tokens` (reads and waits), [`batch`] (the proposed mutations), [`forward`] (sends them to the leader, and again if needed),
 //! [`group`] and [`entries`] (raft), [`machine`] and [`members`] (apply), [`snapshot`] (the state, to a file and back), [`rebuild`]
 //! (the state, from the disk), [`boot`] (what a start does with the data), `introduce` (the node's entries about itself). For the
 //! cluster: [`mesh`] and [`routes`] (links), `peers` (the frames of peers), [`vetting`] (what of them is believed), `quorum` (who
@@ -174,8 +174,8 @@ pub enum Then {
 pub enum Fate {
     /// The node was taken out of the cluster: set its data aside, and come back as a standby.
     Rejoin,
-    /// Somebody has written in the name of a later boot of this node, so nobody takes its writes any more: start again, with a number
-    /// that is later still.
+    /// Another process has written in the name of a later boot of this node, so the cluster drops the writes of this boot: start
+    /// again, with a higher boot number.
     Restart,
 }
 

@@ -331,8 +331,8 @@ impl Group {
 
     /// Steps to a later term, without a vote and without a leader.
     pub fn follow(&mut self, from: u64, term: u64) {
-        // A request for a vote that does not heed the leader, of a candidate without entries: raft takes over its term. An empty log
-        // would grant the vote, and in that there is no harm.
+        // raft takes over the term of a forced request for a vote, even while it follows a leader. It refuses the vote, because the
+        // candidate has no entries. A node with an empty log grants it, which does no harm.
         let message = Message {
             msg_type: MessageType::MsgRequestVote,
             from,

@@ -1226,7 +1226,7 @@ fn mutations_count_only_in_the_boot_that_their_node_announced() {
     assert_eq!(forward(3, 1), (false, 3), "another node's name ends the link");
 }
 
-/// One parcel used up all numbers of boots of a node that was away, so that the cluster took no more of its writes.
+/// One parcel used up all boot numbers of a node that was down, and from then on the cluster dropped the writes of the real node.
 #[test]
 fn a_claim_uses_up_the_boots_of_a_node() {
     use crate::wire::peer::Frame;

@@ -189,9 +189,9 @@ pub fn message(message: &Message, from: u64, view: &View) -> Result<Verdict, Vio
     Ok(if message.term > most { Verdict::Follow(most) } else { Verdict::Take })
 }
 
-/// Returns whether to consider a message of a node that this node does not know as a member. There is one to believe if this node has
-/// been away for so long that all nodes are new to it, so it must be able to follow a leader and to vote. But as long as it hears of a
-/// leader that it knows, nobody can have elected another one with an unknown node.
+/// Returns whether to consider a message of a node that this node does not know as a member. A node that was down for long may know none
+/// of the present members, so it must be able to follow an unknown leader, and to vote for one. But while this node follows a leader
+/// that it knows, it needs no word of unknown nodes.
 pub fn from_unknown(message: &Message, knows_leader: bool) -> bool {
     use MessageType::*;
     match message.msg_type {

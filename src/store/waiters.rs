@@ -88,7 +88,7 @@ enum Owner {
     Fired,
 }
 
-/// Fired lists, each under the order of its first waiter. There may be millions, so this is no heap, which would be copied to grow.
+/// Fired lists, each under the order of its first waiter. There may be millions, and a heap would copy them all to grow.
 #[derive(Debug, Default)]
 struct Fired {
     /// The earliest, if there are any.
@@ -618,7 +618,7 @@ impl Waiters {
         waiter.token
     }
 
-    /// Sets how much of a match is done at once, and how many places are no few any more.
+    /// Sets how many places a match visits at once, and how many a small set holds.
     #[cfg(test)]
     pub(super) fn set_at_once(&mut self, places: usize) {
         self.at_once = places;
